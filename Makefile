@@ -1,0 +1,50 @@
+# make env        .venv with everything installed (no CUDA where there is no GPU);
+#                 PYTHON=python3.12 makes it with that one, VENV=folder uses an environment that is there
+# make an4        AN4: prepare, train, test, report       [DATA=folder] [ARGS="--seed 2"]
+# make an4-quick  the same on a slice, a few minutes
+# make test       unit, integration and consistency tests, doctests    (test-all: the slow ones as well)
+# make lint       ruff
+# make bench      time of one pass
+# make clean      remove .venv, builds and caches (data, runs and results stay)
+
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?=
+ARGS ?=
+export PYTHON VENV
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.eeasr-installed
+DATA_OPTION := $(if $(DATA),--data_folder "$(DATA)")
+
+.PHONY: env an4 an4-quick test test-all lint bench clean
+
+env: $(STAMP)
+
+$(STAMP): setup.py pyproject.toml constraints/cpu.txt constraints/install.sh
+	@bash constraints/install.sh
+	@touch $@
+
+# Without DATA the recipe downloads the corpus to data/an4.
+an4: env
+	$(BIN)/python train.py hparams/an4.yaml $(DATA_OPTION) $(ARGS)
+
+an4-quick: env
+	$(BIN)/python train.py hparams/an4_quick.yaml $(DATA_OPTION) $(ARGS)
+
+test: env
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: env
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+bench: env
+	$(BIN)/python benchmarks/test_pass.py $(ARGS)
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

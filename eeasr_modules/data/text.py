@@ -1,0 +1,290 @@
+"""Text of references and hypotheses: normalisers, vocabularies, the CTC collapse.
+
+Plain Python (SentencePiece is imported where it is used), so that the runtime can read a vocabulary without
+torch or SpeechBrain. Every vocabulary has the same interface: `encode`, `decode`, `save`, `len`,
+`blank_index`; token 0 is the CTC blank unless a checkpoint says otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+BLANK = "<blank>"
+ENGLISH_CHARACTERS = (BLANK, " ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'")
+VOCABULARY_FILE = "vocab.json"
+SENTENCEPIECE_FILE = "spm.model"
+
+_APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼ`´ʹ＇"), "'")
+_BREAKS = dict.fromkeys(map(ord, '-‐‑‒–—―−/_…,;:!?"'), " ")  # not the full stop: U.S. is one word
+# Words that English really begins with an apostrophe; elsewhere a leading one is a quotation mark.
+_CLIPPED = {"'TIS", "'TWAS", "'EM", "'CAUSE", "'BOUT", "'TIL", "'N", "'ROUND"}
+
+
+def normalise_english(text: str, *, unreadable: str = "drop") -> str | None:
+    """Upper-case letters, apostrophes and single spaces, as in LibriSpeech.
+
+    Accents fall off Latin letters, hyphens and dashes become spaces, quotation marks and other punctuation
+    go, curly apostrophes become straight. Digits, symbols that are read aloud (`%`, `&`, ...) and other
+    scripts have no spelling here.
+
+    Arguments
+    ---------
+    text : str
+        A sentence as published.
+    unreadable : str
+        What to do with text that has no spelling here: "drop" gives None, "remove" puts spaces in place of
+        those characters, "raise" is a ValueError that names the character.
+
+    Returns
+    -------
+    str or None
+        Possibly empty (nothing but punctuation); None when dropped.
+
+    Example
+    -------
+    >>> normalise_english("The “black-veiled” café isn’t Elsa's, 'tis said.")
+    "THE BLACK VEILED CAFE ISN'T ELSA'S 'TIS SAID"
+    >>> normalise_english("Room 12") is None
+    True
+    >>> normalise_english("Room 12", unreadable="remove")
+    'ROOM'
+    """
+    if unreadable not in ("drop", "remove", "raise"):
+        raise ValueError(f"unreadable must be drop, remove or raise, got {unreadable!r}")
+    text = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES).translate(_BREAKS))
+    kept = []
+    for character in text.upper():
+        category = unicodedata.category(character)
+        if "A" <= character <= "Z" or character == "'":
+            kept.append(character)
+        elif category[0] == "Z" or character.isspace():
+            kept.append(" ")
+        elif category[0] in "LNS" or character in "%&@#*":
+            if unreadable == "raise":
+                raise ValueError(
+                    f"no English spelling for {character!r} in {text!r}: write it out or drop it"
+                )
+            if unreadable == "drop":
+                return None
+            kept.append(" ")
+    return " ".join(filter(None, map(_true_apostrophes, "".join(kept).split())))
+
+
+def _true_apostrophes(word: str) -> str:
+    """The word without apostrophes that are quotation marks."""
+    if word in _CLIPPED:
+        return word
+    quoted = word.startswith("'")
+    word = word.lstrip("'")
+    possessive = word.endswith(("S'", "N'")) and not quoted  # the dogs', nothin'
+    return word.rstrip("'") + ("'" if possessive else "")
+
+
+def normalise_an4(line: str) -> str:
+    """Sentence of a line of an AN4 `.transcription` file, upper-case, without `<s>`, `</s>` and `(utt-id)`.
+
+    Example
+    -------
+    >>> normalise_an4("<s> RUBOUT G M E F </s> (an406-fcaw-b)")
+    'RUBOUT G M E F'
+    """
+    line = re.sub(r"\([^()]*\)\s*$", "", line)
+    return normalise_english(re.sub(r"</?s>", " ", line, flags=re.IGNORECASE), unreadable="raise")
+
+
+NORMALISERS: dict[str, Callable[[str], str | None]] = {"english": normalise_english, "an4": normalise_an4}
+
+
+def ctc_collapse(ids: Sequence[int], blank: int = 0) -> list[int]:
+    """Tokens of one utterance's frame-wise choices: repeats merged, then blanks removed.
+
+    Example
+    -------
+    >>> ctc_collapse([0, 2, 2, 0, 2, 3, 3, 0])
+    [2, 2, 3]
+    """
+    collapsed, previous = [], blank
+    for token in map(int, ids):
+        if token not in (previous, blank):
+            collapsed.append(token)
+        previous = token
+    return collapsed
+
+
+class CharVocabulary:
+    """Tokens of one character each, plus specials written `<...>`.
+
+    Arguments
+    ---------
+    tokens : sequence of str
+        In the order of their ids. The blank is `<blank>`, or `<pad>` in a `...ForCTC` checkpoint's
+        vocabulary; the space between words is " ", or "|" in such a checkpoint.
+
+    Example
+    -------
+    >>> vocabulary = CharVocabulary()
+    >>> vocabulary.encode("YES"), vocabulary.decode([26, 6, 20]), len(vocabulary)
+    ([26, 6, 20], 'YES', 29)
+    """
+
+    def __init__(self, tokens: Sequence[str] = ENGLISH_CHARACTERS) -> None:
+        self.tokens = tuple(tokens)
+        self._ids = {token: index for index, token in enumerate(self.tokens)}
+        if len(self._ids) != len(self.tokens):
+            raise ValueError("the tokens of a vocabulary must be unique, got some twice")
+        blank = next((token for token in (BLANK, "<pad>") if token in self._ids), None)
+        if blank is None:
+            raise ValueError(f"a CTC vocabulary needs a token {BLANK} or <pad>, got {list(self.tokens)[:10]}")
+        self.blank_index = self._ids[blank]
+        self._space = "|" if "|" in self._ids else " "
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the characters of `text`; ValueError names a character that the vocabulary lacks."""
+        try:
+            return [self._ids[self._space if character == " " else character] for character in text]
+        except KeyError as error:
+            raise ValueError(
+                f"the vocabulary has no character {error.args[0]!r}, which is in {text!r}: normalise it first"
+            ) from error
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of collapsed ids (see `ctc_collapse`): specials left out, words apart by one space."""
+        tokens = (self.tokens[index] for index in ids)
+        text = "".join(" " if token == self._space else token for token in tokens if not _is_special(token))
+        return " ".join(text.split())
+
+    def save(self, folder: Path | str) -> Path:
+        """Write `vocab.json` ({token: id}, as Hugging Face has it) into `folder`."""
+        path = Path(folder) / VOCABULARY_FILE
+        _write_aside(path, json.dumps(self._ids, ensure_ascii=False, indent=1).encode("utf-8"))
+        return path
+
+
+class SentencePieceVocabulary:
+    """Subwords of a SentencePiece model whose piece 0 (unknown) serves as the CTC blank.
+
+    Arguments
+    ---------
+    model : bytes
+        What `train_sentencepiece` gave, the content of `spm.model`.
+    """
+
+    blank_index = 0
+
+    def __init__(self, model: bytes) -> None:
+        import sentencepiece
+
+        self._model = model
+        self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self.tokens = tuple(self._pieces.id_to_piece(index) for index in range(len(self)))
+        if self._pieces.unk_id() != self.blank_index:
+            raise ValueError(f"the unknown piece must have id 0 (the CTC blank), got {self._pieces.unk_id()}")
+
+    def __len__(self) -> int:
+        return self._pieces.get_piece_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the pieces of `text`; ValueError names a stretch that the pieces cannot spell."""
+        ids = self._pieces.encode(text)
+        if self.blank_index in ids:
+            unknown = self._pieces.encode(text, out_type=str)[ids.index(self.blank_index)]
+            raise ValueError(
+                f"the vocabulary cannot spell {unknown!r}, needed by {text!r}: normalise the text first"
+            )
+        return ids
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of collapsed ids (see `ctc_collapse`), blanks left out."""
+        kept = [int(index) for index in ids if index != self.blank_index]
+        return " ".join(self._pieces.decode(kept).split())
+
+    def save(self, folder: Path | str) -> Path:
+        """Write `spm.model` into `folder`."""
+        path = Path(folder) / SENTENCEPIECE_FILE
+        _write_aside(path, self._model)
+        return path
+
+
+def train_sentencepiece(
+    texts: Iterable[str], folder: Path | str, *, size: int, model_type: str = "unigram"
+) -> SentencePieceVocabulary:
+    """Subword vocabulary trained on sentences (of the training set only), saved as `spm.model` in `folder`.
+
+    Arguments
+    ---------
+    texts : iterable of str
+        Normalised sentences.
+    folder : Path
+        Where the model goes; made when absent.
+    size : int
+        Number of tokens, the blank included.
+    model_type : str
+        "unigram" or "bpe".
+
+    Returns
+    -------
+    SentencePieceVocabulary
+        ValueError when the texts cannot give `size` tokens.
+    """
+    import io
+
+    import sentencepiece
+
+    written = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=written,
+            vocab_size=size,
+            model_type=model_type,
+            character_coverage=1.0,
+            normalization_rule_name="identity",
+            unk_id=0,
+            unk_piece=BLANK,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise ValueError(
+            f"SentencePiece cannot make {size} {model_type} tokens of these texts: {reason}"
+        ) from error
+    vocabulary = SentencePieceVocabulary(written.getvalue())
+    vocabulary.save(folder)
+    return vocabulary
+
+
+def load_vocabulary(folder: Path | str) -> CharVocabulary | SentencePieceVocabulary:
+    """Vocabulary of a model folder: `spm.model` if there, else `vocab.json`; FileNotFoundError without."""
+    folder = Path(folder)
+    if (folder / SENTENCEPIECE_FILE).is_file():
+        return SentencePieceVocabulary((folder / SENTENCEPIECE_FILE).read_bytes())
+    if not (folder / VOCABULARY_FILE).is_file():
+        raise FileNotFoundError(
+            f"expected {VOCABULARY_FILE} or {SENTENCEPIECE_FILE} in {folder}, found neither"
+        )
+    ids = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
+    if not isinstance(ids, dict) or sorted(ids.values()) != list(range(len(ids))):
+        raise ValueError(f"{folder / VOCABULARY_FILE} must map each token to an id from 0 without gaps")
+    return CharVocabulary(sorted(ids, key=ids.get))
+
+
+def _is_special(token: str) -> bool:
+    return len(token) > 1 and token.startswith("<") and token.endswith(">")
+
+
+def _write_aside(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_bytes(content)
+    os.replace(aside, path)

@@ -1,0 +1,212 @@
+"""Intervals by resampling speakers.
+
+Utterances of one speaker are alike, so whole speakers are resampled. Below `MIN_SPEAKERS` speakers, or where
+some are unknown, utterances are, and the interval says so: it is then too narrow for new speakers. All WERs
+are pooled and in percent. Comparisons are paired: both sides see the same resampled utterances.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+MIN_SPEAKERS = 8
+_MAX_CELLS = 20_000_000  # of the matrix of draws and blocks that is held at once
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with its percentile bootstrap interval.
+
+    Arguments
+    ---------
+    estimate, low, high : float
+        On all the data, and the interval's ends.
+    blocks : str
+        What was resampled: "speakers" or "utterances".
+    n_blocks : int
+        How many there are.
+    level : float
+        Share of the draws inside.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    blocks: str
+    n_blocks: int
+    level: float = 0.95
+
+
+def blocks_of(speakers: np.ndarray) -> tuple[np.ndarray, str]:
+    """What to resample: speakers, or utterances where speakers are too few or unknown.
+
+    Arguments
+    ---------
+    speakers : np.ndarray of shape (n_utterances,)
+        Names; "" where unknown.
+
+    Returns
+    -------
+    tuple of (np.ndarray of shape (n_utterances,), str)
+        Number of each utterance's block, and "speakers" or "utterances".
+    """
+    names, block = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
+    if len(names) < MIN_SPEAKERS or "" in names:
+        return np.arange(len(speakers)), "utterances"
+    return block, "speakers"
+
+
+def bootstrap_wer(
+    errors: np.ndarray,
+    n_ref_words: np.ndarray,
+    *,
+    speakers: np.ndarray,
+    rng: np.random.Generator,
+    n_draws: int = 1000,
+) -> Interval:
+    """WER with its interval.
+
+    Arguments
+    ---------
+    errors : np.ndarray of shape (n_utterances,)
+        Errors of what was emitted.
+    n_ref_words : np.ndarray of shape (n_utterances,)
+        Reference words.
+    speakers : np.ndarray of shape (n_utterances,)
+        Names.
+    rng : np.random.Generator
+        Source of the draws.
+    n_draws : int
+        How many.
+
+    Returns
+    -------
+    Interval
+    """
+    return bootstrap_difference(
+        errors, np.zeros_like(errors), n_ref_words=n_ref_words, speakers=speakers, rng=rng, n_draws=n_draws
+    )
+
+
+def bootstrap_difference(
+    errors: np.ndarray,
+    other_errors: np.ndarray,
+    *,
+    n_ref_words: np.ndarray,
+    speakers: np.ndarray,
+    rng: np.random.Generator,
+    n_draws: int = 1000,
+) -> Interval:
+    """WER of one choice minus WER of another on the same utterances, with its interval.
+
+    Arguments
+    ---------
+    errors, other_errors : np.ndarray of shape (n_utterances,)
+        Errors of the two.
+    n_ref_words : np.ndarray of shape (n_utterances,)
+        Reference words.
+    speakers : np.ndarray of shape (n_utterances,)
+        Names.
+    rng : np.random.Generator
+        Source of the draws.
+    n_draws : int
+        How many.
+
+    Returns
+    -------
+    Interval
+        In WER points; below 0 where the first is better.
+    """
+    values = np.stack([np.subtract(errors, other_errors, dtype=np.float64), n_ref_words], axis=1)
+    return _interval(lambda sums: 100.0 * sums[:, 0] / sums[:, 1], values, speakers, rng, n_draws)
+
+
+def bootstrap_above_static(
+    exit_index: np.ndarray,
+    errors: np.ndarray,
+    *,
+    costs: np.ndarray,
+    n_ref_words: np.ndarray,
+    weights: np.ndarray,
+    speakers: np.ndarray,
+    rng: np.random.Generator,
+    chosen_costs: np.ndarray | None = None,
+    n_draws: int = 1000,
+) -> Interval:
+    """WER of a choice minus the static line at the same cost, with its interval.
+
+    Every draw has its own static line and its own cost of the choice.
+
+    Arguments
+    ---------
+    exit_index : np.ndarray of shape (n_utterances,)
+        What was chosen.
+    errors : np.ndarray of shape (n_utterances, n_exits)
+        Word errors.
+    costs : np.ndarray of shape (n_utterances, n_exits)
+        Cost of the fixed exits.
+    n_ref_words, weights : np.ndarray of shape (n_utterances,)
+        Reference words, and seconds of audio.
+    speakers : np.ndarray of shape (n_utterances,)
+        Names.
+    rng : np.random.Generator
+        Source of the draws.
+    chosen_costs : np.ndarray of shape (n_utterances,), or None
+        What the choice paid, where deciding costs something; None takes the exit's cost.
+    n_draws : int
+        How many.
+
+    Returns
+    -------
+    Interval
+        In WER points; below 0 where the choice is better than mixing fixed exits.
+    """
+    n_exits = errors.shape[1]
+    chosen = np.arange(len(errors)), exit_index
+    paid = costs[chosen] if chosen_costs is None else chosen_costs
+    values = np.column_stack([errors, costs, errors[chosen], paid, n_ref_words, weights]).astype(np.float64)
+
+    def above(sums: np.ndarray) -> np.ndarray:
+        wrong, spent, words = sums[:, :n_exits], sums[:, n_exits : 2 * n_exits], sums[:, -2:-1]
+        static = _static_at(100.0 * wrong / words, spent, sums[:, -3])
+        return 100.0 * sums[:, -4] / words[:, 0] - static
+
+    return _interval(above, values, speakers, rng, n_draws)
+
+
+def _static_at(wers: np.ndarray, costs: np.ndarray, budgets: np.ndarray) -> np.ndarray:
+    """Static line of each row of exits, (n_draws, n_exits), at that row's budget, (n_draws,).
+
+    The best mixture at a budget uses at most two exits, so trying all pairs gives what the hull would.
+    """
+    within = costs <= budgets[:, None] * (1 + 1e-9)
+    best = np.where(within, wers, np.inf).min(axis=1)
+    for low in range(wers.shape[1]):
+        for high in range(low + 1, wers.shape[1]):
+            share = (budgets - costs[:, low]) / (costs[:, high] - costs[:, low])
+            mixed = wers[:, low] + share * (wers[:, high] - wers[:, low])
+            best = np.where((share >= 0) & (share <= 1), np.minimum(best, mixed), best)
+    return best
+
+
+def _interval(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    values: np.ndarray,
+    speakers: np.ndarray,
+    rng: np.random.Generator,
+    n_draws: int,
+) -> Interval:
+    """Interval of a statistic of summed values, (rows, columns) -> (rows,), over resampled blocks."""
+    block, kind = blocks_of(speakers)
+    n_blocks = int(block.max()) + 1
+    sums = np.stack([np.bincount(block, column, n_blocks) for column in values.T], axis=1)
+    drawn = []
+    at_once = max(1, _MAX_CELLS // n_blocks)
+    for first in range(0, n_draws, at_once):
+        size = min(at_once, n_draws - first)
+        times_drawn = rng.multinomial(n_blocks, np.full(n_blocks, 1.0 / n_blocks), size=size)
+        drawn.append(times_drawn @ sums)
+    low, high = np.percentile(statistic(np.concatenate(drawn)), [2.5, 97.5])
+    estimate = statistic(sums.sum(axis=0, keepdims=True))[0]
+    return Interval(float(estimate), float(low), float(high), kind, n_blocks)

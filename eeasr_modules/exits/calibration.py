@@ -1,0 +1,275 @@
+"""Calibration: fill in what a policy left open, on dev, to a budget or to a word error rate.
+
+The rule for a budget: among the thresholds (and windows, where those are open) whose mean cost on dev is
+within it, the lowest WER, then the lowest cost. The rule for a WER: the lowest cost within it, then the lowest WER.
+Neither promises anything about other data.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits.choices import choice_point, exit_costs, mean_cost
+from eeasr_modules.exits.combinations import Between
+from eeasr_modules.exits.curve import Curve, policy_curve
+from eeasr_modules.exits.policies import Policy
+from eeasr_modules.exits.table import ExitTable
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """A policy with nothing open, and how it was chosen.
+
+    Arguments
+    ---------
+    policy : policy
+        Ready to decide.
+    open_policy : policy
+        As it was asked for.
+    rule : str
+        Such as "exit_budget 0.75"; "as given" where nothing was open.
+    cost : str
+        What `dev_cost` counts: "cost_layers" or "cost_macs".
+    dev_cost, dev_wer : float
+        Mean cost, and WER in percent, on the calibration data.
+    grid : Curve
+        Every threshold that was tried, within the window that was chosen.
+    calibrated_on : dict
+        set_name, manifest_digest, model_digest, n_utterances of the calibration data.
+    """
+
+    policy: Policy
+    open_policy: Policy
+    rule: str
+    cost: str
+    dev_cost: float
+    dev_wer: float
+    grid: Curve
+    calibrated_on: dict[str, Any]
+
+
+def choose(
+    dev_table: ExitTable,
+    open_policy: Policy,
+    *,
+    budget: float | None = None,
+    wer: float | None = None,
+    cost: str = "cost_layers",
+    n_thresholds: int = 200,
+) -> Calibrated:
+    """Calibrate a policy on dev.
+
+    Arguments
+    ---------
+    dev_table : ExitTable
+        Calibration data; never what results are reported on.
+    open_policy : policy
+        With one open threshold, an open window, or both. With nothing open it is returned as it is.
+    budget : float or None
+        Largest mean cost: up to 1 a share of the last exit's, above 1 layers (for `cost_layers` only).
+    wer : float or None
+        Largest WER in percent. Exactly one of budget and wer must be given.
+    cost : str
+        "cost_layers" or "cost_macs".
+    n_thresholds : int
+        Most thresholds to try, see `thresholds_of`.
+
+    Returns
+    -------
+    Calibrated
+
+    Raises
+    ------
+    ValueError
+        When the budget or WER cannot be met on dev; the sentence says what can.
+
+    Example
+    -------
+    >>> from eeasr_modules.exits.policy_text import parse_policy
+    >>> table = ExitTable.from_hypotheses([["a c", "a b"], ["d e", "d e"]], ["a b", "d e"],
+    ...                                   utt_ids=["u", "v"], exit_layers=[2, 4],
+    ...                                   duration_s=[1, 1], n_frames=[50, 50],
+    ...                                   signals={"entropy": [[0.8, 0.1], [0.2, 0.1]]})
+    >>> calibrated = choose(table, parse_policy("entropy"), budget=0.75)
+    >>> print(calibrated.policy, calibrated.dev_cost, calibrated.dev_wer)
+    entropy(0.5) 3.0 0.0
+    """
+    if (budget is None) == (wer is None):
+        raise ValueError(
+            f"give exactly one of budget and wer to calibrate, got budget {budget} and wer {wer}"
+        )
+    curve = policy_curve(open_policy, dev_table, cost=cost, n_thresholds=n_thresholds)
+    if not open_policy.is_open:
+        best, rule = 0, "as given"
+    elif budget is not None:
+        limit = budget_cost(budget, dev_table, cost=cost)
+        best, rule = _within_budget(curve, limit, open_policy, budget=budget), f"exit_budget {budget:g}"
+    else:
+        best, rule = _within_wer(curve, wer, open_policy), f"exit_wer {wer:g}"
+    return Calibrated(
+        policy=curve.policies[best],
+        open_policy=open_policy,
+        rule=rule,
+        cost=cost,
+        dev_cost=float(curve.cost[best]),
+        dev_wer=float(curve.wer[best]),
+        grid=_same_window(curve, curve.policies[best]),
+        calibrated_on={
+            "set_name": dev_table.metadata.get("set_name"),
+            "manifest_digest": dev_table.metadata.get("manifest_digest"),
+            "model_digest": dev_table.metadata.get("model_digest"),
+            "n_utterances": dev_table.n_utterances,
+        },
+    )
+
+
+def budget_cost(budget: float, table: ExitTable, *, cost: str = "cost_layers") -> float:
+    """What a budget allows, as a mean cost.
+
+    Arguments
+    ---------
+    budget : float
+        Up to 1 a share of the last exit's cost, above 1 layers.
+    table : ExitTable
+        Whose cost it is a share of.
+    cost : str
+        "cost_layers" or "cost_macs".
+
+    Returns
+    -------
+    float
+        In the unit of `mean_cost`.
+
+    Raises
+    ------
+    ValueError
+        When the budget is not above 0, above the encoder's layers, or in layers where the cost is MACs.
+    """
+    if not math.isfinite(budget) or budget <= 0:
+        raise ValueError(
+            f"exit_budget must be above 0 (to 1 a share of full cost, above 1 layers), got {budget}"
+        )
+    full = mean_cost(exit_costs(table, cost)[:, -1], table.duration_s)
+    if budget <= 1:
+        return budget * full
+    if cost != "cost_layers":
+        raise ValueError(
+            f"exit_budget above 1 counts layers; for {cost} give a share up to 1, got {budget:g}"
+        )
+    if budget > table.n_layers:
+        raise ValueError(f"exit_budget must not exceed the encoder's {table.n_layers} layers, got {budget:g}")
+    return float(budget)
+
+
+def calibrated_curve(
+    dev_table: ExitTable,
+    open_policy: Policy,
+    *,
+    test_table: ExitTable,
+    budgets: Sequence[float] | None = None,
+    cost: str = "cost_layers",
+    n_thresholds: int = 200,
+) -> Curve:
+    """The honest curve of a policy: chosen on dev for each of many budgets, measured on test.
+
+    Arguments
+    ---------
+    dev_table : ExitTable
+        Calibration data.
+    open_policy : policy
+        As for `choose`.
+    test_table : ExitTable
+        What is reported on.
+    budgets : sequence of float, or None
+        As for `choose`; None takes 50 shares, evenly spaced up to full cost. Those that cannot be met are
+        left out.
+    cost : str
+        "cost_layers" or "cost_macs".
+    n_thresholds : int
+        As for `choose`.
+
+    Returns
+    -------
+    Curve
+        Points of the test table by rising budget; a choice made for several budgets occurs once.
+
+    Raises
+    ------
+    ValueError
+        When the policy was calibrated on the very set that it would be reported on.
+    """
+    refuse_same_set(dev_table.metadata, test_table)
+    curve = policy_curve(open_policy, dev_table, cost=cost, n_thresholds=n_thresholds)
+    shares = np.linspace(0.02, 1.0, 50) if budgets is None else budgets
+    limits = [budget_cost(float(share), dev_table, cost=cost) for share in shares]
+    best = [_best_within(curve, limit) for limit in limits if _affordable(curve, limit).any()]
+    chosen = [curve.policies[i] for i in dict.fromkeys(best)]
+    points = np.array([choice_point(policy, test_table, cost=cost) for policy in chosen]).reshape(-1, 2)
+    return Curve(tuple(chosen), points[:, 0], points[:, 1])
+
+
+def refuse_same_set(calibrated_on: dict[str, Any], table: ExitTable) -> None:
+    """Refuse to report a calibrated policy on the data that it was calibrated on.
+
+    Arguments
+    ---------
+    calibrated_on : dict
+        Of `Calibrated`, or the metadata of the calibration table.
+    table : ExitTable
+        What is to be reported.
+
+    Raises
+    ------
+    ValueError
+        When both have the same manifest digest or, where one of them has none, the same set name.
+    """
+    for key in ("manifest_digest", "set_name"):
+        ours, theirs = calibrated_on.get(key), table.metadata.get(key)
+        if ours is not None and theirs is not None:
+            if ours == theirs:
+                raise ValueError(
+                    f"the policy was calibrated on {calibrated_on.get('set_name')!r}, so results on it would "
+                    f"flatter; report on another set"
+                )
+            return
+
+
+def _affordable(curve: Curve, limit: float) -> np.ndarray:
+    # sums in another order must not put a policy that costs exactly the budget outside it
+    return curve.cost <= limit * (1 + 1e-9)
+
+
+def _best_within(curve: Curve, limit: float) -> int:
+    rows = np.flatnonzero(_affordable(curve, limit))
+    return int(rows[np.lexsort((curve.cost[rows], curve.wer[rows]))[0]])
+
+
+def _within_budget(curve: Curve, limit: float, policy: Policy, *, budget: float) -> int:
+    if not _affordable(curve, limit).any():
+        raise ValueError(
+            f"exit_budget {budget:g} (a mean cost of {limit:g}) cannot be met by {policy} on dev: "
+            f"the cheapest it reaches is {curve.cost.min():g}; give a larger budget or an earlier exit"
+        )
+    return _best_within(curve, limit)
+
+
+def _within_wer(curve: Curve, wer: float, policy: Policy) -> int:
+    rows = np.flatnonzero(curve.wer <= wer * (1 + 1e-9))
+    if len(rows) == 0:
+        raise ValueError(
+            f"exit_wer {wer:g} cannot be met by {policy} on dev: "
+            f"the lowest WER it reaches is {curve.wer.min():.2f} %"
+        )
+    return int(rows[np.lexsort((curve.wer[rows], curve.cost[rows]))[0]])
+
+
+def _same_window(curve: Curve, policy: Policy) -> Curve:
+    """The points that share the chosen policy's floor and ceiling."""
+    if not isinstance(policy, Between):
+        return curve
+    window = (policy.floor_layer, policy.ceiling_layer)
+    same = [i for i, other in enumerate(curve.policies) if (other.floor_layer, other.ceiling_layer) == window]
+    return curve.take(np.array(same))

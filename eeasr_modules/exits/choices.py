@@ -1,0 +1,152 @@
+"""Replay: what a policy would have chosen on a recorded table, and what that costs.
+
+Replay asks the same `step` as live decoding, with the stored signals. Costs are totals per utterance; a mean
+cost is their sum over the summed seconds of audio (`mean_cost`): for `cost_layers` that is the
+duration-weighted mean depth in layers, for `cost_macs` MACs per second of audio.
+"""
+
+import numpy as np
+
+from eeasr_modules.exits.combinations import check_against
+from eeasr_modules.exits.policies import Policy
+from eeasr_modules.exits.table import ExitTable
+
+COSTS = ("cost_layers", "cost_macs")
+
+
+def replay(policy: Policy, table: ExitTable) -> np.ndarray:
+    """The exit at which each utterance stops.
+
+    Arguments
+    ---------
+    policy : policy
+        Not open.
+    table : ExitTable
+        With the signals that the policy needs.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances,)
+        `exit_index`, from 0.
+
+    Raises
+    ------
+    ValueError
+        When the policy is open, names a layer without an exit, or needs a signal that the table lacks.
+    """
+    signals = needed_signals(policy, table)
+    exit_index = np.full(table.n_utterances, table.n_exits - 1)
+    rows, state = np.arange(table.n_utterances), policy.start(table.n_utterances)
+    for k in range(table.n_exits - 1):  # the last exit accepts whatever came
+        stop, state = policy.step({name: values[rows, k] for name, values in signals.items()}, state)
+        exit_index[rows[stop]] = k
+        rows, state = rows[~stop], state[~stop]
+    return exit_index
+
+
+def exit_costs(table: ExitTable, cost: str = "cost_layers") -> np.ndarray:
+    """Cost of going straight to each exit and emitting its transcript: what static exits and oracles pay.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+    cost : str
+        "cost_layers" (layers * seconds), or "cost_macs" (front end, layers and the one head).
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances, n_exits)
+
+    Raises
+    ------
+    ValueError
+        When the cost is unknown, or the table does not know its MACs.
+    """
+    if cost not in COSTS:
+        raise ValueError(f"cost must be one of {', '.join(COSTS)}, got {cost!r}")
+    if cost == "cost_layers":
+        return table.cost_layers
+    if table.cost_macs is None or table.head_macs is None:
+        raise ValueError("the exit table does not know MACs (cost_macs, head_macs); use cost_layers")
+    return table.cost_macs + table.head_macs
+
+
+def policy_costs(policy: Policy, table: ExitTable, *, cost: str = "cost_layers") -> np.ndarray:
+    """Cost of stopping at each exit under a policy, with every head that it reads on the way.
+
+    Arguments
+    ---------
+    policy : policy
+        Not open.
+    table : ExitTable
+        What was recorded.
+    cost : str
+        As for `exit_costs`; layers do not count heads.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances, n_exits)
+        Nowhere below `exit_costs`.
+    """
+    costs = exit_costs(table, cost)
+    if cost == "cost_layers":
+        return costs
+    read_before = table.head_macs * policy.reads(table.exit_layers)
+    return costs + np.cumsum(read_before, axis=1) - read_before
+
+
+def mean_cost(costs: np.ndarray, weights: np.ndarray) -> float:
+    """Summed cost over summed weights.
+
+    Arguments
+    ---------
+    costs : np.ndarray of shape (n_utterances,)
+        Cost of what was chosen.
+    weights : np.ndarray of shape (n_utterances,)
+        Seconds of audio.
+
+    Returns
+    -------
+    float
+        In layers for `cost_layers`.
+    """
+    return float(np.sum(costs) / np.sum(weights))
+
+
+def choice_point(policy: Policy, table: ExitTable, *, cost: str = "cost_layers") -> tuple[float, float]:
+    """Mean cost and WER of a policy on a table.
+
+    Arguments
+    ---------
+    policy : policy
+        Not open.
+    table : ExitTable
+        What was recorded.
+    cost : str
+        As for `exit_costs`.
+
+    Returns
+    -------
+    tuple of float
+        (mean cost, WER in percent)
+    """
+    chosen = np.arange(table.n_utterances), replay(policy, table)
+    paid = mean_cost(policy_costs(policy, table, cost=cost)[chosen], table.duration_s)
+    return paid, float(100.0 * table.errors[chosen].sum() / table.n_ref_words.sum())
+
+
+def needed_signals(policy: Policy, table: ExitTable) -> dict[str, np.ndarray]:
+    check_against(policy, table.exit_layers)
+    if policy.is_open:
+        raise ValueError(
+            f"{policy} is open and cannot be replayed: give its arguments or calibrate it on dev"
+        )
+    return {name: needed_signal(table, name) for name in policy.needs}
+
+
+def needed_signal(table: ExitTable, name: str) -> np.ndarray:
+    try:
+        return table.signal(name)
+    except KeyError as err:
+        raise ValueError(f"a policy needs a signal that is not there: {err.args[0]}") from err

@@ -1,0 +1,261 @@
+"""Policies made of policies: any, all, between; and what walks through such a tree.
+
+Same contract as in `eeasr_modules.exits.policies`. A combination's state is its parts' states side by side.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits.policies import (
+    Patience,
+    Policy,
+    Random,
+    Static,
+    Threshold,
+    call_text,
+    layer_number,
+)
+
+BETWEEN_FORM = "between(floor layer, ceiling layer, policy) or between(policy)"
+
+
+@dataclass(frozen=True)
+class Combination:
+    """Stops when at least one part would (`any`), or when all would at the same exit (`all`).
+
+    Arguments
+    ---------
+    name : str
+        "any" or "all".
+    parts : tuple of policies
+        Two or more. Each keeps its own state, whatever the others say.
+    """
+
+    name: str
+    parts: tuple
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", tuple(self.parts))
+        if self.name not in ("any", "all"):
+            raise ValueError(f"a combination must be any or all, got {self.name}")
+        wrong = [part for part in self.parts if not is_policy(part)]
+        if wrong or len(self.parts) < 2:
+            got = f"the argument {wrong[0]!r}" if wrong else f"{len(self.parts)} argument(s)"
+            raise ValueError(f"{self.name} must be written {self.name}(policy, policy, ...), got {got}")
+
+    def __str__(self) -> str:
+        return call_text(self.name, *self.parts)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The signals of all parts, each once."""
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.needs))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether any part has something left to calibrate."""
+        return any(part.is_open for part in self.parts)
+
+    def start(self, n: int) -> np.ndarray:
+        """The parts' states side by side."""
+        return np.concatenate([part.start(n) for part in self.parts], axis=1)
+
+    def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Ask every part, each with its own columns of the state."""
+        stops, states, at = [], [], 0
+        for part in self.parts:
+            width = part.start(0).shape[1]
+            stop, after = part.step(signals, state[:, at : at + width])
+            stops.append(stop)
+            states.append(after)
+            at += width
+        join = np.logical_or if self.name == "any" else np.logical_and
+        return join.reduce(stops), np.concatenate(states, axis=1)
+
+    def reads(self, exit_layers: np.ndarray) -> np.ndarray:
+        """Exits that any part reads."""
+        return np.logical_or.reduce([part.reads(exit_layers) for part in self.parts])
+
+
+@dataclass(frozen=True)
+class Between:
+    """Stops nobody below a floor exit and everybody at a ceiling exit; in between another policy decides.
+
+    The inner policy follows every exit, so patience counts below the floor as well.
+
+    Arguments
+    ---------
+    floor_layer, ceiling_layer : int or None
+        Layers of the two exits, floor at most ceiling; both None is open.
+    policy : policy
+        Decides from the floor up to below the ceiling.
+    """
+
+    floor_layer: int | None
+    ceiling_layer: int | None
+    policy: Any
+
+    def __post_init__(self) -> None:
+        if not is_policy(self.policy):
+            raise ValueError(f"between must be written {BETWEEN_FORM}, got {self.policy!r} as its policy")
+        object.__setattr__(self, "floor_layer", layer_number("between", "floor layer", self.floor_layer))
+        object.__setattr__(
+            self, "ceiling_layer", layer_number("between", "ceiling layer", self.ceiling_layer)
+        )
+        if (self.floor_layer is None) != (self.ceiling_layer is None):
+            raise ValueError("between needs both floor and ceiling layer, or neither to have them calibrated")
+        if self.floor_layer is not None and self.floor_layer > self.ceiling_layer:
+            raise ValueError(
+                f"between: the floor layer must not lie above the ceiling layer, "
+                f"got {self.floor_layer} and {self.ceiling_layer}"
+            )
+
+    def __str__(self) -> str:
+        return call_text("between", self.floor_layer, self.ceiling_layer, self.policy)
+
+    @property
+    def has_open_window(self) -> bool:
+        """Whether floor and ceiling are left to calibrate."""
+        return self.floor_layer is None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The exit's layer, and what the inner policy reads."""
+        return tuple(dict.fromkeys(("exit_layer", *self.policy.needs)))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether floor and ceiling, or the inner policy, are left to calibrate."""
+        return self.has_open_window or self.policy.is_open
+
+    def start(self, n: int) -> np.ndarray:
+        """The inner policy's state."""
+        return self.policy.start(n)
+
+    def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The inner policy's decision, overruled outside the window."""
+        if self.has_open_window:
+            raise ValueError(f"{self} is open and cannot decide: give its layers or calibrate it on dev")
+        layer = np.asarray(signals["exit_layer"])
+        stop, state = self.policy.step(signals, state)
+        return (stop & (layer >= self.floor_layer)) | (layer >= self.ceiling_layer), state
+
+    def reads(self, exit_layers: np.ndarray) -> np.ndarray:
+        """What the inner policy reads below the ceiling, and below the floor only if it remembers."""
+        inner = self.policy.reads(exit_layers) & (exit_layers < self.ceiling_layer)
+        remembers = self.policy.start(0).shape[1] > 0
+        return inner if remembers else inner & (exit_layers >= self.floor_layer)
+
+
+def is_policy(value: Any) -> bool:
+    """Whether a value is one of this module's policies.
+
+    Arguments
+    ---------
+    value : Any
+        What to look at.
+
+    Returns
+    -------
+    bool
+    """
+    return isinstance(value, Static | Random | Threshold | Patience | Combination | Between)
+
+
+def check_against(policy: Policy, exit_layers: Sequence[int]) -> None:
+    """Refuse a policy that names layers where the model has no exit.
+
+    Arguments
+    ---------
+    policy : policy
+        Open or not.
+    exit_layers : sequence of int
+        The model's exits.
+
+    Raises
+    ------
+    ValueError
+        Naming the layer and the exits there are.
+    """
+    if isinstance(policy, Combination):
+        for part in policy.parts:
+            check_against(part, exit_layers)
+        return
+    if isinstance(policy, Between):
+        check_against(policy.policy, exit_layers)
+    known = [int(layer) for layer in exit_layers]
+    for where in ("layer", "floor_layer", "ceiling_layer"):
+        layer = getattr(policy, where, None)
+        if layer is not None and layer not in known:
+            raise ValueError(f"{policy} names layer {layer}, but the exits are after layers {known}")
+
+
+def open_leaf(policy: Policy) -> Policy | None:
+    """The one part of a policy whose threshold is left to calibrate.
+
+    Arguments
+    ---------
+    policy : policy
+        Any.
+
+    Returns
+    -------
+    policy or None
+        None where nothing but a window is open.
+
+    Raises
+    ------
+    ValueError
+        When more than one part is open, which a single budget cannot settle.
+    """
+    leaves = _open_leaves(policy)
+    if len(leaves) > 1:
+        raise ValueError(
+            f"at most one threshold can be calibrated at a time, "
+            f"but {policy} leaves {len(leaves)} open; give the others"
+        )
+    return leaves[0] if leaves else None
+
+
+def with_threshold(policy: Policy, threshold: float) -> Policy:
+    """The policy with its open threshold (layer of static, probability of random) filled in.
+
+    Arguments
+    ---------
+    policy : policy
+        With at most one open threshold.
+    threshold : float
+        What to fill in.
+
+    Returns
+    -------
+    policy
+        Equal to the given one where nothing but a window was open.
+
+    Example
+    -------
+    >>> print(with_threshold(Patience("patience", 2), 0.1))
+    patience(2, 0.1)
+    """
+    if isinstance(policy, Combination):
+        return replace(policy, parts=tuple(with_threshold(part, threshold) for part in policy.parts))
+    if isinstance(policy, Between):
+        return replace(policy, policy=with_threshold(policy.policy, threshold))
+    if not policy.is_open:
+        return policy
+    if isinstance(policy, Static):
+        return Static(int(threshold))
+    if isinstance(policy, Random):
+        return Random(threshold)
+    return replace(policy, threshold=threshold)
+
+
+def _open_leaves(policy: Policy) -> list[Policy]:
+    if isinstance(policy, Combination):
+        return [leaf for part in policy.parts for leaf in _open_leaves(part)]
+    if isinstance(policy, Between):
+        return _open_leaves(policy.policy)
+    return [policy] if policy.is_open else []

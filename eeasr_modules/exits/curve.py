@@ -1,0 +1,185 @@
+"""Curves: a policy's cost and WER over everything that was left open in it, thresholds and windows."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eeasr_modules.exits.choices import (
+    choice_point,
+    mean_cost,
+    needed_signal,
+    needed_signals,
+    policy_costs,
+)
+from eeasr_modules.exits.combinations import Between, Combination, check_against, open_leaf, with_threshold
+from eeasr_modules.exits.policies import Policy, Random, Static
+from eeasr_modules.exits.table import ExitTable
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Points of a policy, one for each way of filling in what it left open.
+
+    Arguments
+    ---------
+    policies : tuple of policies
+        Filled in.
+    cost : np.ndarray of shape (n_points,)
+        Mean cost.
+    wer : np.ndarray of shape (n_points,)
+        In percent.
+    """
+
+    policies: tuple
+    cost: np.ndarray
+    wer: np.ndarray
+
+    def take(self, index: np.ndarray) -> "Curve":
+        """Some of the points, in the order given.
+
+        Arguments
+        ---------
+        index : np.ndarray of int
+            Which.
+
+        Returns
+        -------
+        Curve
+        """
+        return Curve(tuple(self.policies[i] for i in index), self.cost[index], self.wer[index])
+
+    def frontier(self) -> "Curve":
+        """The points that no other beats in both cost and WER, by rising cost.
+
+        Returns
+        -------
+        Curve
+        """
+        order = np.lexsort((self.wer, self.cost))
+        best_before = np.minimum.accumulate(np.concatenate([[np.inf], self.wer[order][:-1]]))
+        return self.take(order[self.wer[order] < best_before])
+
+
+def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) -> np.ndarray:
+    """Thresholds worth trying: midway between values that the table holds, and one beyond either end.
+
+    Midway, so that small numerical differences between live and recorded signals decide nothing. Where there
+    are more, those at evenly spaced ranks of the values are kept.
+
+    Arguments
+    ---------
+    policy : policy
+        With one open threshold. For `static` the layers of the exits are returned.
+    table : ExitTable
+        What was recorded.
+    n_thresholds : int
+        Most to keep, the two ends not counted.
+
+    Returns
+    -------
+    np.ndarray of shape (at most n_thresholds + 2,)
+        Rising. Empty where nothing but a window is open.
+    """
+    leaf = open_leaf(policy)
+    if leaf is None:
+        return np.empty(0)
+    if isinstance(leaf, Static):
+        return table.exit_layers.astype(np.float64)
+    # the last exit asks nobody; a single exit leaves no question at all
+    values = needed_signal(table, leaf.needs[0])[:, : max(1, table.n_exits - 1)].ravel()
+    distinct, counts = np.unique(values, return_counts=True)
+    ends = (0.0, 1.0) if isinstance(leaf, Random) else _beyond(distinct)
+    kept = np.arange(len(distinct) - 1)
+    if len(kept) > n_thresholds:
+        ranks = np.cumsum(counts)[:-1]
+        kept = np.unique(np.searchsorted(ranks, np.linspace(ranks[0], ranks[-1], n_thresholds)))
+    midway = [_short_between(distinct[i], distinct[i + 1]) for i in kept]
+    return np.unique([ends[0], *midway, ends[1]])
+
+
+def policy_curve(
+    policy: Policy, table: ExitTable, *, cost: str = "cost_layers", n_thresholds: int = 200
+) -> Curve:
+    """Cost and WER of an open policy over its thresholds, and over its windows where those are open too.
+
+    Thresholds come from the table's own values: on test data this shows what the signal could give, while a
+    choice made on dev and reported on test is `calibration.choose`.
+
+    Arguments
+    ---------
+    policy : policy
+        Open, or not (a single point).
+    table : ExitTable
+        What was recorded.
+    cost : str
+        As for `exit_costs`.
+    n_thresholds : int
+        As for `thresholds_of`.
+
+    Returns
+    -------
+    Curve
+        By rising threshold; every window (wider ones first) within every threshold.
+    """
+    check_against(policy, table.exit_layers)
+    if isinstance(policy, Combination):
+        _refuse_inner_windows(policy)
+    thresholds = thresholds_of(policy, table, n_thresholds=n_thresholds)
+    filled = [with_threshold(policy, t) for t in thresholds] if len(thresholds) else [policy]
+    if not (isinstance(policy, Between) and policy.has_open_window):
+        points = np.array([choice_point(candidate, table, cost=cost) for candidate in filled])
+        return Curve(tuple(filled), points[:, 0], points[:, 1])
+    layers = [int(layer) for layer in table.exit_layers]
+    windows = [(f, c) for f in range(len(layers)) for c in reversed(range(f, len(layers)))]
+    candidates, points = [], []
+    for candidate in filled:
+        next_stop = _next_stop(candidate.policy, table)
+        for floor, ceiling in windows:
+            bounded = Between(layers[floor], layers[ceiling], candidate.policy)
+            candidates.append(bounded)
+            points.append(_point(bounded, table, np.minimum(next_stop[:, floor], ceiling), cost))
+    points = np.array(points)
+    return Curve(tuple(candidates), points[:, 0], points[:, 1])
+
+
+def _refuse_inner_windows(policy: Policy) -> None:
+    for part in getattr(policy, "parts", ()):
+        if isinstance(part, Between) and part.has_open_window:
+            raise ValueError(f"only an outermost between can have its layers calibrated, got {policy}")
+        _refuse_inner_windows(part)
+
+
+def _point(policy: Policy, table: ExitTable, exit_index: np.ndarray, cost: str) -> tuple[float, float]:
+    rows = np.arange(table.n_utterances)
+    costs = policy_costs(policy, table, cost=cost)[rows, exit_index]
+    wer = 100.0 * table.errors[rows, exit_index].sum() / table.n_ref_words.sum()
+    return mean_cost(costs, table.duration_s), float(wer)
+
+
+def _next_stop(policy: Policy, table: ExitTable) -> np.ndarray:
+    """First exit at or after each exit where the policy would stop who is still there; (n, exits)."""
+    signals = needed_signals(policy, table)
+    state = policy.start(table.n_utterances)
+    last = table.n_exits - 1
+    stops = np.full((table.n_utterances, table.n_exits), last)
+    for k in range(last):
+        stop, state = policy.step({name: values[:, k] for name, values in signals.items()}, state)
+        stops[stop, k] = k
+    return np.minimum.accumulate(stops[:, ::-1], axis=1)[:, ::-1]
+
+
+def _beyond(distinct: np.ndarray) -> tuple[float, float]:
+    """Round numbers below and above all values."""
+    margin = 0.1 * max(float(distinct[-1] - distinct[0]), 1e-3)
+    low, high = float(distinct[0]), float(distinct[-1])
+    return _short_between(low - 2 * margin, low), _short_between(high, high + 2 * margin)
+
+
+def _short_between(low: float, high: float) -> float:
+    """The midpoint, rounded as far as it stays in the middle half of the gap: policy texts print it."""
+    middle = (low + high) / 2
+    for digits in range(2, 15):
+        short = float(f"{middle:.{digits}g}")
+        if abs(short - middle) <= (high - low) / 4:
+            return short
+    return middle

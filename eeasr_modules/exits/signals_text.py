@@ -1,0 +1,111 @@
+"""Signals that need no acoustics: from the transcripts so far, and from an utterance's name.
+
+Replay (whole tables) and the live engine (one exit at a time) compute them by the same functions, so that
+both give a policy the same numbers. The reference is never read.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from eeasr_modules.exits.edits import count_word_edits
+
+TEXT_SIGNALS = ("char_change", "word_change", "n_chars", "n_words")
+
+
+def text_signals_at_exit(hypotheses: Sequence[str], previous: Sequence[str] | None) -> dict[str, np.ndarray]:
+    """Text signals of one exit, given the transcripts of the exit before.
+
+    Arguments
+    ---------
+    hypotheses : sequence of str, n_utterances long
+        Transcripts of this exit.
+    previous : sequence of str, n_utterances long, or None
+        Transcripts of the exit before; None at the first exit, which compares with the empty transcript.
+
+    Returns
+    -------
+    dict of str to np.ndarray of shape (n_utterances,)
+        `char_change` and `word_change` (edits to the previous transcript over max(1, own length)), `n_chars`,
+        `n_words`; all float64.
+
+    Example
+    -------
+    >>> signals = text_signals_at_exit(["abcd ef"], ["abc ef"])
+    >>> signals["word_change"], signals["n_chars"]
+    (array([0.5]), array([7.]))
+    """
+    if previous is None:
+        previous = [""] * len(hypotheses)
+    if len(previous) != len(hypotheses):
+        raise ValueError(
+            f"previous must hold a transcript for each of the {len(hypotheses)} utterances, "
+            f"got {len(previous)}"
+        )
+    pairs = list(zip(previous, hypotheses))
+    n_chars = np.array([len(text) for text in hypotheses], dtype=np.float64)
+    n_words = np.array([len(text.split()) for text in hypotheses], dtype=np.float64)
+    char_edits = np.array([Levenshtein.distance(old, new) for old, new in pairs], dtype=np.float64)
+    word_edits = np.array([count_word_edits(old, new) for old, new in pairs], dtype=np.float64)
+    return {
+        "char_change": char_edits / np.maximum(1.0, n_chars),
+        "word_change": word_edits / np.maximum(1.0, n_words),
+        "n_chars": n_chars,
+        "n_words": n_words,
+    }
+
+
+def text_signals(hypotheses: np.ndarray) -> dict[str, np.ndarray]:
+    """Text signals of every exit.
+
+    Arguments
+    ---------
+    hypotheses : np.ndarray of str objects, of shape (n_utterances, n_exits)
+        Transcripts.
+
+    Returns
+    -------
+    dict of str to np.ndarray of shape (n_utterances, n_exits)
+        As `text_signals_at_exit`.
+    """
+    n_exits = hypotheses.shape[1]
+    per_exit = [
+        text_signals_at_exit(hypotheses[:, k], hypotheses[:, k - 1] if k else None) for k in range(n_exits)
+    ]
+    return {name: np.stack([signals[name] for signals in per_exit], axis=1) for name in TEXT_SIGNALS}
+
+
+def uniform(utt_ids: Sequence[str], exit_layer: int, *, seed: int = 0) -> np.ndarray:
+    """A number in [0, 1) per utterance that looks random and depends on nothing but its arguments.
+
+    Neither the order of the utterances nor the batch they are in matters, so chance decides live and in
+    replay alike.
+
+    Arguments
+    ---------
+    utt_ids : sequence of str, n_utterances long
+        Names of the utterances.
+    exit_layer : int
+        Layers run, from 1.
+    seed : int
+        Another seed gives other numbers.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances,)
+        float64.
+
+    Example
+    -------
+    >>> a, b = uniform(["x", "y"], 4), uniform(["y", "x"], 4)
+    >>> bool(a[0] == b[1]), bool(a[0] != a[1])
+    (True, True)
+    """
+    # 53 bits: the most that a float64 below 1 holds, so 1.0 itself cannot come out of rounding
+    digests = [
+        hashlib.blake2b(f"{seed}\x1f{exit_layer}\x1f{utt_id}".encode(), digest_size=8).digest()
+        for utt_id in utt_ids
+    ]
+    return np.array([(int.from_bytes(digest, "big") >> 11) * 2.0**-53 for digest in digests])

@@ -1,0 +1,278 @@
+"""The exit table: what every exit said about every utterance, and what it cost.
+
+Everything offline (replay, bounds, calibration, statistics, reports) reads this one shape. Arrays have the
+utterance on axis 0 and the exit on axis 1. On disk it is a Parquet file with a row per utterance and exit
+(`eeasr_modules.exits.parquet`). WERs are in percent everywhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits.edits import count_character_errors, count_edits
+from eeasr_modules.exits.signals_text import text_signals, uniform
+from eeasr_modules.exits.table_checks import PER_EXIT, PER_UTTERANCE, check_table, coerced
+
+SCHEMA_VERSION = 1
+DERIVED_SIGNALS = ("uniform", "duration_s", "exit_layer")
+
+
+@dataclass(frozen=True, eq=False)
+class ExitTable:
+    """Transcripts, edit counts, signals and costs of every utterance at every exit. Checked on construction.
+
+    Arguments
+    ---------
+    utt_ids : np.ndarray of shape (n_utterances,)
+        Unique names.
+    speakers : np.ndarray of shape (n_utterances,)
+        Who speaks; "" where unknown.
+    exit_layers : np.ndarray of shape (n_exits,)
+        Encoder layers run at each exit, from 1, rising.
+    hypotheses : np.ndarray of shape (n_utterances, n_exits)
+        Transcripts.
+    n_ref_words, n_ref_chars : np.ndarray of shape (n_utterances,)
+        Words and characters of the reference.
+    n_sub, n_del, n_ins, n_char_errors : np.ndarray of shape (n_utterances, n_exits)
+        Word edits by kind, and character edits.
+    duration_s : np.ndarray of shape (n_utterances,)
+        Seconds of audio, above 0.
+    n_frames : np.ndarray of shape (n_utterances,)
+        Encoder frames, without padding.
+    cost_layers : np.ndarray of shape (n_utterances, n_exits)
+        exit_layer * duration_s.
+    cost_macs, head_macs : np.ndarray of shape (n_utterances, n_exits), or None
+        MACs of front end and layers up to the exit, and of reading that exit's head once; None where unknown.
+    references : np.ndarray of shape (n_utterances,), or None
+        What was said; None in tables that are passed on without it.
+    signals : dict of str to np.ndarray of shape (n_utterances, n_exits)
+        Finite numbers that a policy may read.
+    metadata : dict
+        Values that JSON can hold: set_name, set_label, model_digest, seed, n_layers and so on.
+
+    Raises
+    ------
+    ValueError
+        When a shape, a number, a name or a label is not as said here.
+    """
+
+    utt_ids: np.ndarray
+    speakers: np.ndarray
+    exit_layers: np.ndarray
+    hypotheses: np.ndarray
+    n_ref_words: np.ndarray
+    n_sub: np.ndarray
+    n_del: np.ndarray
+    n_ins: np.ndarray
+    n_ref_chars: np.ndarray
+    n_char_errors: np.ndarray
+    duration_s: np.ndarray
+    n_frames: np.ndarray
+    cost_layers: np.ndarray
+    cost_macs: np.ndarray | None = None
+    head_macs: np.ndarray | None = None
+    references: np.ndarray | None = None
+    signals: dict[str, np.ndarray] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in coerced(self).items():
+            object.__setattr__(self, name, value)
+        check_table(self)
+
+    @classmethod
+    def from_hypotheses(
+        cls,
+        hypotheses: Sequence[Sequence[str]],
+        references: Sequence[str],
+        *,
+        utt_ids: Sequence[str],
+        exit_layers: Sequence[int],
+        duration_s: Sequence[float],
+        n_frames: Sequence[int],
+        speakers: Sequence[str] | None = None,
+        signals: Mapping[str, Any] | None = None,
+        cost_macs: Any = None,
+        head_macs: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> "ExitTable":
+        """A table whose edits are counted here and whose text signals are computed here.
+
+        Arguments
+        ---------
+        hypotheses : sequence of sequences of str, (n_utterances, n_exits)
+            Transcripts, normalised as the references are.
+        references : sequence of str, n_utterances long
+            What was said.
+        utt_ids : sequence of str
+            Unique names.
+        exit_layers : sequence of int
+            Layers run at each exit, from 1, rising.
+        duration_s : sequence of float
+            Seconds of audio.
+        n_frames : sequence of int
+            Encoder frames.
+        speakers : sequence of str, or None
+            Who speaks; None where unknown.
+        signals : mapping of str to array of shape (n_utterances, n_exits), or None
+            Acoustic signals; those of text are added.
+        cost_macs : array of shape (n_utterances, n_exits), or None
+            Front end and layers up to each exit.
+        head_macs : array of shape (n_utterances, n_exits), or None
+            Each exit's head, read once.
+        metadata : mapping, or None
+            See the class.
+
+        Returns
+        -------
+        ExitTable
+
+        Example
+        -------
+        >>> table = ExitTable.from_hypotheses([["a c", "a b"]], ["a b"], utt_ids=["u"], exit_layers=[2, 4],
+        ...                                   duration_s=[1.0], n_frames=[50])
+        >>> table.wer_per_exit
+        array([50.,  0.])
+        """
+        texts = _objects(hypotheses, len(exit_layers))
+        if len(references) != len(texts):
+            raise ValueError(
+                f"references must number {len(texts)} as the utterances do, got {len(references)}"
+            )
+        pairs = [[(ref, hyp) for hyp in row] for ref, row in zip(references, texts)]
+        # (n_utterances, n_exits, 3)
+        edits = np.array([[count_edits(*pair) for pair in row] for row in pairs], dtype=np.int64)
+        edits = edits.reshape(*texts.shape, 3)
+        durations = np.asarray(duration_s, dtype=np.float64)
+        return cls(
+            utt_ids=np.asarray(utt_ids),
+            speakers=np.asarray(speakers if speakers is not None else [""] * len(texts)),
+            exit_layers=np.asarray(exit_layers),
+            hypotheses=texts,
+            n_ref_words=np.array([len(ref.split()) for ref in references]),
+            n_sub=edits[:, :, 0],
+            n_del=edits[:, :, 1],
+            n_ins=edits[:, :, 2],
+            n_ref_chars=np.array([len(" ".join(ref.split())) for ref in references]),
+            n_char_errors=np.array([[count_character_errors(*pair) for pair in row] for row in pairs]),
+            duration_s=durations,
+            n_frames=np.asarray(n_frames),
+            cost_layers=durations[:, None] * np.asarray(exit_layers, dtype=np.float64),
+            cost_macs=cost_macs,
+            head_macs=head_macs,
+            references=np.array([*references], dtype=object),
+            signals={**(signals or {}), **text_signals(texts)},
+            metadata=dict(metadata or {}),
+        )
+
+    @property
+    def n_utterances(self) -> int:
+        """Number of utterances."""
+        return len(self.utt_ids)
+
+    @property
+    def n_exits(self) -> int:
+        """Number of exits."""
+        return len(self.exit_layers)
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of the encoder; the last exit's where the metadata does not say."""
+        return int(self.metadata.get("n_layers", self.exit_layers[-1]))
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Substitutions + deletions + insertions of words, of shape (n_utterances, n_exits)."""
+        return self.n_sub + self.n_del + self.n_ins
+
+    @property
+    def wer_per_exit(self) -> np.ndarray:
+        """Pooled word error rate of each exit in percent, of shape (n_exits,)."""
+        return 100.0 * self.errors.sum(axis=0) / self.n_ref_words.sum()
+
+    @property
+    def cer_per_exit(self) -> np.ndarray:
+        """Pooled character error rate of each exit in percent, of shape (n_exits,)."""
+        return 100.0 * self.n_char_errors.sum(axis=0) / self.n_ref_chars.sum()
+
+    def signal(self, name: str) -> np.ndarray:
+        """One signal, stored or derived (`uniform`, `duration_s`, `exit_layer`).
+
+        Arguments
+        ---------
+        name : str
+            Which.
+
+        Returns
+        -------
+        np.ndarray of shape (n_utterances, n_exits)
+
+        Raises
+        ------
+        KeyError
+            When the table has no such signal; those it has are named.
+        """
+        if name in self.signals:
+            return self.signals[name]
+        shape = (self.n_utterances, self.n_exits)
+        if name == "duration_s":
+            return np.broadcast_to(self.duration_s[:, None], shape)
+        if name == "exit_layer":
+            return np.broadcast_to(self.exit_layers, shape)
+        if name == "uniform":
+            return self._uniform
+        known = ", ".join(sorted(self.signals)) or "none"
+        raise KeyError(f"the exit table has no signal {name!r}; it has: {known}")
+
+    @cached_property
+    def _uniform(self) -> np.ndarray:
+        """Kept, since a curve over thresholds asks for it hundreds of times."""
+        seed = int(self.metadata.get("seed", 0))
+        return np.stack([uniform(self.utt_ids, int(layer), seed=seed) for layer in self.exit_layers], axis=1)
+
+    def select(self, rows: np.ndarray) -> "ExitTable":
+        """The table of some utterances only.
+
+        Arguments
+        ---------
+        rows : np.ndarray
+            Indices, or a mask of shape (n_utterances,) where True means kept.
+
+        Returns
+        -------
+        ExitTable
+        """
+        changed = {
+            "utt_ids": self.utt_ids[rows],
+            "speakers": self.speakers[rows],
+            "hypotheses": self.hypotheses[rows],
+        }
+        for name in (*PER_UTTERANCE, *PER_EXIT, "references"):
+            value = getattr(self, name)
+            changed[name] = None if value is None else value[rows]
+        changed["signals"] = {name: values[rows] for name, values in self.signals.items()}
+        return replace(self, **changed)
+
+    def without_references(self) -> "ExitTable":
+        """The same table without the reference texts, to pass on where those may not be.
+
+        Returns
+        -------
+        ExitTable
+        """
+        return replace(self, references=None)
+
+
+def _objects(rows: Sequence[Sequence[str]], n_exits: int) -> np.ndarray:
+    """Texts as an object array (n_utterances, n_exits), whatever nesting they come in."""
+    texts = np.empty((len(rows), n_exits), dtype=object)
+    for i, row in enumerate(rows):
+        if len(row) != n_exits:
+            raise ValueError(
+                f"hypotheses of utterance {i} must be {n_exits}, one for each exit layer, got {len(row)}"
+            )
+        texts[i] = list(row)
+    return texts

@@ -1,0 +1,178 @@
+"""SpeechBrain's Conformer on filterbanks, behind the walk's protocol.
+
+SpeechBrain's encoder masks padding after the depthwise convolution of each layer, so a padded neighbour leaks into the
+last frames of an utterance (batch against single differs by 0.5 after one layer). Here padded frames are zeroed on
+their way into that convolution, by a hook, in training as in use.
+"""
+
+import torch
+from torch import nn
+
+from eeasr_modules.models.features import LogMel
+from eeasr_modules.models.walk import WalkState
+
+
+class Subsampling(nn.Module):
+    """Two strided 3 x 3 convolutions: 100 frames a second become 25 (Dong et al. 2018), padding kept at zero.
+
+    Arguments
+    ---------
+    n_mels : int
+        Channels of the features.
+    dim : int
+        Width of the encoder.
+    channels : int
+        Channels between the convolutions.
+    dropout : float
+        After the projection.
+    """
+
+    def __init__(self, n_mels: int, dim: int, *, channels: int = 32, dropout: float = 0.1):
+        super().__init__()
+        self.convolutions = nn.ModuleList(
+            [nn.Conv2d(1, channels, 3, stride=2, padding=1), nn.Conv2d(channels, channels, 3, stride=2, padding=1)]
+        )
+        self.width = channels * self.halved(self.halved(n_mels))
+        self.project = nn.Linear(self.width, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    @staticmethod
+    def halved(n):
+        """Length after one convolution of stride 2 (an int or a tensor)."""
+        return (n - 1) // 2 + 1
+
+    def forward(self, features: torch.Tensor, n_frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features (batch, frames, n_mels) -> (batch, frames / 4, dim) and frame counts."""
+        x = features.unsqueeze(1)  # (batch, 1, frames, n_mels)
+        for convolution in self.convolutions:
+            x = nn.functional.silu(convolution(x))
+            n_frames = self.halved(n_frames)
+            valid = torch.arange(x.shape[2], device=x.device) < n_frames.unsqueeze(1)
+            x = x * valid[:, None, :, None]
+        x = x.transpose(1, 2).flatten(2)  # (batch, channels, frames, mels) -> (batch, frames, channels x mels)
+        return self.dropout(self.project(x)), n_frames
+
+
+class ConformerEncoder(nn.Module):
+    """Filterbanks, subsampling to 25 frames a second, and SpeechBrain's Conformer layers.
+
+    Arguments
+    ---------
+    n_layers, dim, n_heads, ffn_dim, kernel_size : int
+        Shape of the Conformer (Gulati et al. 2020).
+    n_mels : int
+        Filterbank channels.
+    sample_rate : int
+        Hz.
+    dropout : float
+        Everywhere in the layers.
+    time_masks, time_mask_frames, freq_masks, freq_mask_channels : int
+        SpecAugment, see `LogMel`.
+
+    Example
+    -------
+    >>> encoder = ConformerEncoder(n_layers=2, dim=16, n_heads=2, ffn_dim=32).eval()
+    >>> state = encoder.front_end(torch.randn(2, 16000), torch.tensor([16000, 8000]))
+    >>> state.hidden.shape, state.n_frames.tolist()
+    (torch.Size([2, 26, 16]), [26, 13])
+    """
+
+    def __init__(
+        self,
+        *,
+        n_layers: int,
+        dim: int,
+        n_heads: int,
+        ffn_dim: int,
+        kernel_size: int = 15,
+        n_mels: int = 80,
+        sample_rate: int = 16000,
+        dropout: float = 0.1,
+        time_masks: int = 0,
+        time_mask_frames: int = 25,
+        freq_masks: int = 0,
+        freq_mask_channels: int = 15,
+    ):
+        super().__init__()
+        from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder as Layers
+        from speechbrain.nnet.attention import RelPosEncXL
+
+        self.n_layers, self.dim = n_layers, dim
+        self.ffn_dim, self.kernel_size, self.n_mels = ffn_dim, kernel_size, n_mels
+        self.features = LogMel(
+            n_mels,
+            sample_rate=sample_rate,
+            time_masks=time_masks,
+            time_mask_frames=time_mask_frames,
+            freq_masks=freq_masks,
+            freq_mask_channels=freq_mask_channels,
+        )
+        self.subsampling = Subsampling(n_mels, dim, dropout=dropout)
+        self.positions = RelPosEncXL(dim)
+        self.conformer = Layers(n_layers, dim, ffn_dim, n_heads, kernel_size=kernel_size, dropout=dropout)
+        self._padded: torch.Tensor | None = None
+        for layer in self.conformer.layers:
+            layer.convolution_module.conv.register_forward_pre_hook(self._silence_padding)
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm after the last layer; inner exits start from a copy."""
+        return self.conformer.norm.norm
+
+    def _silence_padding(self, module, inputs):
+        if self._padded is None:
+            return None
+        return (inputs[0].masked_fill(self._padded.unsqueeze(1), 0.0),)  # (batch, dim, frames)
+
+    def front_end(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> WalkState:
+        """Waveforms (batch, samples) -> the input of layer 1 at 25 frames a second."""
+        features, n_frames = self.features(wavs, n_samples)
+        hidden, n_frames = self.subsampling(features, n_frames)
+        return self.refresh(WalkState(hidden, n_frames))
+
+    def refresh(self, state: WalkState) -> WalkState:
+        """Padding mask and relative positions for the batch as it is now."""
+        padded = state.padded
+        state.extra = {"padded": padded if bool(padded.any()) else None, "positions": self.positions(state.hidden)}
+        return state
+
+    def run_layer(self, layer: int, state: WalkState) -> WalkState:
+        """State after `layer`, numbered from 1."""
+        self._padded = state.extra["padded"]
+        try:
+            hidden, _ = self.conformer.layers[layer - 1](
+                state.hidden, src_key_padding_mask=self._padded, pos_embs=state.extra["positions"]
+            )
+        finally:
+            self._padded = None
+        return WalkState(hidden, state.n_frames, state.extra)
+
+    def exit_view(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """The layer's output; after the last layer, normalised as SpeechBrain's encoder does."""
+        return self.conformer.norm(hidden) if layer == self.n_layers else hidden
+
+    def frames_for(self, n_samples):
+        """Frames of 40 ms that so many samples give (an int or a tensor)."""
+        halved = self.subsampling.halved
+        return halved(halved(self.features.frames_for(n_samples)))
+
+    def front_end_macs(self, n_samples: int) -> float:
+        """Multiply-accumulates of mel filters, subsampling and projection (the FFT, under 1 %, is left out)."""
+        frames = self.features.frames_for(n_samples)
+        bins = self.features.fbank.compute_STFT.n_fft // 2 + 1
+        macs = frames * bins * self.n_mels
+        mels, channels_in = self.n_mels, 1
+        for convolution in self.subsampling.convolutions:
+            frames, mels = self.subsampling.halved(frames), self.subsampling.halved(mels)
+            macs += frames * mels * 9 * channels_in * convolution.out_channels
+            channels_in = convolution.out_channels
+        return float(macs + frames * self.subsampling.width * self.dim)
+
+    def layer_macs(self, n_frames: int) -> float:
+        """Multiply-accumulates of one layer: two feed-forward blocks, attention with relative positions, convolution."""
+        t, d = n_frames, self.dim
+        feed_forward = 2 * 2 * t * d * self.ffn_dim
+        positions = 2 * t - 1
+        attention = 4 * t * d * d + positions * d * d + 2 * t * t * d + t * positions * d
+        convolution = 3 * t * d * d + t * d * self.kernel_size
+        return float(feed_forward + attention + convolution)

@@ -1,0 +1,176 @@
+"""A model with several exits: the walk and its heads in one module, and its folder on disk."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from eeasr_modules.models.encoders import build_encoder
+from eeasr_modules.models.heads import build_heads
+from eeasr_modules.models.walk import Walk
+
+FOLDER_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ExitOutput:
+    """What one exit gives for a batch.
+
+    Arguments
+    ---------
+    exit_layer : int
+        Layers run, from 1.
+    log_probs : torch.Tensor of shape (batch, frames, tokens)
+        Float32.
+    hidden : torch.Tensor of shape (batch, frames, dim)
+        Layer states that the head saw.
+    n_frames : torch.Tensor of shape (batch,)
+        Valid frames.
+    """
+
+    exit_layer: int
+    log_probs: torch.Tensor
+    hidden: torch.Tensor
+    n_frames: torch.Tensor
+
+
+def check_exit_layers(exit_layers: list[int], n_layers: int) -> list[int]:
+    """`exit_layers` as a list, or one sentence on what is wrong with it.
+
+    Example
+    -------
+    >>> check_exit_layers([3, 9, 6], 12)
+    Traceback (most recent call last):
+    ...
+    ValueError: exit_layers must rise and end at 12 (the encoder's last layer), got [3, 9, 6]
+    """
+    whole = isinstance(exit_layers, (list, tuple)) and all(type(layer) is int for layer in exit_layers)
+    rising = whole and all(a < b for a, b in zip(exit_layers[:-1], exit_layers[1:], strict=True))
+    if not (rising and exit_layers and exit_layers[0] >= 1 and exit_layers[-1] == n_layers):
+        raise ValueError(f"exit_layers must rise and end at {n_layers} (the encoder's last layer), got {exit_layers}")
+    return list(exit_layers)
+
+
+class MultiExit(nn.Module):
+    """An encoder with a CTC head at each exit.
+
+    Arguments
+    ---------
+    config : dict
+        `encoder` (a dict for `build_encoder`), `exit_layers` (from 1, rising, ending at the last layer), `n_tokens`,
+        `blank_index`, `share_projection`, `head_dropout`, `sample_rate`, `normaliser` (name of the text
+        normalisation); everything that `config.json` of a model folder holds.
+
+    Example
+    -------
+    >>> encoder = {"encoder": "conformer", "n_layers": 2, "dim": 16, "n_heads": 2, "ffn_dim": 32}
+    >>> model = MultiExit({"encoder": encoder, "exit_layers": [1, 2], "n_tokens": 29, "blank_index": 0}).eval()
+    >>> [e.log_probs.shape for e in model.exits(torch.randn(1, 16000), torch.tensor([16000]))]
+    [torch.Size([1, 26, 29]), torch.Size([1, 26, 29])]
+    """
+
+    def __init__(self, config: dict):
+        super().__init__()
+        self.config = {"share_projection": False, "head_dropout": 0.0, "sample_rate": 16000, **config}
+        self.encoder = build_encoder(config["encoder"])
+        self.exit_layers = check_exit_layers(config["exit_layers"], self.encoder.n_layers)
+        self.blank_index = config["blank_index"]
+        self.heads = build_heads(
+            self.encoder,
+            self.exit_layers,
+            n_tokens=config["n_tokens"],
+            shared=self.config["share_projection"],
+            dropout=self.config["head_dropout"],
+        )
+        self.encoder_frozen = False
+
+    def freeze_encoder(self) -> None:
+        """Train heads only: the encoder stays in eval mode and stores no gradients."""
+        self.encoder_frozen = True
+        self.encoder.requires_grad_(False)
+        self.encoder.eval()
+
+    def train(self, mode: bool = True) -> "MultiExit":
+        """As in torch, but a frozen encoder stays in eval mode (`Brain.fit` calls `train()` every epoch)."""
+        super().train(mode)
+        if self.encoder_frozen:
+            self.encoder.eval()
+        return self
+
+    def exits(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> Iterator[ExitOutput]:
+        """Exit after exit, each computed when it is asked for.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor of shape (batch, samples)
+            Zero-padded waveforms.
+        n_samples : torch.Tensor of shape (batch,)
+            Valid samples.
+        """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+            walk = Walk(self.encoder, wavs, n_samples)
+        for layer, head in zip(self.exit_layers, self.heads, strict=True):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
+                hidden = walk.advance(layer)
+            yield ExitOutput(layer, head(hidden), hidden, walk.n_frames)
+
+    def forward(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Log-probs of every exit, a list of (batch, frames, tokens), and frame counts (batch,)."""
+        outputs = list(self.exits(wavs, n_samples))
+        return [output.log_probs for output in outputs], outputs[-1].n_frames
+
+    def macs(self, n_samples: int) -> tuple[list[float], list[float]]:
+        """Multiply-accumulates for one utterance: (front end and layers up to each exit, each head)."""
+        n_frames = int(self.encoder.frames_for(n_samples))
+        front, layer = self.encoder.front_end_macs(n_samples), self.encoder.layer_macs(n_frames)
+        return [front + depth * layer for depth in self.exit_layers], [head.macs(n_frames) for head in self.heads]
+
+    def save(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write `config.json` and `model.safetensors` (fp16 if `half`) into a model folder."""
+        from safetensors.torch import save_model
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights, config = folder / "model.safetensors", folder / "config.json"
+        device = next(self.parameters()).device
+        copied = MultiExit(self.config)
+        copied.load_state_dict(self.state_dict())
+        copied = copied.half() if half else copied
+        save_model(copied.to("cpu"), str(weights) + ".tmp", metadata={"format": "pt"})
+        text = json.dumps({"folder_version": FOLDER_VERSION, **self.config}, indent=2) + "\n"
+        config.with_suffix(".tmp").write_text(text)
+        os.replace(str(weights) + ".tmp", weights)
+        os.replace(config.with_suffix(".tmp"), config)
+        self.to(device)
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: str = "cpu") -> "MultiExit":
+        """The model of a folder, in eval mode and float32.
+
+        Raises
+        ------
+        FileNotFoundError
+            If `config.json` or `model.safetensors` is missing.
+        ValueError
+            If the weights do not fit the config.
+        """
+        from safetensors.torch import load_model
+
+        folder = Path(folder)
+        for name in ("config.json", "model.safetensors"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"expected a model folder with {name} in it, found none in '{folder}'")
+        config = json.loads((folder / "config.json").read_text())
+        version = config.pop("folder_version", None)
+        if version != FOLDER_VERSION:
+            raise ValueError(f"'{folder}' has folder_version {version}; this program reads {FOLDER_VERSION}")
+        model = cls(config)
+        try:
+            load_model(model, str(folder / "model.safetensors"))
+        except RuntimeError as err:
+            raise ValueError(f"the weights in '{folder}' do not fit its config.json: {err}") from err
+        return model.to(device).eval()

@@ -1,0 +1,130 @@
+"""The walk: an encoder run layer by layer, with utterances leaving in between.
+
+An encoder takes part by following the protocol below. It never decides anything: who leaves is the caller's business,
+so the same walk serves training (nobody leaves), the test pass (everybody stays, every exit is read) and live use.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+
+
+@dataclass
+class WalkState:
+    """Where a batch stands between two layers.
+
+    Arguments
+    ---------
+    hidden : torch.Tensor of shape (batch, frames, dim)
+        Output of the last layer that ran (of the front end at layer 0).
+    n_frames : torch.Tensor of shape (batch,)
+        Valid frames per utterance, absolute counts (relative lengths round wrongly).
+    extra : dict
+        What the encoder carries along (masks, position embeddings); remade when utterances leave.
+    """
+
+    hidden: torch.Tensor
+    n_frames: torch.Tensor
+    extra: dict = field(default_factory=dict)
+
+    @property
+    def padded(self) -> torch.Tensor:
+        """True where a frame is padding, of shape (batch, frames)."""
+        steps = torch.arange(self.hidden.shape[1], device=self.hidden.device)
+        return steps.unsqueeze(0) >= self.n_frames.unsqueeze(1)
+
+
+class Encoder(Protocol):
+    """What the walk asks of an encoder (an `nn.Module`)."""
+
+    n_layers: int
+    dim: int
+    final_norm: torch.nn.Module | None
+
+    def front_end(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> WalkState:
+        """Padded waveforms (batch, samples) and their lengths -> the input of layer 1."""
+
+    def run_layer(self, layer: int, state: WalkState) -> WalkState:
+        """State after `layer` (numbered from 1)."""
+
+    def exit_view(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
+        """What a head sees after `layer`, (batch, frames, dim)."""
+
+    def refresh(self, state: WalkState) -> WalkState:
+        """Remake what depends on batch and length, after utterances left."""
+
+    def frames_for(self, n_samples: torch.Tensor) -> torch.Tensor:
+        """Frames that so many samples give."""
+
+    def front_end_macs(self, n_samples: int) -> float:
+        """Multiply-accumulates before layer 1, for one utterance."""
+
+    def layer_macs(self, n_frames: int) -> float:
+        """Multiply-accumulates of one layer, for one utterance."""
+
+
+class Walk:
+    """One batch on its way through an encoder.
+
+    Arguments
+    ---------
+    encoder : Encoder
+        Any encoder that follows the protocol.
+    wavs : torch.Tensor of shape (batch, samples)
+        Zero-padded waveforms.
+    n_samples : torch.Tensor of shape (batch,)
+        Valid samples per utterance.
+
+    Attributes
+    ----------
+    layer : int
+        Layers run so far.
+    rows : torch.Tensor of shape (still here,)
+        Which utterances of the original batch are still here.
+    """
+
+    def __init__(self, encoder: Encoder, wavs: torch.Tensor, n_samples: torch.Tensor):
+        self.encoder = encoder
+        self.state = encoder.front_end(wavs, n_samples)
+        self.layer = 0
+        self.rows = torch.arange(wavs.shape[0], device=wavs.device)
+
+    @property
+    def n_frames(self) -> torch.Tensor:
+        """Valid frames per utterance still here."""
+        return self.state.n_frames
+
+    def advance(self, layer: int) -> torch.Tensor:
+        """Run on to `layer` and return what a head sees there, (batch, frames, dim).
+
+        Raises
+        ------
+        ValueError
+            If `layer` lies behind, or beyond the encoder.
+        """
+        if not self.layer <= layer <= self.encoder.n_layers:
+            raise ValueError(
+                f"expected a layer from {self.layer} to {self.encoder.n_layers} (the encoder's last), got {layer}: "
+                "a walk only goes forward"
+            )
+        while self.layer < layer:
+            self.layer += 1
+            self.state = self.encoder.run_layer(self.layer, self.state)
+        return self.encoder.exit_view(layer, self.state.hidden)
+
+    def keep(self, kept: torch.Tensor) -> None:
+        """Let the others leave: no further layer runs for them, and padding shrinks to the longest one left.
+
+        Arguments
+        ---------
+        kept : torch.Tensor of shape (still here,), bool
+            True for utterances that go on.
+        """
+        if bool(kept.all()):
+            return
+        self.rows = self.rows[kept]
+        n_frames = self.state.n_frames[kept]
+        longest = int(n_frames.max()) if len(n_frames) else 0
+        state = WalkState(self.state.hidden[kept][:, :longest], n_frames, self.state.extra)
+        self.state = self.encoder.refresh(state) if len(n_frames) else state

@@ -1,0 +1,46 @@
+"""Installs `eeasr_modules` and the command `eeasr`; recipes, hparams and tests stay in the repository."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).resolve().parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"', (ROOT / "eeasr_modules" / "__init__.py").read_text("utf-8"), re.M
+)
+README = ROOT / "README.md"
+
+setup(
+    name="eeasr",
+    version=VERSION.group(1),
+    description="Early exit for speech recognition: train exits, decide per utterance when to stop",
+    long_description=README.read_text("utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    author="The EE-ASR authors",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["eeasr_modules", "eeasr_modules.*"]),
+    # No pin of torch here: constraints/cpu.txt holds the version of machines without a GPU.
+    install_requires=[
+        "torch>=2.7.1",
+        "torchaudio>=2.7.1",
+        "speechbrain>=1.1,<1.2",
+        "transformers>=5.0,<6",  # 4.x returns tuples from encoder layers
+        "hyperpyyaml>=1.2.3",
+        "soundfile>=0.13",
+        "safetensors",
+        "sentencepiece",
+        "jiwer>=4",
+        "rapidfuzz>=3",
+        "numpy",
+        "scipy",
+        "pyarrow",
+        "matplotlib",
+        "tqdm",
+        "scikit-learn",
+    ],
+    extras_require={"dev": ["pytest>=8", "ruff"]},
+    entry_points={"console_scripts": ["eeasr = eeasr_modules.cli:main"]},
+)
