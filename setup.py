@@ -6,9 +6,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-VERSION = re.search(
-    r'^__version__ = "(.+)"', (ROOT / "eeasr_modules" / "__init__.py").read_text("utf-8"), re.M
-)
+VERSION = re.search(r'^__version__ = "(.+)"', (ROOT / "eeasr_modules" / "__init__.py").read_text("utf-8"), re.M)
 README = ROOT / "README.md"
 
 setup(

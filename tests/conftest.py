@@ -3,9 +3,7 @@
 # ruff: noqa: E402 (two things come before the imports, on purpose)
 import os
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # read by torch when it is imported; other work runs beside tests
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported; other work runs beside tests
 
 from eeasr_modules.compat import ensure_torchaudio
 

@@ -85,9 +85,7 @@ def make_tone_corpus(
                 soundfile.write(folder / "wav" / subfolder / speaker / f"{utt_id}.wav", wave, SAMPLE_RATE)
                 fileids.append(f"{subfolder}/{speaker}/{utt_id}")
                 # The real files mark sentence ends in training only.
-                transcription.append(
-                    f"<s> {text} </s> ({utt_id})" if name == "train" else f"{text} ({utt_id})"
-                )
+                transcription.append(f"<s> {text} </s> ({utt_id})" if name == "train" else f"{text} ({utt_id})")
         (folder / "etc" / f"an4_{name}.fileids").write_text("\n".join(fileids) + "\n")
         (folder / "etc" / f"an4_{name}.transcription").write_text("\n".join(transcription) + "\n")
     return folder

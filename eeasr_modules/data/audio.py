@@ -15,9 +15,7 @@ from eeasr_modules.data.audio_files import RAW_SAMPLE_RATE
 SAMPLE_RATE = 16000
 
 
-def read_audio(
-    path: Path | str, sample_rate: int = SAMPLE_RATE, *, raw_byte_order: str = "auto"
-) -> torch.Tensor:
+def read_audio(path: Path | str, sample_rate: int = SAMPLE_RATE, *, raw_byte_order: str = "auto") -> torch.Tensor:
     """Whole recording as mono float32 at `sample_rate`.
 
     Everything that libsndfile knows is read (wav, flac, ogg, opus, mp3, NIST sph, ...), channels are
@@ -47,9 +45,7 @@ def read_audio(
         samples, rate = _read_raw(path, raw_byte_order), RAW_SAMPLE_RATE
     else:
         try:
-            channels, rate = soundfile.read(
-                str(path), dtype="float32", always_2d=True
-            )  # (n_samples, n_channels)
+            channels, rate = soundfile.read(str(path), dtype="float32", always_2d=True)  # (n_samples, n_channels)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise ValueError(f"{path} is not readable audio: {error}") from error
         samples = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)

@@ -109,7 +109,7 @@ def audio_duration_s(path: Path | str, *, decode: bool = False) -> float:
 
 
 def _n_decoded(file) -> int:
-    """Samples that reading to the end gives (`SoundFile.blocks` trusts the header, and gives as many as declared)."""
+    """Samples that reading to the end gives (`SoundFile.blocks` gives as many as the header declares)."""
     n_decoded, buffer = 0, np.empty((1 << 16, file.channels), dtype=np.float32)
     while n_read := len(file.read(out=buffer)):
         n_decoded += n_read

@@ -53,8 +53,7 @@ def download(url: str, folder: Path | str, *, sha256: str | None = None) -> Path
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", None) or error
         raise FileNotFoundError(
-            f"could not download {url}: {reason}; "
-            f"run again to resume, or fetch it yourself and name its folder"
+            f"could not download {url}: {reason}; run again to resume, or fetch it yourself and name its folder"
         ) from error
     _check_sha256(part, sha256, url)
     os.replace(part, target)

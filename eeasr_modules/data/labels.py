@@ -91,8 +91,7 @@ def check_label(declared: str | None, computed: str, *, name: str) -> str:
         raise ValueError(f"the label of {name} must be one of {', '.join(LABELS)}, got {declared!r}")
     if declared is not None and declared != computed:
         raise ValueError(
-            f"{name} is declared {declared}, but by what the model was trained on it is {computed}: "
-            "correct the label"
+            f"{name} is declared {declared}, but by what the model was trained on it is {computed}: correct the label"
         )
     return computed
 

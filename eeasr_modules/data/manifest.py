@@ -131,8 +131,7 @@ def write_manifest(
     if not rows:
         reasons = ", ".join(f"{len(names)} {reason}" for reason, names in skipped.items()) or "none listed"
         raise ValueError(
-            f"split {split!r} of {corpus} has no usable utterance ({reasons}): "
-            f"check the audio under {data_folder}"
+            f"split {split!r} of {corpus} has no usable utterance ({reasons}): check the audio under {data_folder}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     _write_skipped(skipped, path.with_suffix(".skipped.txt"))
@@ -162,19 +161,14 @@ def read_manifest(path: Path | str) -> list[ManifestRow]:
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"{path} must have the columns {', '.join(COLUMNS)}, lacks {', '.join(missing)}")
-        return [
-            ManifestRow(row["ID"], float(row["duration"]), row["wav"], row["spk_id"], row["wrd"])
-            for row in reader
-        ]
+        return [ManifestRow(row["ID"], float(row["duration"]), row["wav"], row["spk_id"], row["wrd"]) for row in reader]
 
 
 def read_description(path: Path | str) -> dict:
     """What `write_manifest` noted beside the manifest `path`: corpus, split, data folder, counts, digests."""
     beside = Path(path).with_suffix(".json")
     if not beside.is_file():
-        raise FileNotFoundError(
-            f"expected {beside.name} beside the manifest {path}: run the corpus' prepare first"
-        )
+        raise FileNotFoundError(f"expected {beside.name} beside the manifest {path}: run the corpus' prepare first")
     return json.loads(beside.read_text(encoding="utf-8"))
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eeasr_modules.compat import ensure_torchaudio
 from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
+
+ensure_torchaudio()
 
 
 class AudioCache:
@@ -73,9 +76,7 @@ def manifest_items(manifests: Sequence[Path], *, limit: int | None = None) -> di
         root = read_description(manifest)["data_folder"]
         for row in evenly_spaced(read_manifest(manifest), limit):
             if row.utt_id in items:
-                raise ValueError(
-                    f"utterance {row.utt_id} is in two of the manifests {[str(m) for m in manifests]}"
-                )
+                raise ValueError(f"utterance {row.utt_id} is in two of the manifests {[str(m) for m in manifests]}")
             items[row.utt_id] = {
                 "duration": row.duration_s,
                 "wav": str(audio_path(row.wav, root)),
@@ -85,9 +86,7 @@ def manifest_items(manifests: Sequence[Path], *, limit: int | None = None) -> di
     return items
 
 
-def build_dataset(
-    items: dict[str, dict], *, read: Callable[[str], torch.Tensor], encode: Callable[[str], list[int]]
-):
+def build_dataset(items: dict[str, dict], *, read: Callable[[str], torch.Tensor], encode: Callable[[str], list[int]]):
     """SpeechBrain's dataset with keys id, sig (samples,), tokens (tokens,) and words.
 
     Arguments

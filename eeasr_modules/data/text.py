@@ -66,9 +66,7 @@ def normalise_english(text: str, *, unreadable: str = "drop") -> str | None:
             kept.append(" ")
         elif category[0] in "LNS" or character in "%&@#*":
             if unreadable == "raise":
-                raise ValueError(
-                    f"no English spelling for {character!r} in {text!r}: write it out or drop it"
-                )
+                raise ValueError(f"no English spelling for {character!r} in {text!r}: write it out or drop it")
             if unreadable == "drop":
                 return None
             kept.append(" ")
@@ -196,9 +194,7 @@ class SentencePieceVocabulary:
         ids = self._pieces.encode(text)
         if self.blank_index in ids:
             unknown = self._pieces.encode(text, out_type=str)[ids.index(self.blank_index)]
-            raise ValueError(
-                f"the vocabulary cannot spell {unknown!r}, needed by {text!r}: normalise the text first"
-            )
+            raise ValueError(f"the vocabulary cannot spell {unknown!r}, needed by {text!r}: normalise the text first")
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -256,9 +252,7 @@ def train_sentencepiece(
         )
     except (RuntimeError, OSError) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise ValueError(
-            f"SentencePiece cannot make {size} {model_type} tokens of these texts: {reason}"
-        ) from error
+        raise ValueError(f"SentencePiece cannot make {size} {model_type} tokens of these texts: {reason}") from error
     vocabulary = SentencePieceVocabulary(written.getvalue())
     vocabulary.save(folder)
     return vocabulary
@@ -270,9 +264,7 @@ def load_vocabulary(folder: Path | str) -> CharVocabulary | SentencePieceVocabul
     if (folder / SENTENCEPIECE_FILE).is_file():
         return SentencePieceVocabulary((folder / SENTENCEPIECE_FILE).read_bytes())
     if not (folder / VOCABULARY_FILE).is_file():
-        raise FileNotFoundError(
-            f"expected {VOCABULARY_FILE} or {SENTENCEPIECE_FILE} in {folder}, found neither"
-        )
+        raise FileNotFoundError(f"expected {VOCABULARY_FILE} or {SENTENCEPIECE_FILE} in {folder}, found neither")
     ids = json.loads((folder / VOCABULARY_FILE).read_text(encoding="utf-8"))
     if not isinstance(ids, dict) or sorted(ids.values()) != list(range(len(ids))):
         raise ValueError(f"{folder / VOCABULARY_FILE} must map each token to an id from 0 without gaps")

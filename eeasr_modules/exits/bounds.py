@@ -61,9 +61,7 @@ class Frontier:
         return float(np.interp(wer, self.wer[::-1], self.cost[::-1], left=np.nan))
 
 
-def static_line(
-    errors: np.ndarray, costs: np.ndarray, *, n_ref_words: np.ndarray, weights: np.ndarray
-) -> Frontier:
+def static_line(errors: np.ndarray, costs: np.ndarray, *, n_ref_words: np.ndarray, weights: np.ndarray) -> Frontier:
     """The best that mixing fixed exits at random can do: any policy above it is useless.
 
     Lower convex hull of (mean cost, WER) of the fixed exits, made non-increasing: where an inner exit has the
@@ -139,9 +137,7 @@ def oracle_b(errors: np.ndarray, costs: np.ndarray) -> np.ndarray:
     return np.argmin(np.where(errors <= errors[:, -1:], costs, np.inf), axis=1)
 
 
-def oracle_c(
-    errors: np.ndarray, costs: np.ndarray, *, n_ref_words: np.ndarray, weights: np.ndarray
-) -> Frontier:
+def oracle_c(errors: np.ndarray, costs: np.ndarray, *, n_ref_words: np.ndarray, weights: np.ndarray) -> Frontier:
     """The frontier that nothing which emits a single exit's transcript may cross.
 
     The least total errors over all choices of exits at a mean cost of at most b is a multiple-choice

@@ -1,8 +1,8 @@
 """Calibration: fill in what a policy left open, on dev, to a budget or to a word error rate.
 
 The rule for a budget: among the thresholds (and windows, where those are open) whose mean cost on dev is
-within it, the lowest WER, then the lowest cost. The rule for a WER: the lowest cost within it, then the lowest WER.
-Neither promises anything about other data.
+within it, the lowest WER, then the lowest cost. The rule for a WER: the lowest cost
+within it, then the lowest WER. Neither promises anything about other data.
 """
 
 import math
@@ -98,9 +98,7 @@ def choose(
     entropy(0.5) 3.0 0.0
     """
     if (budget is None) == (wer is None):
-        raise ValueError(
-            f"give exactly one of budget and wer to calibrate, got budget {budget} and wer {wer}"
-        )
+        raise ValueError(f"give exactly one of budget and wer to calibrate, got budget {budget} and wer {wer}")
     curve = policy_curve(open_policy, dev_table, cost=cost, n_thresholds=n_thresholds)
     if not open_policy.is_open:
         best, rule = 0, "as given"
@@ -149,16 +147,12 @@ def budget_cost(budget: float, table: ExitTable, *, cost: str = "cost_layers") -
         When the budget is not above 0, above the encoder's layers, or in layers where the cost is MACs.
     """
     if not math.isfinite(budget) or budget <= 0:
-        raise ValueError(
-            f"exit_budget must be above 0 (to 1 a share of full cost, above 1 layers), got {budget}"
-        )
+        raise ValueError(f"exit_budget must be above 0 (to 1 a share of full cost, above 1 layers), got {budget}")
     full = mean_cost(exit_costs(table, cost)[:, -1], table.duration_s)
     if budget <= 1:
         return budget * full
     if cost != "cost_layers":
-        raise ValueError(
-            f"exit_budget above 1 counts layers; for {cost} give a share up to 1, got {budget:g}"
-        )
+        raise ValueError(f"exit_budget above 1 counts layers; for {cost} give a share up to 1, got {budget:g}")
     if budget > table.n_layers:
         raise ValueError(f"exit_budget must not exceed the encoder's {table.n_layers} layers, got {budget:g}")
     return float(budget)
@@ -260,8 +254,7 @@ def _within_wer(curve: Curve, wer: float, policy: Policy) -> int:
     rows = np.flatnonzero(curve.wer <= wer * (1 + 1e-9))
     if len(rows) == 0:
         raise ValueError(
-            f"exit_wer {wer:g} cannot be met by {policy} on dev: "
-            f"the lowest WER it reaches is {curve.wer.min():.2f} %"
+            f"exit_wer {wer:g} cannot be met by {policy} on dev: the lowest WER it reaches is {curve.wer.min():.2f} %"
         )
     return int(rows[np.lexsort((curve.wer[rows], curve.cost[rows]))[0]])
 

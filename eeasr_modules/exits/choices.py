@@ -137,15 +137,44 @@ def choice_point(policy: Policy, table: ExitTable, *, cost: str = "cost_layers")
 
 
 def needed_signals(policy: Policy, table: ExitTable) -> dict[str, np.ndarray]:
+    """The signals that a policy reads, once it is known that it can decide on this table.
+
+    Arguments
+    ---------
+    policy : policy
+        To be checked: not open, and without layers that are no exits.
+    table : ExitTable
+        What was recorded.
+
+    Returns
+    -------
+    dict of str to np.ndarray of shape (n_utterances, n_exits)
+    """
     check_against(policy, table.exit_layers)
     if policy.is_open:
-        raise ValueError(
-            f"{policy} is open and cannot be replayed: give its arguments or calibrate it on dev"
-        )
+        raise ValueError(f"{policy} is open and cannot be replayed: give its arguments or calibrate it on dev")
     return {name: needed_signal(table, name) for name in policy.needs}
 
 
 def needed_signal(table: ExitTable, name: str) -> np.ndarray:
+    """One signal of a table, where its absence is the caller's mistake.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+    name : str
+        Stored or derived.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances, n_exits)
+
+    Raises
+    ------
+    ValueError
+        When the table has no such signal.
+    """
     try:
         return table.signal(name)
     except KeyError as err:

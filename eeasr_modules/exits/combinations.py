@@ -102,9 +102,7 @@ class Between:
         if not is_policy(self.policy):
             raise ValueError(f"between must be written {BETWEEN_FORM}, got {self.policy!r} as its policy")
         object.__setattr__(self, "floor_layer", layer_number("between", "floor layer", self.floor_layer))
-        object.__setattr__(
-            self, "ceiling_layer", layer_number("between", "ceiling layer", self.ceiling_layer)
-        )
+        object.__setattr__(self, "ceiling_layer", layer_number("between", "ceiling layer", self.ceiling_layer))
         if (self.floor_layer is None) != (self.ceiling_layer is None):
             raise ValueError("between needs both floor and ceiling layer, or neither to have them calibrated")
         if self.floor_layer is not None and self.floor_layer > self.ceiling_layer:

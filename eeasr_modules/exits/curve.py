@@ -97,9 +97,7 @@ def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) 
     return np.unique([ends[0], *midway, ends[1]])
 
 
-def policy_curve(
-    policy: Policy, table: ExitTable, *, cost: str = "cost_layers", n_thresholds: int = 200
-) -> Curve:
+def policy_curve(policy: Policy, table: ExitTable, *, cost: str = "cost_layers", n_thresholds: int = 200) -> Curve:
     """Cost and WER of an open policy over its thresholds, and over its windows where those are open too.
 
     Thresholds come from the table's own values: on test data this shows what the signal could give, while a
@@ -122,8 +120,7 @@ def policy_curve(
         By rising threshold; every window (wider ones first) within every threshold.
     """
     check_against(policy, table.exit_layers)
-    if isinstance(policy, Combination):
-        _refuse_inner_windows(policy)
+    _refuse_inner_windows(policy)
     thresholds = thresholds_of(policy, table, n_thresholds=n_thresholds)
     filled = [with_threshold(policy, t) for t in thresholds] if len(thresholds) else [policy]
     if not (isinstance(policy, Between) and policy.has_open_window):
@@ -143,10 +140,12 @@ def policy_curve(
 
 
 def _refuse_inner_windows(policy: Policy) -> None:
-    for part in getattr(policy, "parts", ()):
+    inner = policy.parts if isinstance(policy, Combination) else [getattr(policy, "policy", None)]
+    for part in inner:
         if isinstance(part, Between) and part.has_open_window:
             raise ValueError(f"only an outermost between can have its layers calibrated, got {policy}")
-        _refuse_inner_windows(part)
+        if part is not None:
+            _refuse_inner_windows(part)
 
 
 def _point(policy: Policy, table: ExitTable, exit_index: np.ndarray, cost: str) -> tuple[float, float]:

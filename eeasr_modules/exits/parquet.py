@@ -66,9 +66,7 @@ def read_table(path: str | Path) -> ExitTable:
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no exit table at {path}; give a .parquet file that a test pass or an import wrote"
-        )
+        raise FileNotFoundError(f"no exit table at {path}; give a .parquet file that a test pass or an import wrote")
     try:
         # through an open file: a folder named a=b in the path must not become a column
         with path.open("rb") as file:
@@ -90,9 +88,7 @@ def read_table(path: str | Path) -> ExitTable:
         if name not in _TEXTS and not numeric:
             raise ValueError(f"column {name} of {path} must hold numbers, as signals do, got {column.type}")
         if column.null_count and name != "reference":
-            raise ValueError(
-                f"column {name} of {path} must have no gaps, got {column.null_count} empty cells"
-            )
+            raise ValueError(f"column {name} of {path} must have no gaps, got {column.null_count} empty cells")
     arrays = {
         name: np.array(column.to_pylist(), dtype=object) if name in _TEXTS else column.to_numpy()
         for name, column in columns.items()
@@ -133,9 +129,7 @@ def table_from_columns(columns: Mapping[str, Sequence[Any]], metadata: Mapping[s
     utt_ids = shaped["utt_id"][:, 0]
     for name in ("speaker", "reference", *_UTTERANCE_COUNTS):
         if name in shaped and (differs := (shaped[name] != shaped[name][:, :1]).any(axis=1)).any():
-            raise ValueError(
-                f"{name} must be the same at every exit, but differs for {utt_ids[differs][0]!r}"
-            )
+            raise ValueError(f"{name} must be the same at every exit, but differs for {str(utt_ids[differs][0])!r}")
     references = shaped.get("reference")
     if references is not None:
         absent = np.array([text is None for text in references[:, 0]])
@@ -190,7 +184,5 @@ def _columns(table: ExitTable) -> dict[str, Any]:
         columns["reference"] = repeated(table.references)
     columns |= {name: repeated(getattr(table, name)) for name in _UTTERANCE_COUNTS}
     columns |= {name: getattr(table, name).reshape(-1) for name in _EXIT_COUNTS}
-    columns |= {
-        name: getattr(table, name).reshape(-1) for name in _OPTIONAL if getattr(table, name) is not None
-    }
+    columns |= {name: getattr(table, name).reshape(-1) for name in _OPTIONAL if getattr(table, name) is not None}
     return columns | {name: values.reshape(-1) for name, values in table.signals.items()}

@@ -56,6 +56,7 @@ class Policy(Protocol):
 
 
 def number_text(number: float) -> str:
+    """A number as policy texts show it: whole numbers without a point, all others exactly."""
     return str(int(number)) if float(number).is_integer() else repr(float(number))
 
 
@@ -182,9 +183,7 @@ class Threshold(_Stateless):
 
     def __post_init__(self) -> None:
         if self.name not in THRESHOLD_SIGNALS:
-            raise ValueError(
-                f"a threshold policy must be one of {', '.join(THRESHOLD_SIGNALS)}, got {self.name}"
-            )
+            raise ValueError(f"a threshold policy must be one of {', '.join(THRESHOLD_SIGNALS)}, got {self.name}")
         object.__setattr__(self, "threshold", finite_number(self.name, "threshold", self.threshold))
 
     def __str__(self) -> str:
@@ -236,9 +235,7 @@ class Patience:
 
     def __post_init__(self) -> None:
         if self.name not in PATIENCE_SIGNALS:
-            raise ValueError(
-                f"a patience policy must be one of {', '.join(PATIENCE_SIGNALS)}, got {self.name}"
-            )
+            raise ValueError(f"a patience policy must be one of {', '.join(PATIENCE_SIGNALS)}, got {self.name}")
         if isinstance(self.k, bool) or not isinstance(self.k, int | np.integer) or self.k < 1:
             raise ValueError(f"{self.name}: k must be a whole number of exits from 1, got {self.k}")
         object.__setattr__(self, "threshold", finite_number(self.name, "threshold", self.threshold))

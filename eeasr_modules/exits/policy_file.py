@@ -72,9 +72,7 @@ def read_policies(path: str | Path) -> list[Calibrated]:
         entries = [_from_entry(entry) for entry in content["policies"]]
         default = content["policy"]
     except (json.JSONDecodeError, KeyError, TypeError) as err:
-        raise ValueError(
-            f"{path} must hold calibrated policies as write_policies leaves them, got {err!r}"
-        ) from err
+        raise ValueError(f"{path} must hold calibrated policies as write_policies leaves them, got {err!r}") from err
     if version != POLICIES_VERSION:
         raise ValueError(f"{path} must be of version {POLICIES_VERSION}, got {version}")
     return sorted(entries, key=lambda item: str(item.policy) != default)

@@ -113,9 +113,7 @@ def parse_policies(text: str | Iterable[str]) -> list[Policy]:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError) as err:
-        raise ValueError(
-            f"expected a policy such as entropy(0.12), got {text!r}, which cannot be read"
-        ) from err
+        raise ValueError(f"expected a policy such as entropy(0.12), got {text!r}, which cannot be read") from err
     nodes = tree.elts if isinstance(tree, ast.Tuple) else [tree]
     return [_policy(node, text) for node in nodes]
 

@@ -41,8 +41,7 @@ def text_signals_at_exit(hypotheses: Sequence[str], previous: Sequence[str] | No
         previous = [""] * len(hypotheses)
     if len(previous) != len(hypotheses):
         raise ValueError(
-            f"previous must hold a transcript for each of the {len(hypotheses)} utterances, "
-            f"got {len(previous)}"
+            f"previous must hold a transcript for each of the {len(hypotheses)} utterances, got {len(previous)}"
         )
     pairs = list(zip(previous, hypotheses))
     n_chars = np.array([len(text) for text in hypotheses], dtype=np.float64)
@@ -71,9 +70,7 @@ def text_signals(hypotheses: np.ndarray) -> dict[str, np.ndarray]:
         As `text_signals_at_exit`.
     """
     n_exits = hypotheses.shape[1]
-    per_exit = [
-        text_signals_at_exit(hypotheses[:, k], hypotheses[:, k - 1] if k else None) for k in range(n_exits)
-    ]
+    per_exit = [text_signals_at_exit(hypotheses[:, k], hypotheses[:, k - 1] if k else None) for k in range(n_exits)]
     return {name: np.stack([signals[name] for signals in per_exit], axis=1) for name in TEXT_SIGNALS}
 
 
@@ -105,7 +102,6 @@ def uniform(utt_ids: Sequence[str], exit_layer: int, *, seed: int = 0) -> np.nda
     """
     # 53 bits: the most that a float64 below 1 holds, so 1.0 itself cannot come out of rounding
     digests = [
-        hashlib.blake2b(f"{seed}\x1f{exit_layer}\x1f{utt_id}".encode(), digest_size=8).digest()
-        for utt_id in utt_ids
+        hashlib.blake2b(f"{seed}\x1f{exit_layer}\x1f{utt_id}".encode(), digest_size=8).digest() for utt_id in utt_ids
     ]
     return np.array([(int.from_bytes(digest, "big") >> 11) * 2.0**-53 for digest in digests])

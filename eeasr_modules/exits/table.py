@@ -139,9 +139,7 @@ class ExitTable:
         """
         texts = _objects(hypotheses, len(exit_layers))
         if len(references) != len(texts):
-            raise ValueError(
-                f"references must number {len(texts)} as the utterances do, got {len(references)}"
-            )
+            raise ValueError(f"references must number {len(texts)} as the utterances do, got {len(references)}")
         pairs = [[(ref, hyp) for hyp in row] for ref, row in zip(references, texts)]
         # (n_utterances, n_exits, 3)
         edits = np.array([[count_edits(*pair) for pair in row] for row in pairs], dtype=np.int64)
@@ -271,8 +269,6 @@ def _objects(rows: Sequence[Sequence[str]], n_exits: int) -> np.ndarray:
     texts = np.empty((len(rows), n_exits), dtype=object)
     for i, row in enumerate(rows):
         if len(row) != n_exits:
-            raise ValueError(
-                f"hypotheses of utterance {i} must be {n_exits}, one for each exit layer, got {len(row)}"
-            )
+            raise ValueError(f"hypotheses of utterance {i} must be {n_exits}, one for each exit layer, got {len(row)}")
         texts[i] = list(row)
     return texts

@@ -84,8 +84,7 @@ def _check_names(table: Any) -> None:
     layers = table.exit_layers
     if table.n_utterances == 0 or table.n_exits == 0:
         raise ValueError(
-            f"an exit table needs at least one utterance and one exit, "
-            f"got {table.n_utterances} and {table.n_exits}"
+            f"an exit table needs at least one utterance and one exit, got {table.n_utterances} and {table.n_exits}"
         )
     if layers[0] < 1 or (np.diff(layers) <= 0).any():
         raise ValueError(f"exit_layers must rise and start at 1 or above, got {layers.tolist()}")
@@ -108,9 +107,7 @@ def _check_names(table: Any) -> None:
 def _check_numbers(table: Any) -> None:
     for name in ("n_ref_words", "n_ref_chars", "n_frames", "n_sub", "n_del", "n_ins", "n_char_errors"):
         _require(getattr(table, name) >= 0, table, f"{name} must not be negative")
-    _require(
-        np.isfinite(table.duration_s) & (table.duration_s > 0), table, "duration_s must be above 0 and finite"
-    )
+    _require(np.isfinite(table.duration_s) & (table.duration_s > 0), table, "duration_s must be above 0 and finite")
     _require(
         table.n_sub + table.n_del <= table.n_ref_words[:, None],
         table,
@@ -127,9 +124,7 @@ def _check_numbers(table: Any) -> None:
         if value is not None:
             _require(np.isfinite(value) & (value >= 0), table, f"{name} must be finite and not negative")
     if table.cost_macs is not None:
-        _require(
-            np.diff(table.cost_macs, axis=1) >= 0, table, "cost_macs must not fall from an exit to the next"
-        )
+        _require(np.diff(table.cost_macs, axis=1) >= 0, table, "cost_macs must not fall from an exit to the next")
     for name, value in table.signals.items():
         _require(np.isfinite(value), table, f"signal {name} must be finite")
     if table.n_ref_words.sum() == 0:

@@ -86,9 +86,7 @@ def read_exit_traces(folder: str | Path, split: str, *, model: str = "ee40") -> 
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
     if _find(folder, _results(split)) is None:
         folder = folder / model
-    blocks = {
-        name: _blocks(folder, name) for name in SPLITS if name == split or _find(folder, _results(name))
-    }
+    blocks = {name: _blocks(folder, name) for name in SPLITS if name == split or _find(folder, _results(name))}
     utterances = blocks[split]
     exit_layers = sorted(utterances[0]["layers"])
     for utterance in utterances:
@@ -107,9 +105,7 @@ def read_exit_traces(folder: str | Path, split: str, *, model: str = "ee40") -> 
         exit_layers=exit_layers,
         duration_s=durations,
         n_frames=[round(FRAMES_PER_S * duration) for duration in durations],
-        signals=_signals(
-            folder, exit_layers, split=split, n_utterances={k: len(v) for k, v in blocks.items()}
-        ),
+        signals=_signals(folder, exit_layers, split=split, n_utterances={k: len(v) for k, v in blocks.items()}),
         metadata={
             "set_name": f"test-{split}",
             "set_label": "unknown",
@@ -167,14 +163,10 @@ def _blocks(folder: Path, split: str) -> list[dict]:
         elif utterances and key == "\tpredicted":  # a model with a single exit, after its twelve layers
             utterances[-1]["layers"][12] = text
         else:
-            raise ValueError(
-                f"line {number} of {path} must begin with file, expected or a layer, got {line[:40]!r}"
-            )
+            raise ValueError(f"line {number} of {path} must begin with file, expected or a layer, got {line[:40]!r}")
     whole = [utterance["reference"] is not None and utterance["layers"] for utterance in utterances]
     if not utterances or not all(whole):
-        raise ValueError(
-            f"every utterance of {path} must have a reference and transcripts; the file is not whole"
-        )
+        raise ValueError(f"every utterance of {path} must have a reference and transcripts; the file is not whole")
     return utterances
 
 

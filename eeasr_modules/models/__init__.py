@@ -1,4 +1,4 @@
-"""Encoders walked layer by layer, exit heads, losses, signals and decoding (torch; transformers; SpeechBrain lazily)."""
+"""Encoders walked layer by layer, exit heads, losses, signals and decoding (torch; SpeechBrain lazily)."""
 
 from eeasr_modules.compat import ensure_torchaudio
 

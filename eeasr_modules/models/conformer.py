@@ -169,7 +169,7 @@ class ConformerEncoder(nn.Module):
         return float(macs + frames * self.subsampling.width * self.dim)
 
     def layer_macs(self, n_frames: int) -> float:
-        """Multiply-accumulates of one layer: two feed-forward blocks, attention with relative positions, convolution."""
+        """Multiply-accumulates of one layer: feed-forward twice, attention with relative positions, convolution."""
         t, d = n_frames, self.dim
         feed_forward = 2 * 2 * t * d * self.ffn_dim
         positions = 2 * t - 1

@@ -22,7 +22,7 @@ def greedy_decode(log_probs: torch.Tensor, n_frames: torch.Tensor, *, blank_inde
 
     Example
     -------
-    >>> scores = torch.eye(3)[[[1, 1, 0, 1, 2, 2]]]
+    >>> scores = torch.eye(3)[torch.tensor([[1, 1, 0, 1, 2, 2]])]
     >>> greedy_decode(scores, torch.tensor([5]), blank_index=0)
     [[1, 1, 2]]
     """

@@ -1,5 +1,6 @@
 """A model with several exits: the walk and its heads in one module, and its folder on disk."""
 
+import itertools
 import json
 import os
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def check_exit_layers(exit_layers: list[int], n_layers: int) -> list[int]:
     ValueError: exit_layers must rise and end at 12 (the encoder's last layer), got [3, 9, 6]
     """
     whole = isinstance(exit_layers, (list, tuple)) and all(type(layer) is int for layer in exit_layers)
-    rising = whole and all(a < b for a, b in zip(exit_layers[:-1], exit_layers[1:], strict=True))
+    rising = whole and all(a < b for a, b in itertools.pairwise(exit_layers))
     if not (rising and exit_layers and exit_layers[0] >= 1 and exit_layers[-1] == n_layers):
         raise ValueError(f"exit_layers must rise and end at {n_layers} (the encoder's last layer), got {exit_layers}")
     return list(exit_layers)

@@ -42,10 +42,10 @@ def acoustic_signals(
     Returns
     -------
     dict of str to torch.Tensor of shape (batch,)
-        `entropy`: mean frame entropy, nats. `entropy_nonblank`: over frames whose best token is not blank (0 where there
-        is none). `confidence`: mean of the best probability. `margin`: mean of best minus second. `blank_rate`: share
-        of frames whose best token is blank. `cross_entropy`: mean over frames of -sum p_previous log p. `cosine`: mean
-        cosine between the two states.
+        `entropy`: mean frame entropy, nats. `entropy_nonblank`: over frames whose best token is not blank (0 where
+        there is none). `confidence`: mean of the best probability. `margin`: mean of best minus second. `blank_rate`:
+        share of frames whose best token is blank. `cross_entropy`: mean over frames of -sum p_previous log p.
+        `cosine`: mean cosine between the two states.
     """
     log_probs, hidden, previous_hidden = log_probs.float(), hidden.float(), previous_hidden.float()
     valid = torch.arange(log_probs.shape[1], device=log_probs.device) < n_frames.unsqueeze(1)

@@ -225,7 +225,7 @@ def check(values: dict, *, recipes: Path) -> Config:
 def _check_together(config: Config) -> None:
     """Checks that need more than one key; policy texts are parsed here, before any model is built."""
     from eeasr_modules.data.shifts import SHIFTS
-    from eeasr_modules.exits.policies import check_against, parse_policies, parse_policy
+    from eeasr_modules.exits import check_against, parse_policies, parse_policy
     from eeasr_modules.models.multi_exit import check_exit_layers
 
     check_exit_layers(config.exit_layers, config.n_layers)
@@ -235,6 +235,12 @@ def _check_together(config: Config) -> None:
         raise ValueError(f"kernel_size must be odd, got {config.kernel_size}")
     for policy in [parse_policy(config.exit_policy), *parse_policies(config.compare_policies)]:
         check_against(policy, config.exit_layers)
+    budget = config.exit_budget * (config.n_layers if config.exit_budget <= 1 else 1)
+    if len(config.exit_layers) > 1 and not config.exit_layers[0] <= budget <= config.n_layers:
+        raise ValueError(
+            f"exit_budget {config.exit_budget:g} means {budget:g} layers on average; it must lie between the first "
+            f"exit, {config.exit_layers[0]}, and the last, {config.n_layers}"
+        )
     for shift in config.shifts:
         if shift not in SHIFTS:
             raise ValueError(f"unknown shift '{shift}', there are {', '.join(SHIFTS)}")
@@ -306,5 +312,3 @@ def load(path: str | Path, overrides: str | dict, *, recipes: Path) -> Config:
         suffix = "_".join(map(str, values["exit_layers"]))
         values["output_folder"] = f"{values['output_folder']}_exits_{suffix}"
     return check(values, recipes=recipes)
-
-

@@ -91,9 +91,9 @@ def prepare_corpora(config: Config, *, recipes: Path, save_folder: Path, may_dow
     folder = corpus_folders(recipes)[config.corpus.lower()]
     recipe = load_recipe(folder)
     if not Path(config.data_folder).is_dir():
-        if not (may_download and hasattr(recipe, "download")):
+        if not (may_download and hasattr(recipe, "fetch")):
             raise FileNotFoundError(f"data_folder '{config.data_folder}' does not exist")
-        recipe.download(config.data_folder)
+        recipe.fetch(Path(config.data_folder).parent)
     splits = list(dict.fromkeys([*config.train_splits, *config.valid_splits, *config.test_splits]))
     for name in ("train_splits", "valid_splits", "test_splits"):
         if not getattr(config, name):
@@ -105,9 +105,7 @@ def prepare_corpora(config: Config, *, recipes: Path, save_folder: Path, may_dow
 
     def evaluation_set(name: str, files: list[Path], corpus: str, *, shift: str | None, declared: str | None):
         described = [describe(file) for file in files]
-        labels = {
-            set_label(trained_on, one, shift=shift, train_augmentation=config.augmentations) for one in described
-        }
+        labels = {set_label(trained_on, one, shift=shift, train_augmentation=config.augmentations) for one in described}
         for label in labels:
             check_label(declared, label, name=name)
         seen = sum(n_seen_speakers(trained_on, one) for one in described)

@@ -74,9 +74,7 @@ def make_vocabulary(config: Config, corpora: Corpora, folder: Path):
     elif config.tokens == "characters":
         vocabulary = CharVocabulary()
     else:
-        return train_sentencepiece(
-            texts_of(corpora.train), folder, size=config.n_tokens, model_type=config.tokens
-        )
+        return train_sentencepiece(texts_of(corpora.train), folder, size=config.n_tokens, model_type=config.tokens)
     vocabulary.save(folder)
     return vocabulary
 

@@ -30,9 +30,7 @@ SPLITS = ("train", "dev", "test")
 DEV_EVERY = 10  # every tenth of the sorted training speakers
 
 
-def prepare(
-    data_folder: Path | str, save_folder: Path | str, *, splits: Sequence[str] = SPLITS
-) -> dict[str, Path]:
+def prepare(data_folder: Path | str, save_folder: Path | str, *, splits: Sequence[str] = SPLITS) -> dict[str, Path]:
     """Manifests of AN4.
 
     Arguments
@@ -116,9 +114,7 @@ def _list_part(folder: Path, part: str, audio: dict[str, Path]) -> list[Utteranc
     for fileid in (folder / "etc" / f"an4_{part}.fileids").read_text(encoding="utf-8").split():
         *_, speaker, utt_id = fileid.split("/")
         if utt_id not in texts:
-            raise ValueError(
-                f"an4_{part}.fileids names {fileid}, but an4_{part}.transcription has no such line"
-            )
+            raise ValueError(f"an4_{part}.fileids names {fileid}, but an4_{part}.transcription has no such line")
         utterances.append(Utterance(utt_id, speaker, audio.get(fileid), texts[utt_id]))
     return utterances
 

@@ -61,9 +61,7 @@ def prepare(
     folder = require_files(folder, [f"{split}.tsv" for split in splits], corpus="Common Voice")
     clips = next((folder / name for name in CLIP_FOLDERS if (folder / name).is_dir()), None)
     if clips is None:
-        raise FileNotFoundError(
-            f"expected Common Voice's {' or '.join(CLIP_FOLDERS)} in {folder}, found neither"
-        )
+        raise FileNotFoundError(f"expected Common Voice's {' or '.join(CLIP_FOLDERS)} in {folder}, found neither")
     excluded = {row.speaker for manifest in exclude_speakers for row in read_manifest(manifest)}
     manifests = {}
     for split in splits:

@@ -88,9 +88,7 @@ def class_parameters(node, classes):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_public_name_has_a_docstring(path):
     tree = ast.parse(path.read_text("utf-8"))
-    missing = [
-        f"{name} (line {node.lineno})" for name, node, _ in public(tree) if not ast.get_docstring(node)
-    ]
+    missing = [f"{name} (line {node.lineno})" for name, node, _ in public(tree) if not ast.get_docstring(node)]
     if not ast.get_docstring(tree) and tree.body:
         missing.insert(0, "the module itself")
     assert not missing, f"{path.relative_to(ROOT)} lacks docstrings: {', '.join(missing)}"

@@ -94,9 +94,7 @@ def check_make_commands():
 
 def test_a_wrong_make_command_is_seen(tmp_path, monkeypatch):
     document = tmp_path / "README.md"
-    document.write_text(
-        'Run `make tea` or\n\n```\n$ make an4 DATA=x \\\n    SUGAR=2\n```\nand `make "nothing`.\n'
-    )
+    document.write_text('Run `make tea` or\n\n```\n$ make an4 DATA=x \\\n    SUGAR=2\n```\nand `make "nothing`.\n')
     monkeypatch.setattr(sys.modules[__name__], "DOCUMENTS", [document])
     with pytest.raises(AssertionError) as caught:
         check_make_commands()
@@ -148,9 +146,7 @@ def test_every_eeasr_command_exists_and_takes_its_options():
         code, text = help_of(words[0])
         if code != 0:
             wrong.append(f"{document}: eeasr {words[0]}")
-        wrong += [
-            f"{document}: eeasr {words[0]} {o}" for o in options(words) if not re.search(rf"{o}\b", text)
-        ]
+        wrong += [f"{document}: eeasr {words[0]} {o}" for o in options(words) if not re.search(rf"{o}\b", text)]
     assert not wrong, "\n".join(wrong)
 
 

@@ -79,9 +79,7 @@ def test_the_reader_of_imports_sees_what_is_inside_functions_and_relative(tmp_pa
     monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
     path = tmp_path / "eeasr_modules" / "exits" / "x.py"
     path.parent.mkdir(parents=True)
-    path.write_text(
-        "import numpy as np\ndef fit():\n    from sklearn.tree import T\nfrom ..models import walk\n"
-    )
+    path.write_text("import numpy as np\ndef fit():\n    from sklearn.tree import T\nfrom ..models import walk\n")
     assert imports(path) == [
         ("numpy", 1, None),
         ("sklearn.tree.T", 3, "fit"),
@@ -129,8 +127,7 @@ def test_heavy_packages_are_imported_only_where_they_are_used(room, package):
         f"{path.relative_to(ROOT)}:{line} imports {name}{'' if function else ' at its top'}"
         for path in files(room)
         for name, line, function in imports(path)
-        if name.split(".")[0] == package
-        and (function is None or (modules is not None and path.name not in modules))
+        if name.split(".")[0] == package and (function is None or (modules is not None and path.name not in modules))
     ]
     assert not wrong, "\n".join(wrong)
 
@@ -157,17 +154,13 @@ def mends_torchaudio(path, seen=()):
     """Whether importing this file calls `ensure_torchaudio`: itself, its room, or what its top imports."""
     if re.search(r"^(compat\.)?ensure_torchaudio\(\)", path.read_text("utf-8"), re.M):
         return True
-    ours = [
-        name for name, _, function in imports(path) if function is None and name.startswith("eeasr_modules.")
-    ]
+    ours = [name for name, _, function in imports(path) if function is None and name.startswith("eeasr_modules.")]
     parts = [name.split(".") for name in ours]
     near = {path.parent / "__init__.py"}
     near |= {ROOT.joinpath(*part[:n]).with_suffix(".py") for part in parts for n in (2, 3)}
     near |= {ROOT.joinpath(*part[:2], "__init__.py") for part in parts}
     seen = {*seen, path}
-    return any(
-        mends_torchaudio(other, seen) for other in near - seen if other.exists() and other.name != "compat.py"
-    )
+    return any(mends_torchaudio(other, seen) for other in near - seen if other.exists() and other.name != "compat.py")
 
 
 def test_what_needs_speechbrain_or_transformers_mends_torchaudio_first():

@@ -49,9 +49,7 @@ def test_a_python_that_will_not_do_is_reported_in_one_sentence(tmp_path, which):
         python.write_text('#!/bin/sh\ncase "$2" in *print*) echo 3.9.18 ;; *) exit 1 ;; esac\n')
         python.chmod(0o755)
     venv = tmp_path / "venv"
-    done = subprocess.run(
-        ["make", "env", f"PYTHON={python}", f"VENV={venv}"], cwd=ROOT, capture_output=True, text=True
-    )
+    done = subprocess.run(["make", "env", f"PYTHON={python}", f"VENV={venv}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if not line.startswith("make:") and "***" not in line]
     assert len(said) == 1 and "Python 3.11 or later" in said[0], done.stderr

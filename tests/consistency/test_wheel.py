@@ -17,9 +17,7 @@ def wheel(tmp_path_factory):
     """The wheel, built from a copy so that no build folder is left in the repository."""
     folder = tmp_path_factory.mktemp("wheel")
     copy = folder / "source"
-    left_out = shutil.ignore_patterns(
-        ".*", "results", "runs", "data", "build", "dist", "*.egg-info", "__pycache__"
-    )
+    left_out = shutil.ignore_patterns(".*", "results", "runs", "data", "build", "dist", "*.egg-info", "__pycache__")
     copy.mkdir()
     for path in ROOT.iterdir():
         if path.is_file() and not path.name.startswith("."):
@@ -27,9 +25,7 @@ def wheel(tmp_path_factory):
         elif path.name in ("recipes", "tests", "hparams", "constraints", "docs", "benchmarks"):
             shutil.copytree(path, copy / path.name, ignore=left_out)
     # Not ignoring "data" here: it is a room of the package.
-    shutil.copytree(
-        ROOT / "eeasr_modules", copy / "eeasr_modules", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    shutil.copytree(ROOT / "eeasr_modules", copy / "eeasr_modules", ignore=shutil.ignore_patterns("__pycache__"))
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation"]
     done = subprocess.run([*pip, "-w", str(folder), str(copy)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -42,9 +38,7 @@ def test_it_holds_the_whole_package_and_nothing_else(wheel):
     info = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     assert len(info) == 1
     inside = {name for name in wheel.namelist() if name.split("/")[0] not in info}
-    assert inside == {
-        str(path.relative_to(ROOT).as_posix()) for path in (ROOT / "eeasr_modules").rglob("*.py")
-    }
+    assert inside == {str(path.relative_to(ROOT).as_posix()) for path in (ROOT / "eeasr_modules").rglob("*.py")}
 
 
 def test_it_brings_the_licence_the_command_and_no_pin_of_torch(wheel):

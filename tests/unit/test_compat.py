@@ -83,9 +83,6 @@ def test_a_missing_torch_is_reported_as_it_is(tmp_path):
 
 
 def test_speechbrain_and_transformers_import_after_it():
-    code = (
-        ENSURE
-        + "ensure_torchaudio()\nimport speechbrain\nfrom transformers import Wav2Vec2Model\nprint('both')"
-    )
+    code = ENSURE + "ensure_torchaudio()\nimport speechbrain\nfrom transformers import Wav2Vec2Model\nprint('both')"
     done = _run(code)
     assert done.stdout.strip().endswith("both"), done.stderr

@@ -28,8 +28,6 @@ def test_lists_transcripts_and_audio_agree(tone_corpus, name, n_speakers):
 
 
 def test_the_same_seed_gives_the_same_corpus(tmp_path):
-    first, second = (
-        make_tone_corpus(tmp_path / name, n_train_speakers=1, n_test_speakers=1) for name in "ab"
-    )
+    first, second = (make_tone_corpus(tmp_path / name, n_train_speakers=1, n_test_speakers=1) for name in "ab")
     for path in sorted(first.rglob("*.*")):
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()

@@ -17,7 +17,7 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 @pytest.fixture
 def server():
-    """URL of a local server with ranges; `server.asked` notes them, `server.dies_after` breaks one answer off."""
+    """A local server with ranges; `asked` notes them, `dies_after` breaks an answer off there."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -39,7 +39,7 @@ def server():
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.asked, http.dies_after, http.ranges = [], None, True
     http.url = f"http://127.0.0.1:{http.server_port}/corpus.bin"
-    thread = threading.Thread(target=http.serve_forever, daemon=True)
+    thread = threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield http
     http.shutdown()
@@ -98,7 +98,7 @@ def test_a_part_that_was_whole_is_only_renamed(tmp_path, server):
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/corpus.bin", "http://no-such-host.invalid/corpus.bin"])
 def test_without_a_network_one_sentence_says_what_to_do(tmp_path, url):
-    with pytest.raises(FileNotFoundError, match="could not download .*run again to resume") as caught:
+    with pytest.raises(FileNotFoundError, match=r"could not download .*run again to resume") as caught:
         download(url, tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -37,7 +37,7 @@ def test_the_label_follows_from_training(train, test, shift, augmentation, label
 def test_a_false_label_is_refused_and_a_true_or_absent_one_kept():
     assert check_label(None, "ood", name="digits") == "ood"
     assert check_label("ood", "ood", name="digits") == "ood"
-    with pytest.raises(ValueError, match="digits is declared in_domain, but .* it is ood"):
+    with pytest.raises(ValueError, match=r"digits is declared in_domain, but .* it is ood"):
         check_label("in_domain", "ood", name="digits")
     with pytest.raises(ValueError, match="one of in_domain, shifted, ood, unknown, got 'near'"):
         check_label("near", "ood", name="digits")
@@ -48,9 +48,7 @@ def test_test_utterances_that_were_trained_on_are_refused():
         set_label(TRAIN, described(ids=("b", "t"), audio=("/other/b", "/other/t")))
     with pytest.raises(ValueError, match="first: /AN4/a"):
         set_label(TRAIN, described("Renamed", ids=("z",), audio=("/AN4/a",)))
-    assert (
-        set_label(TRAIN, described("Digits", ids=("a",))) == "ood"
-    )  # ids are known by name within a corpus only
+    assert set_label(TRAIN, described("Digits", ids=("a",))) == "ood"  # ids are known by name within a corpus only
 
 
 def test_speakers_heard_in_training_are_counted():

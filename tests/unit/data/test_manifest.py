@@ -28,9 +28,7 @@ def tone(path, seconds=0.5, rate=16000):
 
 def corpus(folder, n=4):
     return [
-        Utterance(
-            f"u{index}", f"s{index % 2}", tone(folder / "wav" / f"u{index}.flac", 0.1 * (index + 1)), "A B"
-        )
+        Utterance(f"u{index}", f"s{index % 2}", tone(folder / "wav" / f"u{index}.flac", 0.1 * (index + 1)), "A B")
         for index in range(n)
     ]
 
@@ -78,9 +76,7 @@ def test_speechbrain_and_our_reader_see_the_same_rows(tmp_path):
 
 
 def test_the_digest_does_not_depend_on_where_the_corpus_lies(tmp_path):
-    digests = [
-        manifest_digest(write(tmp_path / place, corpus(tmp_path / place / "toy"))) for place in ("a", "b")
-    ]
+    digests = [manifest_digest(write(tmp_path / place, corpus(tmp_path / place / "toy"))) for place in ("a", "b")]
     assert digests[0] == digests[1]
 
 
@@ -128,9 +124,7 @@ def _damage_description(utterances, path):
     path.with_suffix(".json").write_text("{")
 
 
-@pytest.mark.parametrize(
-    "change", [_edit_text, _replace_audio, _remove_audio, _damage_manifest, _damage_description]
-)
+@pytest.mark.parametrize("change", [_edit_text, _replace_audio, _remove_audio, _damage_manifest, _damage_description])
 def test_a_change_of_the_inputs_makes_the_manifest_anew(tmp_path, change):
     utterances = corpus(tmp_path / "toy")
     path = write(tmp_path, utterances)
@@ -194,9 +188,7 @@ def test_headers_alone_do_not_see_a_file_cut_short(tmp_path):
 
 
 def test_an_empty_split_is_one_sentence_and_leaves_no_manifest(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"split 'train' of Toy has no usable utterance \(1 missing\)"
-    ) as caught:
+    with pytest.raises(ValueError, match=r"split 'train' of Toy has no usable utterance \(1 missing\)") as caught:
         write(tmp_path, [Utterance("gone", "s", None, "A")])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "out" / "toy_train.csv").exists()

@@ -16,15 +16,13 @@ def save(path, samples):
     if path.suffix == ".raw":
         np.round(samples * 32767).astype(">i2").tofile(path)
     else:
-        kind = {".sph": {"format": "NIST"}, ".opus": {"format": "OGG", "subtype": "OPUS"}}.get(
-            path.suffix, {}
-        )
+        kind = {".sph": {"format": "NIST"}, ".opus": {"format": "OGG", "subtype": "OPUS"}}.get(path.suffix, {})
         soundfile.write(path, samples, 16000, **kind)
 
 
 @pytest.fixture
 def an4(tmp_path):
-    """A folder like AN4: 20 training speakers (t00 ... t19) and 2 test speakers, every published kind of audio."""
+    """A folder like AN4: training speakers t00 ... t19, test speakers x and y, every kind of audio."""
     folder = tmp_path / "an4"
     (folder / "etc").mkdir(parents=True)
     samples = 0.1 * np.sin(np.arange(8000) / 20)
@@ -89,9 +87,7 @@ def test_broken_transcriptions_name_file_and_line(an4, tmp_path):
     path = an4 / "etc" / "an4_test.transcription"
     good = path.read_text()
     path.write_text(good + "NO ID HERE\n")
-    with pytest.raises(
-        ValueError, match=r"line 3 of .*an4_test.transcription must end with \(utterance-id\)"
-    ):
+    with pytest.raises(ValueError, match=r"line 3 of .*an4_test.transcription must end with \(utterance-id\)"):
         prepare(an4, tmp_path / "save", splits=("test",))
     path.write_text(good.splitlines()[0])
     with pytest.raises(ValueError, match="names an4test_clstk/y/an1-y-b, but"):

@@ -1,0 +1,236 @@
+"""The test pass: every exit of every utterance of a set, into an exit table.
+
+One batch is in memory at a time and of it one exit's log-probs and the one's before; what grows with the set is the
+table's rows.
+"""
+
+import logging
+import subprocess
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from eeasr_modules.data.manifest import manifest_digest, read_description
+from eeasr_modules.data.pipeline import manifest_items
+from eeasr_modules.data.shifts import apply_shift
+from eeasr_modules.exits.parquet import read_table, write_table
+from eeasr_modules.exits.table import ExitTable
+from eeasr_modules.models.decode import greedy_decode
+from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, acoustic_signals
+from eeasr_modules.models.walk import Walk
+from eeasr_modules.training.corpora import EvaluationSet
+
+logger = logging.getLogger(__name__)
+
+
+def length_batches(durations: list[float], batch_seconds: float) -> list[list[int]]:
+    """Positions in batches of similar length whose padded length is at most `batch_seconds` (one at the least).
+
+    Example
+    -------
+    >>> length_batches([3.0, 1.0, 1.5, 9.0], 4.0)
+    [[1, 2], [0], [3]]
+    """
+    batches: list[list[int]] = []
+    for position in sorted(range(len(durations)), key=durations.__getitem__):
+        if batches and durations[position] * (len(batches[-1]) + 1) <= batch_seconds:
+            batches[-1].append(position)
+        else:
+            batches.append([position])
+    return batches
+
+
+@torch.no_grad()
+def read_exits(
+    model: MultiExit, wavs: torch.Tensor, n_samples: torch.Tensor
+) -> tuple[list[list[list[int]]], dict[str, np.ndarray], np.ndarray]:
+    """Tokens and acoustic signals of every exit for a batch.
+
+    Arguments
+    ---------
+    model : MultiExit
+        In eval mode.
+    wavs : torch.Tensor of shape (batch, samples)
+        Zero-padded.
+    n_samples : torch.Tensor of shape (batch,)
+        Valid samples.
+
+    Returns
+    -------
+    tokens : list of list of list of int
+        Per exit and utterance.
+    signals : dict of str to np.ndarray of shape (batch, n_exits)
+        See `models.signals`.
+    n_frames : np.ndarray of shape (batch,)
+        Valid frames.
+    """
+    walk = Walk(model.encoder, wavs, n_samples)
+    previous_hidden, previous_log_probs = walk.state.hidden, None
+    tokens, columns = [], {name: [] for name in ACOUSTIC_SIGNALS}
+    for layer, head in zip(model.exit_layers, model.heads, strict=True):
+        hidden = walk.advance(layer)
+        log_probs = head(hidden)
+        tokens.append(greedy_decode(log_probs, walk.n_frames, blank_index=model.blank_index))
+        signals = acoustic_signals(
+            log_probs,
+            hidden,
+            walk.n_frames,
+            previous_log_probs=previous_log_probs,
+            previous_hidden=previous_hidden,
+            blank_index=model.blank_index,
+        )
+        for name, values in signals.items():
+            columns[name].append(values.cpu().numpy())
+        previous_hidden, previous_log_probs = hidden, log_probs
+    return tokens, {name: np.stack(values, axis=1) for name, values in columns.items()}, walk.n_frames.cpu().numpy()
+
+
+def collect(
+    model: MultiExit,
+    vocabulary,
+    evaluation_set: EvaluationSet,
+    *,
+    read: Callable[[str], torch.Tensor],
+    batch_seconds: float,
+    metadata: dict,
+    limit: int | None = None,
+    precision: str = "fp32",
+    progress: bool = True,
+) -> ExitTable:
+    """The exit table of one set.
+
+    Arguments
+    ---------
+    model : MultiExit
+        In eval mode, on its device.
+    vocabulary : CharVocabulary or SentencePieceVocabulary
+        The model's.
+    evaluation_set : EvaluationSet
+        Manifests, shift and label.
+    read : callable
+        Path -> waveform.
+    batch_seconds : float
+        Longest padded batch; results do not depend on it.
+    metadata : dict
+        File metadata, see `table_metadata`.
+    limit : int or None
+        An evenly spaced slice of each manifest.
+    precision : str
+        fp32, or bf16 and fp16 by autocast.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    ExitTable
+        Utterances in the order of the manifests.
+    """
+    items = manifest_items(evaluation_set.manifests, limit=limit)
+    utt_ids = list(items)
+    device = next(model.parameters()).device
+    sample_rate = model.config["sample_rate"]
+    autocast = (
+        torch.autocast(device.type, getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[precision]))
+        if (precision != "fp32")
+        else nullcontext()
+    )
+    n, n_exits = len(utt_ids), len(model.exit_layers)
+    hypotheses = np.empty((n, n_exits), dtype=object)
+    signals = {name: np.empty((n, n_exits)) for name in ACOUSTIC_SIGNALS}
+    n_frames, n_samples = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
+
+    batches = length_batches([items[utt_id]["duration"] for utt_id in utt_ids], batch_seconds)
+    with tqdm(total=n, desc=evaluation_set.name, unit="utt", disable=not progress) as bar:
+        for batch in batches:
+            wavs = [_hear(utt_ids[i], items, read, evaluation_set.shift, metadata["seed"], sample_rate) for i in batch]
+            lengths = torch.tensor([len(wav) for wav in wavs])
+            padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+            with autocast:
+                tokens, batch_signals, frames = read_exits(model, padded.to(device), lengths.to(device))
+            n_frames[batch], n_samples[batch] = frames, lengths.numpy()
+            for name, values in batch_signals.items():
+                signals[name][batch] = values
+            for e, exit_tokens in enumerate(tokens):
+                hypotheses[batch, e] = [vocabulary.decode(ids) for ids in exit_tokens]
+            bar.update(len(batch))
+
+    macs = [model.macs(int(samples)) for samples in n_samples]
+    return ExitTable.from_hypotheses(
+        hypotheses,
+        [items[utt_id]["words"] for utt_id in utt_ids],
+        utt_ids=utt_ids,
+        speakers=[items[utt_id]["speaker"] for utt_id in utt_ids],
+        exit_layers=model.exit_layers,
+        duration_s=n_samples / sample_rate,
+        n_frames=n_frames,
+        signals=signals,
+        cost_macs=np.array([layers for layers, _ in macs]),
+        head_macs=np.array([heads for _, heads in macs]),
+        metadata=metadata,
+    )
+
+
+def _hear(utt_id, items, read, shift, seed, sample_rate) -> torch.Tensor:
+    wav = read(items[utt_id]["wav"])
+    if shift is None:
+        return wav
+    return apply_shift(shift, wav, utt_id=utt_id, seed=seed, sample_rate=sample_rate)
+
+
+def table_metadata(
+    evaluation_set: EvaluationSet, model: MultiExit, *, model_digest: str, seed: int, limit: int | None
+) -> dict:
+    """File metadata of the table that `collect` will make; two equal ones mean the same table."""
+    descriptions = [read_description(manifest) for manifest in evaluation_set.manifests]
+    digests = [manifest_digest(manifest) for manifest in evaluation_set.manifests]
+    return {
+        "set_name": evaluation_set.name,
+        "set_label": evaluation_set.label,
+        "corpus": evaluation_set.corpus,
+        "shift": evaluation_set.shift,
+        "n_seen_speakers": evaluation_set.n_seen_speakers,
+        "model_digest": model_digest,
+        "manifest_digest": "+".join(digests) if limit is None else f"{'+'.join(digests)}/{limit}",
+        "normaliser": descriptions[0]["normaliser"],
+        "commit": current_commit(),
+        "seed": seed,
+        "n_layers": model.encoder.n_layers,
+        "duration_is_approximate": False,
+    }
+
+
+def collect_or_reuse(
+    model: MultiExit, vocabulary, evaluation_set: EvaluationSet, path: Path, *, metadata: dict, **collect_options
+) -> ExitTable:
+    """The table at `path` if model, manifest, shift and seed are the same; else a new one, written there."""
+    if path.is_file():
+        try:
+            table = read_table(path)
+        except (ValueError, OSError) as err:
+            logger.warning("'%s' cannot be read (%s): collected again", path, err)
+        else:
+            same = ("model_digest", "manifest_digest", "shift", "seed", "set_label")
+            if all(table.metadata.get(name) == metadata[name] for name in same):
+                logger.info("%s: model, data and seed are the same, table reused", path)
+                return table
+    table = collect(model, vocabulary, evaluation_set, metadata=metadata, **collect_options)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(table, path)
+    return table
+
+
+def current_commit() -> str | None:
+    """Short commit of the code, None outside a checkout."""
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=here, capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,167 @@
+"""One run from the command line to exit tables and calibrated policies: what `train.py` calls, step by step."""
+
+import logging
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import speechbrain as sb
+import yaml
+from speechbrain.utils.distributed import ddp_init_group, if_main_process, run_on_main
+
+from eeasr_modules.data.pipeline import AudioCache
+from eeasr_modules.data.text import load_vocabulary
+from eeasr_modules.exits.calibration import Calibrated, choose
+from eeasr_modules.exits.parquet import read_table
+from eeasr_modules.exits.policies import Policy
+from eeasr_modules.exits.policy_file import write_policies
+from eeasr_modules.exits.policy_text import parse_policies, parse_policy
+from eeasr_modules.exits.table import ExitTable
+from eeasr_modules.training.collect import collect_or_reuse, table_metadata
+from eeasr_modules.training.config import Config, load
+from eeasr_modules.training.corpora import Corpora, prepare_corpora
+from eeasr_modules.training.fit import check_run_folder, load_brain_class, model_digest
+from eeasr_modules.training.transcripts import write_transcripts
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that has passed all its checks.
+
+    Arguments
+    ---------
+    config : Config
+        Checked configuration.
+    run_opts : RunOptions
+        SpeechBrain's command-line options.
+    folder : Path
+        The run folder.
+    corpora : Corpora
+        Manifests and labelled test sets.
+    """
+
+    config: Config
+    run_opts: object
+    folder: Path
+    corpora: Corpora
+
+
+def set_up(argv: list[str], *, recipes: Path) -> Run:
+    """Read the command line and YAML, check everything, prepare the corpora. No model is built here.
+
+    Arguments
+    ---------
+    argv : list of str
+        YAML first, then SpeechBrain's options and overrides.
+    recipes : Path
+        The folder of corpora.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        One sentence on the first thing that is wrong.
+    """
+    yaml_path, run_opts, overrides = sb.parse_arguments(argv)
+    replaced = yaml.safe_load(overrides) or {}
+    config = load(yaml_path, overrides, recipes=recipes)
+    folder = Path(config.output_folder)
+    load_brain_class(config.brain)
+    if run_opts.test_only and not (folder / "model" / "config.json").is_file():
+        raise FileNotFoundError(f"--test_only needs a trained model in '{folder}/model', there is none: train first")
+    single_exit_tables(config)
+    ddp_init_group(run_opts)
+    options = {"recipes": recipes, "may_download": "data_folder" not in replaced}
+    save_folder = folder / "manifests"
+    run_on_main(prepare_corpora, args=[config], kwargs={"save_folder": save_folder, **options})
+    corpora = prepare_corpora(config, save_folder=save_folder, **options)  # made by now: only read
+    check_run_folder(config, folder)
+    if if_main_process():
+        log_to(folder)
+        (folder / "hyperparams.yaml").write_text(_resolved(config), encoding="utf-8")
+        (folder / "command.txt").write_text(" ".join(["python", "train.py", *argv]) + "\n", encoding="utf-8")
+    return Run(config, run_opts, folder, corpora)
+
+
+def _resolved(config: Config) -> str:
+    ood = {f"ood_{corpus.lower()}_folder": folder for corpus, folder in config.ood_folders.items()}
+    return yaml.safe_dump({**config.values, **ood}, sort_keys=False)
+
+
+def log_to(folder: Path) -> None:
+    """Everything into `log.txt`, the project's own words on the terminal too."""
+    root = logging.getLogger()
+    root.setLevel(logging.INFO)
+    file = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    root.addHandler(file)
+    terminal = logging.StreamHandler(sys.stderr)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    for name in ("eeasr_modules", "speechbrain.utils.train_logger", "speechbrain.utils.epoch_loop"):
+        logging.getLogger(name).addHandler(terminal)
+
+
+def collect_all(run: Run, model) -> tuple[ExitTable, list[ExitTable]]:
+    """Exit tables of dev and of every test set, under `tables/`; alignments and `.trn` under `transcripts/`.
+
+    Returns
+    -------
+    dev : ExitTable
+        Where policies are calibrated.
+    tests : list of ExitTable
+        In the order of the corpora.
+    """
+    config, folder = run.config, run.folder
+    vocabulary = load_vocabulary(folder / "model")
+    digest = model_digest(folder / "model")
+    read = AudioCache(config.cache_audio_mb, sample_rate=config.sample_rate)
+    tables = []
+    for one in (run.corpora.dev, *run.corpora.tests):
+        metadata = table_metadata(one, model, model_digest=digest, seed=config.seed, limit=config.test_utterances)
+        table = collect_or_reuse(
+            model,
+            vocabulary,
+            one,
+            folder / "tables" / f"{one.name}.parquet",
+            metadata=metadata,
+            read=read,
+            batch_seconds=config.test_batch_seconds,
+            limit=config.test_utterances,
+            precision=run.run_opts.eval_precision,
+            progress=not run.run_opts.noprogressbar,
+        )
+        write_transcripts(table, folder / "transcripts" / one.name)
+        tables.append(table)
+    return tables[0], tables[1:]
+
+
+def compared_policies(config: Config) -> list[Policy]:
+    """The chosen policy first, then those it is compared with; none for a model with a single exit."""
+    if len(config.exit_layers) == 1:
+        return []
+    chosen = parse_policy(config.exit_policy)
+    others = [policy for policy in parse_policies(config.compare_policies) if str(policy) != str(chosen)]
+    return [chosen, *others]
+
+
+def calibrate(run: Run, dev: ExitTable) -> list[Calibrated]:
+    """Thresholds chosen on dev to the budget, saved in the model folder's `policy.json`; the chosen policy first."""
+    calibrated = [choose(dev, policy, budget=run.config.exit_budget) for policy in compared_policies(run.config)]
+    if calibrated:
+        write_policies(run.folder / "model" / "policy.json", calibrated)
+    for one in calibrated:
+        logger.info("%s: dev WER %.2f %% at %.2f layers", one.policy, one.dev_wer, one.dev_cost)
+    return calibrated
+
+
+def single_exit_tables(config: Config) -> list[ExitTable]:
+    """Test tables of the single-exit model's run folder (the exit tax), none where the YAML names none."""
+    if config.single_exit_folder is None:
+        return []
+    paths = sorted((Path(config.single_exit_folder) / "tables").glob("*.parquet"))
+    if not paths:
+        raise FileNotFoundError(
+            f"single_exit_folder '{config.single_exit_folder}' must be a run folder with tables/*.parquet, it has none"
+        )
+    return [read_table(path) for path in paths]

@@ -1,0 +1,44 @@
+"""Small random exit tables, checked by construction like real ones."""
+
+import numpy as np
+import pytest
+
+from eeasr_modules.exits.table import ExitTable
+
+
+def random_table(seed: int = 0, *, n: int = 30, layers=(2, 4, 6, 8), n_speakers: int = 10, macs: bool = True):
+    """A table of random counts, signals and costs; signals are rounded so that ties occur."""
+    rng = np.random.default_rng(seed)
+    e = len(layers)
+    words = rng.integers(3, 9, n)
+    wrong = rng.integers(0, 4, (n, e))
+    n_sub = np.minimum(wrong, words[:, None])
+    duration = rng.uniform(0.5, 6.0, n).round(2)
+    macs_up_to = duration[:, None] * (2.7 + 0.4 * np.array(layers))
+    names = ("entropy", "confidence", "margin", "cosine", "char_change", "cross_entropy", "word_change")
+    return ExitTable(
+        utt_ids=np.array([f"s{i % n_speakers}-{i}" for i in range(n)]),
+        speakers=np.array([f"s{i % n_speakers}" for i in range(n)]),
+        exit_layers=np.array(layers),
+        hypotheses=np.array([[f"word {i} {k}" for k in range(e)] for i in range(n)], dtype=object),
+        references=np.array([f"word {i}" for i in range(n)], dtype=object),
+        n_ref_words=words,
+        n_sub=n_sub,
+        n_del=np.zeros((n, e)),
+        n_ins=rng.integers(0, 2, (n, e)),
+        n_ref_chars=words * 5,
+        n_char_errors=wrong * 2,
+        duration_s=duration,
+        n_frames=(duration * 25).astype(int),
+        cost_layers=duration[:, None] * np.array(layers),
+        cost_macs=macs_up_to if macs else None,
+        head_macs=np.repeat(0.01 * duration[:, None], e, axis=1) if macs else None,
+        signals={name: rng.uniform(0, 1, (n, e)).round(2) for name in names},
+        metadata={"set_name": f"set-{seed}", "set_label": "in_domain", "seed": 5, "n_layers": layers[-1]},
+    )
+
+
+@pytest.fixture
+def make_table():
+    """The maker of random tables."""
+    return random_table

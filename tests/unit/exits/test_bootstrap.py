@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from eeasr_modules.exits.bootstrap import (
+    MIN_SPEAKERS,
+    blocks_of,
+    bootstrap_above_static,
+    bootstrap_difference,
+    bootstrap_wer,
+)
+from eeasr_modules.exits.bounds import static_line
+
+
+def draw_set(rng, *, n_speakers=40, n_each=10, n_words=10):
+    """Errors of two systems: speakers differ much, the two systems little."""
+    rate = np.repeat(rng.uniform(0.02, 0.4, n_speakers), n_each)
+    first = rng.binomial(n_words, rate)
+    second = first + rng.binomial(1, 0.2, len(rate)) - rng.binomial(np.minimum(first, 1), 0.3)
+    speakers = np.repeat([f"s{i}" for i in range(n_speakers)], n_each)
+    return first, second, np.full(len(rate), n_words), speakers
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(300):
+        errors, _, words, speakers = draw_set(rng, n_each=4)
+        interval = bootstrap_wer(errors, words, speakers=speakers, rng=rng, n_draws=200)
+        held += interval.low <= 21.0 <= interval.high
+    assert 0.89 <= held / 300 <= 0.98
+
+
+def test_paired_intervals_are_much_narrower_than_those_of_each():
+    first, second, words, speakers = draw_set(np.random.default_rng(1))
+    known = {"speakers": speakers, "rng": np.random.default_rng(2)}
+    single = bootstrap_wer(first, words, **known)
+    paired = bootstrap_difference(first, second, n_ref_words=words, **known)
+    assert paired.estimate == pytest.approx(100 * (first.sum() - second.sum()) / words.sum())
+    assert paired.high - paired.low < 0.5 * (single.high - single.low)
+    assert paired.low <= paired.estimate <= paired.high
+    assert (single.blocks, single.n_blocks) == ("speakers", 40)
+
+
+def test_few_or_unknown_speakers_mean_utterances_and_it_is_said():
+    few = np.repeat([f"s{i}" for i in range(MIN_SPEAKERS - 1)], 5)
+    assert blocks_of(few)[1] == "utterances"
+    enough = np.repeat([f"s{i}" for i in range(MIN_SPEAKERS)], 5)
+    assert blocks_of(enough)[1] == "speakers"
+    unknown = enough.copy()
+    unknown[0] = ""
+    assert blocks_of(unknown)[1] == "utterances"
+    interval = bootstrap_wer(np.ones(35, dtype=int), np.full(35, 10), speakers=few, rng=np.random.default_rng(0))
+    assert (interval.blocks, interval.n_blocks, interval.low, interval.high) == ("utterances", 35, 10, 10)
+
+
+def test_the_same_seed_gives_the_same_interval():
+    errors, _, words, speakers = draw_set(np.random.default_rng(1))
+    one, two = (bootstrap_wer(errors, words, speakers=speakers, rng=np.random.default_rng(7)) for _ in range(2))
+    assert one == two
+
+
+def test_distance_to_the_static_line_is_zero_for_a_fixed_exit_on_the_line(make_table):
+    table = make_table(3, n=80, n_speakers=16)
+    known = {
+        "costs": table.cost_layers,
+        "n_ref_words": table.n_ref_words,
+        "weights": table.duration_s,
+        "speakers": table.speakers,
+        "rng": np.random.default_rng(0),
+    }
+    first_exit = bootstrap_above_static(np.zeros(80, dtype=int), table.errors, **known)
+    assert (first_exit.estimate, first_exit.low, first_exit.high) == pytest.approx((0, 0, 0), abs=1e-9)
+
+
+def test_distance_to_the_static_line_is_measured_at_what_the_choice_paid(make_table):
+    table = make_table(3, n=80, n_speakers=16)
+    rng = np.random.default_rng(5)
+    chosen, rows = rng.integers(0, 4, 80), np.arange(80)
+    known = {"n_ref_words": table.n_ref_words, "weights": table.duration_s}
+    line = static_line(table.errors, table.cost_layers, **known)
+    paid = 1.1 * table.cost_layers[rows, chosen]
+    interval = bootstrap_above_static(
+        chosen,
+        table.errors,
+        costs=table.cost_layers,
+        **known,
+        speakers=table.speakers,
+        rng=rng,
+        chosen_costs=paid,
+    )
+    wer = 100 * table.errors[rows, chosen].sum() / table.n_ref_words.sum()
+    assert interval.estimate == pytest.approx(wer - line.at(paid.sum() / table.duration_s.sum()))
+    assert interval.low < interval.estimate < interval.high

@@ -1,0 +1,56 @@
+"""Train a multi-exit recogniser, score every exit, compare exit policies, write the report.
+
+    python train.py hparams/an4.yaml [--data_folder FOLDER] [--exit_policy "patience(2, 0.1)"] [--test_only]
+
+Any key of the YAML can be overridden as `--key value`; SpeechBrain's own options (`--device`, `--precision`, ...) work
+too. A run that was stopped goes on where it was when the same command is given again.
+"""
+
+import sys
+from pathlib import Path
+
+from eeasr_modules.compat import ensure_torchaudio
+
+ensure_torchaudio()
+
+
+def main(argv: list[str]) -> int:
+    """Run everything; 0 when done, 2 when something about the input was wrong (one sentence says what)."""
+    from eeasr_modules.report import closing_lines, write_report
+    from eeasr_modules.training.card import write_card
+    from eeasr_modules.training.fit import fit
+    from eeasr_modules.training.run import calibrate, collect_all, set_up, single_exit_tables
+
+    if not argv or argv[0] in ("-h", "--help"):
+        print(__doc__)
+        return 0 if argv else 2
+    try:
+        run = set_up(argv, recipes=Path(__file__).resolve().parent / "recipes")
+    except (ValueError, FileNotFoundError) as err:
+        print(f"train.py: error: {err}", file=sys.stderr)
+        return 2
+    model = fit(run.config, run.corpora, folder=run.folder, run_opts=run.run_opts)
+    dev, tests = collect_all(run, model)
+    calibrated = calibrate(run, dev)
+    summary = write_report(
+        tests,
+        run.folder / "report",
+        dev=dev,
+        policies=[str(one.open_policy) for one in calibrated],
+        policy=str(calibrated[0].open_policy) if calibrated else None,
+        budget=run.config.exit_budget,
+        calibrated={str(one.open_policy): str(one.policy) for one in calibrated},
+        single_exit=single_exit_tables(run.config),
+    )
+    write_card(run.folder / "model", run.config, summary)
+    print("\n".join(closing_lines(summary)))
+    print(f"report: {run.folder / 'report' / 'report.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("\ntrain.py: stopped; the same command goes on where this run was", file=sys.stderr)
+        sys.exit(130)
