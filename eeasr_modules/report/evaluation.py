@@ -1,9 +1,4 @@
-"""What a policy does on a test set, its open parts calibrated elsewhere.
-
-Where a dev table is given, it calibrates. Without one, speakers are dealt into two folds and each fold is
-judged by what was chosen on the other (a cross-fit); below `MIN_SPEAKERS` speakers the evaluated set itself
-calibrates, which flatters, and `Outcome.calibrated_on` is None.
-"""
+"""What a policy does on a test set, its open parts calibrated elsewhere."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,14 +16,11 @@ from eeasr_modules.exits import (
     mean_cost,
     parse_policy,
     policy_costs,
-    policy_curve,
     replay,
 )
-from eeasr_modules.exits.bootstrap import MIN_SPEAKERS
 from eeasr_modules.exits.policies import Policy
-from eeasr_modules.exits.table import DERIVED_SIGNALS
+from eeasr_modules.report.calibrating import chosen_within, grids, sides
 
-CROSS_FIT = "cross-fit over speakers (2 folds)"
 AS_GIVEN = "as given"
 SHARES = np.linspace(0.02, 1.0, 50)
 
@@ -73,84 +65,6 @@ class _Part:
     grid: Curve
 
 
-def lacking_signals(policy: Policy, tables: Sequence[ExitTable]) -> list[str]:
-    """Signals that a policy needs and not every table has.
-
-    Arguments
-    ---------
-    policy : policy
-        Open or not.
-    tables : sequence of ExitTable
-        All that it would run on.
-
-    Returns
-    -------
-    list of str
-    """
-    needed = [name for name in policy.needs if name not in DERIVED_SIGNALS]
-    return [name for name in needed if any(name not in table.signals for table in tables)]
-
-
-def folds_of(table: ExitTable) -> np.ndarray:
-    """Two folds of about equal duration, no speaker in both.
-
-    Arguments
-    ---------
-    table : ExitTable
-        With speakers.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances,)
-        0 or 1; the same on every call.
-    """
-    speakers, speaker = np.unique(table.speakers.astype(str), return_inverse=True)
-    seconds = np.bincount(speaker, table.duration_s)
-    fold_of_speaker, total = np.zeros(len(speakers), dtype=np.int64), [0.0, 0.0]
-    for i in np.argsort(-seconds, kind="stable"):  # longest first, each to the lighter fold
-        lighter = int(total[1] < total[0])
-        fold_of_speaker[i] = lighter
-        total[lighter] += seconds[i]
-    return fold_of_speaker[speaker]
-
-
-def grids(policies: Sequence[Policy], table: ExitTable) -> dict[str, Curve]:
-    """What each policy can do on calibration data: points that no other beats in both depth and WER.
-
-    Arguments
-    ---------
-    policies : sequence of policies
-        Open ones are filled in in all ways.
-    table : ExitTable
-        Calibration data.
-
-    Returns
-    -------
-    dict of str to Curve
-        By the policy's text, each by rising depth and falling WER.
-    """
-    return {str(policy): policy_curve(policy, table).frontier() for policy in policies}
-
-
-def chosen_within(grid: Curve, limit: float) -> int | None:
-    """Which point a budget allows: lowest WER, then lowest depth (the rule of `exits.choose`).
-
-    Arguments
-    ---------
-    grid : Curve
-        Of `grids`.
-    limit : float
-        Mean depth in layers.
-
-    Returns
-    -------
-    int or None
-        Index into the grid; None where nothing is that cheap.
-    """
-    within = int(np.searchsorted(grid.cost, limit * (1 + 1e-9), side="right"))
-    return within - 1 if within else None
-
-
 def evaluate(
     policies: Sequence[Policy],
     table: ExitTable,
@@ -182,14 +96,14 @@ def evaluate(
     tuple of (dict of str to Outcome, dict of str to str)
         By the policy's text; and for policies that cannot meet the budget the reason.
     """
-    sides, calibrated_on = _sides(table, dev)
+    halves, calibrated_on = sides(table, dev)
     outcomes, unmet = {}, {}
     for policy in policies:
         check_against(policy, table.exit_layers)
         text, closed = str(policy), (calibrated or {}).get(str(policy))
-        source = calibrated_on if policy.is_open else AS_GIVEN
+        source = calibrated_on if policy.is_open and (dev is not None or closed is None) else AS_GIVEN
         if dev is None and policy.is_open:
-            parts = [_Part(rows, part, grids([policy], side)[text]) for rows, part, side in sides]
+            parts = [_Part(one.rows, one.table, grids([policy], one.calibrating)[text]) for one in halves]
         else:
             everyone = np.arange(table.n_utterances)
             grid = dev_grids[text] if dev is not None else grids([policy], table)[text]
@@ -203,19 +117,6 @@ def evaluate(
 
 class _UnmetError(ValueError):
     """The budget is below all that a policy can do."""
-
-
-def _sides(table: ExitTable, dev: ExitTable | None) -> tuple[list, str | None]:
-    """(rows, their table, calibrating table) of each part, and the name of the calibration."""
-    everyone = np.arange(table.n_utterances)
-    if dev is not None:
-        return [(everyone, table, dev)], str(dev.metadata.get("set_name", "dev"))
-    if len(set(table.speakers)) < MIN_SPEAKERS or "" in table.speakers:
-        return [(everyone, table, table)], None
-    fold = folds_of(table)
-    halves = [table.select(fold == 0), table.select(fold == 1)]
-    rows = [np.flatnonzero(fold == 0), np.flatnonzero(fold == 1)]
-    return [(rows[0], halves[0], halves[1]), (rows[1], halves[1], halves[0])], CROSS_FIT
 
 
 def _outcome(

@@ -27,6 +27,7 @@ EXPECTED = (
     "wav",
 )
 SPLITS = ("train", "dev", "test")
+UNSEEN_TEXT = "test_unseen_text"
 DEV_EVERY = 10  # every tenth of the sorted training speakers
 
 
@@ -40,7 +41,8 @@ def prepare(data_folder: Path | str, save_folder: Path | str, *, splits: Sequenc
     save_folder : Path
         Where `an4_<split>.csv` go.
     splits : sequence of str
-        Some of train, dev (every tenth of the sorted training speakers, none of whom is in train), test.
+        Some of train, dev (every tenth of the sorted training speakers, none of whom is in train), test, and
+        test_unseen_text (test without the sentences that occur, word for word, in training: 104 of 130).
 
     Returns
     -------
@@ -48,9 +50,10 @@ def prepare(data_folder: Path | str, save_folder: Path | str, *, splits: Sequenc
         Manifest per split. FileNotFoundError when the folder is not AN4; ValueError for an unknown or empty
         split.
     """
-    unknown = [split for split in splits if split not in SPLITS]
+    known = (*SPLITS, UNSEEN_TEXT)
+    unknown = [split for split in splits if split not in known]
     if unknown:
-        raise ValueError(f"{CORPUS} has the splits {', '.join(SPLITS)}, got {', '.join(unknown)}")
+        raise ValueError(f"{CORPUS} has the splits {', '.join(known)}, got {', '.join(unknown)}")
     folder = Path(data_folder)
     if (folder / "an4" / "etc").is_dir():
         folder = folder / "an4"
@@ -100,9 +103,13 @@ def texts_in_training(train: Sequence[str], test: Sequence[str]) -> list[int]:
 
 
 def _list_split(folder: Path, split: str, audio: dict[str, Path]) -> list[Utterance]:
-    utterances = _list_part(folder, "test" if split == "test" else "train", audio)
+    utterances = _list_part(folder, "test" if split in ("test", UNSEEN_TEXT) else "train", audio)
     if split == "test":
         return utterances
+    if split == UNSEEN_TEXT:
+        trained = _list_split(folder, "train", audio)
+        seen = texts_in_training([one.text for one in trained], [one.text for one in utterances])
+        return [one for index, one in enumerate(utterances) if index not in set(seen)]
     dev_speakers = set(sorted({utterance.speaker for utterance in utterances})[DEV_EVERY - 1 :: DEV_EVERY])
     return [utterance for utterance in utterances if (utterance.speaker in dev_speakers) == (split == "dev")]
 

@@ -91,3 +91,20 @@ def test_distance_to_the_static_line_is_measured_at_what_the_choice_paid(make_ta
     wer = 100 * table.errors[rows, chosen].sum() / table.n_ref_words.sum()
     assert interval.estimate == pytest.approx(wer - line.at(paid.sum() / table.duration_s.sum()))
     assert interval.low < interval.estimate < interval.high
+
+
+def test_beyond_the_best_exit_the_static_line_is_flat():
+    errors = np.tile([[2, 1, 3]], (12, 1))
+    costs = np.tile([[1.0, 2.0, 3.0]], (12, 1))
+    ones, speakers = np.ones(12), np.array([f"s{i}" for i in range(12)])
+    interval = bootstrap_above_static(
+        np.ones(12, dtype=int),
+        errors,
+        costs=costs,
+        n_ref_words=10 * ones,
+        weights=ones,
+        speakers=speakers,
+        rng=np.random.default_rng(0),
+        chosen_costs=5 * ones,  # more than any exit costs: deciding was dear
+    )
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((0, 0, 0))

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from eeasr_modules.exits.signals_text import uniform
 from eeasr_modules.exits.table import ExitTable
 
 
@@ -34,7 +35,8 @@ def test_derived_signals_have_the_shape_of_the_table(make_table):
     table = make_table(n=5)
     assert table.signal("exit_layer")[3].tolist() == [2, 4, 6, 8]
     assert (table.signal("duration_s")[:, 2] == table.duration_s).all()
-    assert table.signal("uniform").shape == (5, 4)
+    expected = [uniform(table.utt_ids, layer, seed=5) for layer in (2, 4, 6, 8)]
+    assert (table.signal("uniform") == np.stack(expected, axis=1)).all()
 
 
 def test_an_unknown_signal_is_refused_with_the_known_ones(make_table):

@@ -52,6 +52,14 @@ def test_every_tenth_sorted_training_speaker_is_dev(an4, tmp_path):
     assert speakers["test"] == {"x", "y"}
 
 
+def test_sentences_heard_in_training_can_be_left_out_of_test(an4, tmp_path):
+    line = (an4 / "etc" / "an4_test.transcription").read_text().replace("TWO", "SEVEN")
+    (an4 / "etc" / "an4_test.transcription").write_text(line)
+    manifests = prepare(an4, tmp_path / "save", splits=["test", "test_unseen_text"])
+    assert [row.text for row in read_manifest(manifests["test"])] == ["RUBOUT G ONE", "RUBOUT G SEVEN"]
+    assert [row.text for row in read_manifest(manifests["test_unseen_text"])] == ["RUBOUT G SEVEN"]
+
+
 def test_every_kind_of_audio_is_found_by_its_stem(an4, tmp_path):
     manifests = prepare(an4, tmp_path / "save")
     rows = [row for path in manifests.values() for row in read_manifest(path)]

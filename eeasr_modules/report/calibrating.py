@@ -1,0 +1,141 @@
+"""What calibrates a test set: a dev table, the other half of its speakers, or itself.
+
+Where a dev table is given, it calibrates. Without one, speakers are dealt into two folds and each fold is
+judged by what was chosen on the other (a cross-fit); below `MIN_SPEAKERS` speakers the evaluated set itself
+calibrates, which flatters.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from eeasr_modules.exits import Curve, ExitTable, policy_curve
+from eeasr_modules.exits.bootstrap import MIN_SPEAKERS
+from eeasr_modules.exits.policies import Policy
+from eeasr_modules.exits.table import DERIVED_SIGNALS
+
+CROSS_FIT = "cross-fit over speakers (2 folds)"
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """Utterances that one calibration decides.
+
+    Arguments
+    ---------
+    rows : np.ndarray of int
+        Which of the evaluated set.
+    table : ExitTable
+        The evaluated set at these rows.
+    calibrating : ExitTable
+        What thresholds are chosen on.
+    """
+
+    rows: np.ndarray
+    table: ExitTable
+    calibrating: ExitTable
+
+
+def lacking_signals(policy: Policy, tables: Sequence[ExitTable]) -> list[str]:
+    """Signals that a policy needs and not every table has.
+
+    Arguments
+    ---------
+    policy : policy
+        Open or not.
+    tables : sequence of ExitTable
+        All that it would run on.
+
+    Returns
+    -------
+    list of str
+    """
+    needed = [name for name in policy.needs if name not in DERIVED_SIGNALS]
+    return [name for name in needed if any(name not in table.signals for table in tables)]
+
+
+def sides(table: ExitTable, dev: ExitTable | None) -> tuple[list[Side], str | None]:
+    """What calibrates which utterances.
+
+    Arguments
+    ---------
+    table : ExitTable
+        The evaluated set.
+    dev : ExitTable or None
+        Calibration data.
+
+    Returns
+    -------
+    tuple of (list of Side, str or None)
+        And the name of the calibration; None where the set calibrates itself.
+    """
+    everyone = np.arange(table.n_utterances)
+    if dev is not None:
+        return [Side(everyone, table, dev)], str(dev.metadata.get("set_name", "dev"))
+    if len(set(table.speakers)) < MIN_SPEAKERS or "" in table.speakers:
+        return [Side(everyone, table, table)], None
+    fold = folds_of(table)
+    halves = [table.select(fold == 0), table.select(fold == 1)]
+    rows = [np.flatnonzero(fold == 0), np.flatnonzero(fold == 1)]
+    return [Side(rows[0], halves[0], halves[1]), Side(rows[1], halves[1], halves[0])], CROSS_FIT
+
+
+def folds_of(table: ExitTable) -> np.ndarray:
+    """Two folds of about equal duration, no speaker in both.
+
+    Arguments
+    ---------
+    table : ExitTable
+        With speakers.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances,)
+        0 or 1; the same on every call.
+    """
+    speakers, speaker = np.unique(table.speakers.astype(str), return_inverse=True)
+    seconds = np.bincount(speaker, table.duration_s)
+    fold_of_speaker, total = np.zeros(len(speakers), dtype=np.int64), [0.0, 0.0]
+    for i in np.argsort(-seconds, kind="stable"):  # longest first, each to the lighter fold
+        lighter = int(total[1] < total[0])
+        fold_of_speaker[i] = lighter
+        total[lighter] += seconds[i]
+    return fold_of_speaker[speaker]
+
+
+def grids(policies: Sequence[Policy], table: ExitTable) -> dict[str, Curve]:
+    """What each policy can do on calibration data: points that no other beats in both depth and WER.
+
+    Arguments
+    ---------
+    policies : sequence of policies
+        Open ones are filled in in all ways.
+    table : ExitTable
+        Calibration data.
+
+    Returns
+    -------
+    dict of str to Curve
+        By the policy's text, each by rising depth and falling WER.
+    """
+    return {str(policy): policy_curve(policy, table).frontier() for policy in policies}
+
+
+def chosen_within(grid: Curve, limit: float) -> int | None:
+    """Which point a budget allows: lowest WER, then lowest depth (the rule of `exits.choose`).
+
+    Arguments
+    ---------
+    grid : Curve
+        Of `grids`.
+    limit : float
+        Mean depth in layers.
+
+    Returns
+    -------
+    int or None
+        Index into the grid; None where nothing is that cheap.
+    """
+    within = int(np.searchsorted(grid.cost, limit * (1 + 1e-9), side="right"))
+    return within - 1 if within else None

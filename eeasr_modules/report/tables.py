@@ -1,0 +1,238 @@
+"""Markdown tables of a report, from the numbers of its summary."""
+
+from collections.abc import Sequence
+from typing import Any
+
+LABELS = {
+    "in_domain": "in domain",
+    "shifted": "shifted",
+    "ood": "out of domain",
+    "unknown": "not known",
+}
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; its first column to the left, all others to the right.
+
+    Arguments
+    ---------
+    header : sequence of str
+        Names of the columns.
+    rows : sequence of sequences of str
+        Cells; a bar in one is escaped.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> print(markdown_table(["set", "WER"], [["test", "4.35"]]))
+    | set | WER |
+    |---|---:|
+    | test | 4.35 |
+    """
+    rule = "|".join(["", "---", *["---:"] * (len(header) - 1), ""])
+    lines = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join([_row(header), rule, *map(_row, lines)])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for people; a dash where there is none.
+
+    Arguments
+    ---------
+    value : float or None
+        What to show.
+    digits : int
+        After the point.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> number(4.349), number(None)
+    ('4.35', '-')
+    """
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share as per cent.
+
+    Arguments
+    ---------
+    share : float or None
+        From 0 to 1, but not bound to it.
+    digits : int
+        After the point.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> percent(0.114, 1), percent(None)
+    ('11.4 %', '-')
+    """
+    return "-" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def interval(ends: Sequence[float | None]) -> str:
+    """Ends of an interval.
+
+    Arguments
+    ---------
+    ends : sequence of two float
+        Low and high.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> interval([3.9, 4.8])
+    '[3.90, 4.80]'
+    """
+    return f"[{number(ends[0])}, {number(ends[1])}]"
+
+
+def sets_table(summary: dict[str, Any]) -> str:
+    """One row for each set: its exits, its oracles, overthinking, and the chosen policy.
+
+    Arguments
+    ---------
+    summary : dict
+        Of `summarise`.
+
+    Returns
+    -------
+    str
+    """
+    chosen = summary["chosen_policy"]
+    header = ["set", "kind", "utterances (speakers)", "first exit", "best inner exit", "last exit"]
+    header += ["oracle A", "oracle B", "overthought"]
+    if chosen is not None:
+        header += ["chosen policy", "gap closed"]
+    rows = []
+    for name, one in summary["sets"].items():
+        wers, layers = one["wer_per_exit"], one["exit_layers"]
+        row = [name, LABELS[one["label"]], f"{one['n_utterances']} ({one['n_speakers'] or 'not known'})"]
+        best = min(range(max(1, len(wers) - 1)), key=wers.__getitem__)
+        row += [number(wers[0]), f"{number(wers[best])} at {layers[best]}", number(wers[-1])]
+        row += [f"{number(one[o]['wer'])} @ {number(one[o]['depth'])}" for o in ("oracle_a", "oracle_b")]
+        row += [percent(one["overthinking"]["inner_better_share"], 1)]
+        if chosen is not None:
+            point = one["policies"][chosen]["at_budget"]
+            row += [f"{number(point['wer'])} @ {number(point['depth'])}", percent(point["gap_closed"])]
+        rows.append(row)
+    return markdown_table(header, rows)
+
+
+def policies_table(one: dict[str, Any]) -> str:
+    """One row for each policy at the budget, on one set.
+
+    Arguments
+    ---------
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    str
+    """
+    header = ["policy", "as calibrated", "WER [95 %]", "depth", "of full depth", "of full MACs"]
+    header += ["minus static line [95 %]", "minus last exit [95 %]", "gap closed"]
+    rows = []
+    for text, policy in one["policies"].items():
+        point = policy["at_budget"]
+        rows.append(
+            [
+                f"`{text}`",
+                f"`{policy['calibrated']}`" if policy["calibrated"] != text else "as given",
+                f"{number(point['wer'])} {interval(point['interval'])}",
+                number(point["depth"]),
+                percent(point["depth_share"]),
+                percent(point["macs_share"]),
+                _difference(point["minus_static"]),
+                _difference(point["minus_last"]),
+                percent(point["gap_closed"]),
+            ]
+        )
+    return markdown_table(header, rows)
+
+
+def depths_table(one: dict[str, Any]) -> str:
+    """One row for each layer: the exit that stands there, static line and frontier at that mean depth.
+
+    Arguments
+    ---------
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    str
+    """
+    exit_of = {layer: k for k, layer in enumerate(one["exit_layers"])}
+    header = ["depth", "of full depth", "WER of the exit [95 %]", "CER of the exit", "static line", "oracle C"]
+    rows = []
+    for at in one["at_layers"]:
+        k = exit_of.get(int(at["depth"]))
+        wer, cer = "-", "-"
+        if k is not None:
+            wer = f"{number(one['wer_per_exit'][k])} {interval(one['wer_interval_per_exit'][k])}"
+            cer = number(one["cer_per_exit"][k])
+        rows.append(
+            [
+                number(at["depth"], 0),
+                percent(at["share"]),
+                wer,
+                cer,
+                number(at["static"]),
+                number(at["oracle_c"]),
+            ]
+        )
+    return markdown_table(header, rows)
+
+
+def provenance_table(summary: dict[str, Any]) -> str:
+    """Where each set came from.
+
+    Arguments
+    ---------
+    summary : dict
+        Of `summarise`.
+
+    Returns
+    -------
+    str
+    """
+    keys = ("corpus", "shift", "normaliser", "model_digest", "manifest_digest", "commit", "seed")
+    header = ["set", "hours", "reference words", *(key.replace("_digest", "") for key in keys)]
+    rows = [
+        [
+            name,
+            number(one["duration_s"] / 3600),
+            str(one["n_ref_words"]),
+            *(_short(one[key]) for key in keys),
+        ]
+        for name, one in summary["sets"].items()
+    ]
+    return markdown_table(header, rows)
+
+
+def _difference(value: dict[str, float]) -> str:
+    return f"{value['difference']:+.2f} [{value['low']:+.2f}, {value['high']:+.2f}]"
+
+
+def _short(value: Any) -> str:
+    return "-" if value is None else str(value)[:12]
