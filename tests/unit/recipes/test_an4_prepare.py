@@ -82,7 +82,7 @@ def test_missing_audio_is_counted_not_fatal(an4, tmp_path):
 
 
 def test_what_is_not_an4_is_refused_in_one_sentence(an4, tmp_path):
-    with pytest.raises(ValueError, match="splits train, dev, test, got eval"):
+    with pytest.raises(ValueError, match="splits train, dev, test, test_unseen_text, got eval"):
         prepare(an4, tmp_path / "save", splits=("eval",))
     (an4 / "etc" / "an4_test.fileids").unlink()
     for folder in (an4, tmp_path / "nowhere"):
