@@ -55,7 +55,7 @@ def acoustic_signals(
     top_probs = top.values.exp()
     spoken = valid & (top.indices[..., 0] != blank_index)
     if previous_log_probs is None:
-        frame_cross = -log_probs[..., blank_index]
+        frame_cross = -log_probs[..., blank_index].clamp(min=-100.0)
     else:
         frame_cross = -(previous_log_probs.float().exp() * log_probs.clamp(min=-100.0)).sum(dim=-1)
     return {

@@ -110,7 +110,8 @@ class Walk:
             )
         while self.layer < layer:
             self.layer += 1
-            self.state = self.encoder.run_layer(self.layer, self.state)
+            if len(self.rows):  # no layer runs for nobody (and SpeechBrain's attention cannot)
+                self.state = self.encoder.run_layer(self.layer, self.state)
         return self.encoder.exit_view(layer, self.state.hidden)
 
     def keep(self, kept: torch.Tensor) -> None:

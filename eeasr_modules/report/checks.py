@@ -9,9 +9,7 @@ from eeasr_modules.exits import ExitTable, refuse_same_set
 from eeasr_modules.exits.table_checks import SET_LABELS
 
 
-def check_tables(
-    tables: Sequence[ExitTable], *, dev: ExitTable | None, single_exit: Sequence[ExitTable]
-) -> None:
+def check_tables(tables: Sequence[ExitTable], *, dev: ExitTable | None, single_exit: Sequence[ExitTable]) -> None:
     """Refuse tables that cannot be reported together.
 
     Arguments
@@ -27,7 +25,7 @@ def check_tables(
     ------
     ValueError
         When there is no table, names are missing or shared, a table is the calibration data or of another
-        model, or a single-exit table has several exits or belongs to no set.
+        model, or a single-exit table has several exits.
     """
     if not tables:
         raise ValueError("a report needs at least one exit table of a test set, got none")
@@ -49,11 +47,6 @@ def check_tables(
                 f"a single-exit table must have one exit, but that of {single.metadata.get('set_name')!r} "
                 f"has exits after layers {single.exit_layers.tolist()}"
             )
-        if not any(_same_set(single, table) for table in tables):
-            raise ValueError(
-                f"the single-exit table of {single.metadata.get('set_name')!r} belongs to none of the "
-                f"reported sets: {', '.join(names)}"
-            )
 
 
 def ordered(tables: Sequence[ExitTable]) -> list[ExitTable]:
@@ -71,70 +64,49 @@ def ordered(tables: Sequence[ExitTable]) -> list[ExitTable]:
     return sorted(tables, key=lambda table: SET_LABELS.index(table.metadata.get("set_label", "unknown")))
 
 
-def single_exit_of(table: ExitTable, single_exit: Sequence[ExitTable]) -> ExitTable | None:
-    """The single-exit table of a set.
+def match_single_exits(
+    tables: Sequence[ExitTable], single_exit: Sequence[ExitTable], *, dev: ExitTable | None
+) -> tuple[dict[str, ExitTable], dict[str, str]]:
+    """Which single-exit table stands beside which set.
 
     Arguments
     ---------
-    table : ExitTable
-        The set.
+    tables : sequence of ExitTable
+        Test sets.
     single_exit : sequence of ExitTable
-        To look in.
+        Of models with one exit, found by their set_name.
+    dev : ExitTable or None
+        Calibration data; its own single-exit table is passed over.
 
     Returns
     -------
-    ExitTable or None
-
-    Raises
-    ------
-    ValueError
-        When there are several.
+    tuple of (dict of str to ExitTable, dict of str to str)
+        By set name, utterances in the set's order; and reasons for those that cannot be compared.
     """
-    found = [single for single in single_exit if _same_set(single, table)]
-    if len(found) > 1:
-        raise ValueError(
-            f"expected at most one single-exit table of {table.metadata['set_name']!r}, got {len(found)}"
-        )
-    return found[0] if found else None
+    sets = {table.metadata["set_name"]: table for table in tables}
+    matched, left_out = {}, {}
+    for single in single_exit:
+        name = single.metadata.get("set_name")
+        if dev is not None and name == dev.metadata.get("set_name"):
+            continue
+        reason = "no such set is reported" if name not in sets else _why_not_paired(single, sets[name])
+        if reason is None and name in matched:
+            reason = "there is more than one"
+        if reason is None:
+            row_of = {utt_id: row for row, utt_id in enumerate(single.utt_ids)}
+            matched[name] = single.select(np.array([row_of[utt_id] for utt_id in sets[name].utt_ids]))
+        else:
+            left_out[f"single-exit table of {name}"] = reason
+    return matched, left_out
 
 
-def paired_errors(single: ExitTable, table: ExitTable) -> np.ndarray:
-    """Errors of the single exit, in the order of the other table's utterances.
-
-    Arguments
-    ---------
-    single : ExitTable
-        One exit.
-    table : ExitTable
-        The same utterances.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances,)
-
-    Raises
-    ------
-    ValueError
-        When utterances or their reference words differ.
-    """
-    row_of = {utt_id: row for row, utt_id in enumerate(single.utt_ids)}
-    if set(row_of) != set(table.utt_ids):
-        n_shared = len(set(row_of) & set(table.utt_ids))
-        raise ValueError(
-            f"the single-exit table of {table.metadata['set_name']!r} must hold the same utterances: it has "
-            f"{single.n_utterances}, the other {table.n_utterances}, and they share {n_shared}"
-        )
-    rows = np.array([row_of[utt_id] for utt_id in table.utt_ids])
-    if (single.n_ref_words[rows] != table.n_ref_words).any():
-        raise ValueError(
-            f"the single-exit table of {table.metadata['set_name']!r} counts other reference words; "
-            f"collect both with the same normalisation"
-        )
-    return single.errors[rows, -1]
-
-
-def _same_set(one: ExitTable, other: ExitTable) -> bool:
-    return one.metadata.get("set_name") == other.metadata["set_name"]
+def _why_not_paired(single: ExitTable, table: ExitTable) -> str | None:
+    words, others = (dict(zip(one.utt_ids, one.n_ref_words)) for one in (single, table))
+    if set(words) != set(others):
+        return f"it holds other utterances ({len(words)} and {len(others)}, {len(set(words) & set(others))} shared)"
+    if words != others:
+        return "its references have other numbers of words; collect both with the same normalisation"
+    return None
 
 
 def _refuse_other_model(dev: ExitTable, table: ExitTable) -> None:

@@ -156,11 +156,11 @@ def _text(i: int, example: Example) -> str:
     if example.reference is None:
         inner, last = escaped(example.inner) or NOTHING, marked(example.inner, example.last)
     else:
-        lines.append(f"   - said: {escaped(example.reference) or NOTHING}")
+        lines.append(f"    - said: {escaped(example.reference) or NOTHING}")
         inner = marked(example.reference, example.inner)
         last = marked(example.reference, example.last)
     errors = ((example.inner_layer, example.inner_errors, inner), (example.last_layer, example.last_errors, last))
-    lines += [f"   - layer {layer}, {_errors(count)}: {text}" for layer, count, text in errors]
+    lines += [f"    - layer {layer}, {_errors(count)}: {text}" for layer, count, text in errors]
     return "\n".join(lines)
 
 

@@ -96,9 +96,7 @@ def write_report(
         pictures = draw_figures(summary, aside)
         text = report_text(summary, examples=_examples_section(ordered(tables)), pictures=pictures)
         (aside / "report.md").write_text(text, encoding="utf-8")
-        (aside / "summary.json").write_text(
-            json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        (aside / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         for path in sorted(aside.iterdir()):
             os.replace(path, out / path.name)
     finally:
@@ -128,12 +126,13 @@ def closing_lines(summary: Mapping[str, Any]) -> list[str]:
         f"of {one['n_utterances']} utterances",
     ]
     best = best_on_calibration(one["policies"])
-    for title, text in (("chosen policy", summary["chosen_policy"]), ("best policy at the budget", best)):
+    judge = summary["dev"]["set_name"] if summary["dev"] else "this set itself"
+    titles = {"chosen policy": summary["chosen_policy"], f"best policy at the budget (by {judge})": best}
+    for title, text in titles.items():
         if text is not None:
             lines.append(f"{title}: {_policy_words(text, one['policies'][text])}")
     lines.append(
-        f"oracle (knows the reference): {number(one['oracle_a']['wer'])} % "
-        f"at {number(one['oracle_a']['depth'])} layers"
+        f"oracle (knows the reference): {number(one['oracle_a']['wer'])} % at {number(one['oracle_a']['depth'])} layers"
     )
     lines += [f"left out: {text}: {reason}" for text, reason in summary["left_out"].items()]
     return lines

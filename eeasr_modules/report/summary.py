@@ -27,7 +27,7 @@ from eeasr_modules.exits import (
     static_line,
 )
 from eeasr_modules.report.calibrating import grids, lacking_signals
-from eeasr_modules.report.checks import check_tables, ordered, paired_errors, single_exit_of
+from eeasr_modules.report.checks import check_tables, match_single_exits, ordered
 from eeasr_modules.report.evaluation import Outcome, evaluate, point_of, refuse_below_oracle
 
 SUMMARY_VERSION = 1
@@ -91,7 +91,7 @@ def summarise(
     chosen = str(parse_policies(policy)[0]) if policy else None
     left_out = {}
     if all(table.n_exits == 1 for table in tables):
-        left_out = {text: "one exit only, so there is nothing to decide" for text in asked}
+        left_out = dict.fromkeys(asked, "one exit only, so there is nothing to decide")
         chosen = None
     else:
         for text, one in asked.items():
@@ -103,26 +103,25 @@ def summarise(
     dev_grids = grids(kept, dev) if dev is not None else None
     sets = {}
     for table in tables:
-        outcomes, unmet = evaluate(
-            kept, table, dev=dev, dev_grids=dev_grids, budget=budget, calibrated=calibrated
-        )
+        outcomes, unmet = evaluate(kept, table, dev=dev, dev_grids=dev_grids, budget=budget, calibrated=calibrated)
         left_out |= unmet
         sets[table.metadata["set_name"]] = (table, outcomes)
     if chosen in left_out:
         raise ValueError(left_out[chosen])
-    first_outcomes = next(iter(sets.values()))[1]
-    singles = {name: single_exit_of(table, single_exit) for name, (table, _) in sets.items()}
+    reported = {text: one for text, one in next(iter(sets.values()))[1].items() if text not in left_out}
+    singles, unpaired = match_single_exits(tables, single_exit, dev=dev)
+    left_out |= unpaired
     content = {
         "schema_version": SUMMARY_VERSION,
         "date": datetime.now(UTC).date().isoformat(),
         "command": command,
         "budget": budget,
         "budget_layers": budget_cost(budget, tables[0]),
-        "chosen_policy": chosen or _default_choice(first_outcomes, has_dev=dev is not None),
+        "chosen_policy": chosen or _default_choice(reported, has_dev=dev is not None),
         "dev": _dev_numbers(dev) if dev is not None else None,
         "left_out": left_out,
         "sets": {
-            name: set_numbers(table, outcomes, single=singles[name], rng=rng)
+            name: set_numbers(table, outcomes, single=singles.get(name), rng=rng)
             for name, (table, outcomes) in sets.items()
         },
     }
@@ -145,7 +144,7 @@ def set_numbers(
     outcomes : mapping of str to Outcome
         Policies on it.
     single : ExitTable or None
-        The set by a model trained with one exit only.
+        The set by a model trained with one exit only, utterances in the same order.
     rng : np.random.Generator
         For the bootstrap.
 
@@ -158,9 +157,7 @@ def set_numbers(
     lines = {"n_ref_words": table.n_ref_words, "weights": table.duration_s}
     static, oracle = static_line(errors, costs, **lines), oracle_c(errors, costs, **lines)
     intervals = [
-        bootstrap_wer(
-            errors[:, k], table.n_ref_words, speakers=table.speakers, rng=rng, n_draws=N_DRAWS
-        )
+        bootstrap_wer(errors[:, k], table.n_ref_words, speakers=table.speakers, rng=rng, n_draws=N_DRAWS)
         for k in range(table.n_exits)
     ]
     shares = overthinking(errors)
@@ -195,8 +192,7 @@ def set_numbers(
         "oracle_c": _thinned(oracle),
         "at_budgets": [_at(share * table.exit_layers[-1], table, static, oracle) for share in BUDGET_SHARES],
         "at_layers": [
-            _at(layer, table, static, oracle)
-            for layer in range(table.exit_layers[0], table.exit_layers[-1] + 1)
+            _at(layer, table, static, oracle) for layer in range(table.exit_layers[0], table.exit_layers[-1] + 1)
         ],
         "policies": {
             text: _policy_numbers(outcome, table, static=static, oracle=oracle, rng=rng)
@@ -215,9 +211,7 @@ def _policy_numbers(
     refuse_below_oracle(points, oracle, policy=outcome.policy, set_name=name)
     emitted = table.errors[np.arange(table.n_utterances), outcome.exit_index]
     paired = {"n_ref_words": table.n_ref_words, "speakers": table.speakers, "rng": rng, "n_draws": N_DRAWS}
-    interval = bootstrap_wer(
-        emitted, table.n_ref_words, speakers=table.speakers, rng=rng, n_draws=N_DRAWS
-    )
+    interval = bootstrap_wer(emitted, table.n_ref_words, speakers=table.speakers, rng=rng, n_draws=N_DRAWS)
     above = bootstrap_above_static(
         outcome.exit_index, table.errors, costs=exit_costs(table), weights=table.duration_s, **paired
     )
@@ -246,7 +240,7 @@ def _policy_numbers(
 
 def _single_numbers(single: ExitTable, table: ExitTable, *, rng: np.random.Generator) -> dict[str, Any]:
     """The price of exits: last exit against the same encoder trained with one exit only."""
-    errors = paired_errors(single, table)
+    errors = single.errors[:, -1]
     options = {"speakers": table.speakers, "rng": rng, "n_draws": N_DRAWS}
     interval = bootstrap_wer(errors, table.n_ref_words, **options)
     tax = bootstrap_difference(table.errors[:, -1], errors, n_ref_words=table.n_ref_words, **options)

@@ -11,8 +11,8 @@ LABELS = {
 }
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; its first column to the left, all others to the right.
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int = 1) -> str:
+    """A table; its first columns to the left, all others to the right.
 
     Arguments
     ---------
@@ -20,6 +20,8 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         Names of the columns.
     rows : sequence of sequences of str
         Cells; a bar in one is escaped.
+    n_left : int
+        Columns that hold text.
 
     Returns
     -------
@@ -32,7 +34,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     |---|---:|
     | test | 4.35 |
     """
-    rule = "|".join(["", "---", *["---:"] * (len(header) - 1), ""])
+    rule = "|".join(["", *["---"] * n_left, *["---:"] * (len(header) - n_left), ""])
     lines = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join([_row(header), rule, *map(_row, lines)])
 
@@ -134,7 +136,7 @@ def sets_table(summary: dict[str, Any]) -> str:
             point = one["policies"][chosen]["at_budget"]
             row += [f"{number(point['wer'])} @ {number(point['depth'])}", percent(point["gap_closed"])]
         rows.append(row)
-    return markdown_table(header, rows)
+    return markdown_table(header, rows, n_left=2)
 
 
 def policies_table(one: dict[str, Any]) -> str:
@@ -167,7 +169,7 @@ def policies_table(one: dict[str, Any]) -> str:
                 percent(point["gap_closed"]),
             ]
         )
-    return markdown_table(header, rows)
+    return markdown_table(header, rows, n_left=2)
 
 
 def depths_table(one: dict[str, Any]) -> str:

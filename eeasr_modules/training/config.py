@@ -5,6 +5,7 @@ command line replace. HyperPyYAML would let unknown nested keys and wrong types 
 """
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,8 @@ class Key:
         null allowed.
     low, high : float or None
         Bounds, inclusive.
+    above : float or None
+        Bound, exclusive.
     choices : tuple
         Allowed values.
     """
@@ -36,6 +39,7 @@ class Key:
     optional: bool = False
     low: float | None = None
     high: float | None = None
+    above: float | None = None
     choices: tuple = ()
 
     def check(self, name: str, value: object) -> None:
@@ -52,12 +56,17 @@ class Key:
                 raise ValueError(f"{name} must be {wanted}{' or null' if self.optional else ''}, got {value!r}")
             if self.choices and one not in self.choices:
                 raise ValueError(f"{name} must be one of {', '.join(map(str, self.choices))}, got {one!r}")
+            if isinstance(one, float) and not math.isfinite(one):
+                raise ValueError(f"{name} must be a finite number, got {one!r}")
             if (self.low is not None and one < self.low) or (self.high is not None and one > self.high):
-                raise ValueError(f"{name} must lie between {self.low} and {self.high}, got {one!r}")
+                bounds = f"be at least {self.low}" if self.high is None else f"lie between {self.low} and {self.high}"
+                raise ValueError(f"{name} must {bounds}, got {one!r}")
+            if self.above is not None and one <= self.above:
+                raise ValueError(f"{name} must be above {self.above}, got {one!r}")
 
 
 def _positive(kind: type = int, **more) -> Key:
-    return Key(kind, low=1 if kind is int else 0.0, **more)
+    return Key(int, low=1, **more) if kind is int else Key(kind, above=0, **more)
 
 
 KEYS: dict[str, Key] = {
@@ -208,7 +217,9 @@ def check(values: dict, *, recipes: Path) -> Config:
     for name, value in own.items():
         KEYS[name].check(name, value)
     ood_folders = {}
-    for name in set(values) - set(own):
+    for name in values:
+        if name in own:
+            continue
         corpus = OOD_KEY.fullmatch(name).group(1)
         if corpus not in corpora:
             raise ValueError(f"{name}: no corpus '{corpus}' under recipes/, there are {', '.join(corpora)}")
@@ -244,6 +255,8 @@ def _check_together(config: Config) -> None:
     for shift in config.shifts:
         if shift not in SHIFTS:
             raise ValueError(f"unknown shift '{shift}', there are {', '.join(SHIFTS)}")
+    if not config.speeds:
+        raise ValueError("speeds must hold at least one percentage, got []; [100] leaves the speed as it is")
     if config.tokens != "characters" and config.n_tokens is None:
         raise ValueError(f"tokens: {config.tokens} needs n_tokens, the size of the vocabulary")
     if config.freeze_encoder and config.init_from is None:
@@ -274,13 +287,12 @@ def load_yaml(path: str | Path, overrides: str | dict = "") -> dict:
     FileNotFoundError, ValueError
         With one sentence.
     """
-    import yaml
     from hyperpyyaml import load_hyperpyyaml
 
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such YAML: '{path}'; those of this project are in hparams/")
-    replaced = (yaml.safe_load(overrides) if isinstance(overrides, str) else overrides) or {}
+    replaced = _parsed(overrides) if isinstance(overrides, str) else overrides
     try:
         with path.open(encoding="utf-8") as stream:
             loaded = load_hyperpyyaml(stream)
@@ -289,6 +301,21 @@ def load_yaml(path: str | Path, overrides: str | dict = "") -> dict:
     if not isinstance(loaded, dict):
         raise ValueError(f"'{path}' must hold keys and values, got {type(loaded).__name__}")
     return {**flatten(loaded), **_plain(replaced)}
+
+
+def _parsed(overrides: str) -> dict:
+    import yaml
+
+    try:
+        parsed = yaml.safe_load(overrides) or {}
+    except yaml.YAMLError as err:
+        given = " ".join(overrides.split())
+        raise ValueError(
+            f"what follows the YAML must be --key value, each value a valid YAML value, got '{given}'"
+        ) from err
+    if not isinstance(parsed, dict):
+        raise ValueError(f"what follows the YAML must be --key value, got '{overrides}' without a key")
+    return parsed
 
 
 def _plain(overrides: dict) -> dict:

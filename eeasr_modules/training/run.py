@@ -64,8 +64,8 @@ def set_up(argv: list[str], *, recipes: Path) -> Run:
         One sentence on the first thing that is wrong.
     """
     yaml_path, run_opts, overrides = sb.parse_arguments(argv)
-    replaced = yaml.safe_load(overrides) or {}
     config = load(yaml_path, overrides, recipes=recipes)
+    replaced = yaml.safe_load(overrides) or {}  # load has refused what is no mapping
     folder = Path(config.output_folder)
     load_brain_class(config.brain)
     if run_opts.test_only and not (folder / "model" / "config.json").is_file():

@@ -1,0 +1,190 @@
+"""Pictures of a report, drawn from the numbers of its summary.
+
+Colours are those of Okabe and Ito, which people with colour blindness tell apart; lines differ by style or
+marker as well.
+"""
+
+import re
+from collections.abc import Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.report.frontier import draw_frontier
+from eeasr_modules.report.tables import LABELS
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C510A")
+LABEL_COLOURS = {"in_domain": "#0072B2", "shifted": "#E69F00", "ood": "#D55E00", "unknown": "#7F7F7F"}
+LABEL_LINES = {"in_domain": "-", "shifted": "--", "ood": ":", "unknown": "-."}
+MARKERS = "osD^vP*X"
+DPI = 130
+LOG_FROM = 6.0  # ratio of largest to smallest WER from which a linear axis hides the small ones
+STYLE = {
+    "font.size": 11,
+    "axes.titlesize": 12,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+}
+
+
+def draw_figures(summary: Mapping[str, Any], folder: Path) -> list[str]:
+    """Draw all pictures of a report.
+
+    Arguments
+    ---------
+    summary : mapping
+        Of `summarise`.
+    folder : Path
+        Where the PNG files go.
+
+    Returns
+    -------
+    list of str
+        Their names, in the order in which a page shows them.
+    """
+    sets, chosen = summary["sets"], summary["chosen_policy"]
+    names = ["wer_per_exit.png"]
+    with _canvas(folder / names[0], (9.5, 5.2)) as figure:
+        _draw_wer_per_exit(figure, sets)
+    for name, one in sets.items():
+        if len(one["exit_layers"]) < 2:
+            continue
+        names.append(frontier_name(name))
+        with _canvas(folder / names[-1], (12.5, 6.4)) as figure:
+            draw_frontier(figure, name, one, chosen=chosen)
+    if chosen is not None:
+        names.append("exits_chosen.png")
+        n_rows = -(-len(sets) // 3)
+        with _canvas(folder / names[-1], (3.6 * min(3, len(sets)) + 0.6, 2.5 * n_rows + 0.9)) as figure:
+            _draw_exits_chosen(figure, sets, chosen=chosen)
+    if any(len(one["exit_layers"]) > 1 for one in sets.values()):
+        names.append("overthinking.png")
+        with _canvas(folder / names[-1], (9.0, 0.5 * len(sets) + 2.0)) as figure:
+            _draw_overthinking(figure, sets)
+    return names
+
+
+def frontier_name(set_name: str) -> str:
+    """File name of a set's frontier.
+
+    Arguments
+    ---------
+    set_name : str
+        Any text.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> frontier_name("an4 test/noise")
+    'frontier_an4_test_noise.png'
+    """
+    return f"frontier_{re.sub(r'[^A-Za-z0-9.-]+', '_', set_name)}.png"
+
+
+@contextmanager
+def _canvas(path: Path, size: tuple[float, float]):
+    """A figure that is saved when the block ends; no display, and no global state changes."""
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=size)
+        FigureCanvasAgg(figure)
+        yield figure
+        figure.savefig(path, dpi=DPI)
+
+
+def _draw_wer_per_exit(figure: Any, sets: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+    axes = figure.add_subplot()
+    for i, (name, one) in enumerate(sets.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        title = f"{name} ({LABELS[one['label']]})" if one["label"] != "unknown" else name
+        axes.plot(
+            one["exit_layers"],
+            one["wer_per_exit"],
+            linestyle=LABEL_LINES[one["label"]],
+            marker=MARKERS[i % len(MARKERS)],
+            color=colour,
+            linewidth=2.6 if one["label"] == "in_domain" else 1.8,
+            markersize=6,
+            label=f"{title}: {one['wer_per_exit'][-1]:.2f} %",
+        )
+        low, high = np.array(one["wer_interval_per_exit"]).T
+        axes.fill_between(one["exit_layers"], low, high, color=colour, alpha=0.12, linewidth=0)
+    values = np.concatenate([one["wer_per_exit"] for one in sets.values()])
+    if values.min() > 0.5 and values.max() / values.min() > LOG_FROM:
+        axes.set_yscale("log")
+        ticks = [t for t in (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300) if _near(t, values)]
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.set_ylabel("WER (%), logarithmic")
+    else:
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("WER (%)")
+    axes.set_xticks(sorted({layer for one in sets.values() for layer in one["exit_layers"]}))
+    axes.set_xlabel("exit after layer")
+    axes.set_title("WER per exit (bands: 95 %)")
+    axes.legend(title="set: WER of the last exit", loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+
+def _near(tick: float, values: np.ndarray) -> bool:
+    return values.min() / 1.5 <= tick <= values.max() * 1.5
+
+
+def _draw_exits_chosen(figure: Any, sets: Mapping[str, Any], *, chosen: str) -> None:
+    n_columns = min(3, len(sets))
+    n_rows = -(-len(sets) // n_columns)
+    grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
+    for axes, (name, one) in zip(grid.flat, sets.items()):
+        counts = np.array(one["policies"][chosen]["at_budget"]["exits_chosen"])
+        places = np.arange(len(counts))
+        axes.bar(places, 100 * counts / counts.sum(), color=LABEL_COLOURS[one["label"]], width=0.75)
+        step = max(1, -(-len(places) // 12))
+        axes.set_xticks(places[::step], one["exit_layers"][::step])
+        axes.grid(axis="x", visible=False)
+        depth = one["policies"][chosen]["at_budget"]["depth"]
+        axes.set_title(f"{name}\nmean depth {depth:.2f} of {one['exit_layers'][-1]}", fontsize=10.5)
+    for axes in grid.flat[len(sets) :]:
+        axes.set_visible(False)
+    figure.suptitle(f"Exits chosen by {chosen}", fontsize=12)
+    figure.supxlabel("exit after layer", fontsize=11)
+    figure.supylabel("utterances (%)", fontsize=11)
+
+
+def _draw_overthinking(figure: Any, sets: Mapping[str, Any]) -> None:
+    from matplotlib.patches import Patch
+
+    axes = figure.add_subplot()
+    places = np.arange(len(sets))[::-1]
+    widest = 0.0
+    for place, one in zip(places, sets.values()):
+        better, wrong_now = (100 * one["overthinking"][f"{key}_share"] for key in ("inner_better", "destructive"))
+        colour = LABEL_COLOURS[one["label"]]
+        axes.barh(place, better, height=0.65, color=colour, alpha=0.45)
+        axes.barh(place, wrong_now, height=0.65, color=colour)
+        axes.annotate(f"{better:.1f} %", (better, place), xytext=(5, 0), textcoords="offset points", va="center")
+        widest = max(widest, better)
+    axes.set_yticks(places, list(sets))
+    axes.set_xlim(0, max(1.0, 1.15 * widest))
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel("utterances on which an inner exit has fewer errors than the last (%)")
+    labels = list(dict.fromkeys(one["label"] for one in sets.values()))
+    keys = [Patch(color=LABEL_COLOURS[label], label=LABELS[label]) for label in labels if label != "unknown"]
+    keys += [
+        Patch(color="#555555", label="right at an inner exit, wrong at the last"),
+        Patch(color="#555555", alpha=0.45, label="fewer errors at an inner exit"),
+    ]
+    axes.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=min(3, len(keys)))

@@ -1,0 +1,106 @@
+"""Acoustic signals against values worked out by hand."""
+
+import math
+
+import pytest
+import torch
+
+from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, acoustic_signals
+
+# two frames of three tokens, blank is token 0; the first frame is blank, the second is token 2
+PROBS = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])
+PREVIOUS = torch.tensor([[[0.8, 0.1, 0.1], [0.3, 0.3, 0.4]]])
+HIDDEN = torch.tensor([[[1.0, 0.0], [3.0, 4.0]]])
+PREVIOUS_HIDDEN = torch.tensor([[[0.0, 2.0], [6.0, 8.0]]])
+
+
+def signals(probs=PROBS, hidden=HIDDEN, n_frames=(2,), *, previous=PREVIOUS, previous_hidden=PREVIOUS_HIDDEN, blank=0):
+    return acoustic_signals(
+        probs.log(),
+        hidden,
+        torch.tensor(n_frames),
+        previous_log_probs=None if previous is None else previous.log(),
+        previous_hidden=previous_hidden,
+        blank_index=blank,
+    )
+
+
+def entropy(*probs):
+    return -sum(p * math.log(p) for p in probs)
+
+
+def test_every_signal_has_the_value_worked_out_by_hand():
+    found = {name: values.item() for name, values in signals().items()}
+    cross = [
+        -(0.8 * math.log(0.5) + 0.1 * math.log(0.25) + 0.1 * math.log(0.25)),
+        -(0.3 * math.log(0.1) + 0.3 * math.log(0.2) + 0.4 * math.log(0.7)),
+    ]
+    expected = {
+        "entropy": (entropy(0.5, 0.25, 0.25) + entropy(0.1, 0.2, 0.7)) / 2,
+        "entropy_nonblank": entropy(0.1, 0.2, 0.7),
+        "confidence": (0.5 + 0.7) / 2,
+        "margin": (0.25 + 0.5) / 2,
+        "blank_rate": 0.5,
+        "cross_entropy": sum(cross) / 2,
+        "cosine": (0.0 + 1.0) / 2,
+    }
+    assert found == pytest.approx(expected, abs=1e-6)
+    assert tuple(found) == ACOUSTIC_SIGNALS
+
+
+def test_the_first_exit_is_compared_with_the_all_blank_posterior():
+    assert signals(previous=None)["cross_entropy"].item() == pytest.approx(-(math.log(0.5) + math.log(0.1)) / 2)
+    blank_last = signals(previous=None, blank=2)
+    assert blank_last["cross_entropy"].item() == pytest.approx(-(math.log(0.25) + math.log(0.7)) / 2)
+    assert blank_last["blank_rate"].item() == 0.5
+
+
+@pytest.mark.parametrize("previous", [PREVIOUS, None])
+def test_frames_of_padding_count_for_nothing(previous):
+    alone = signals(previous=previous)
+    odd = torch.tensor([[[0.98, 0.01, 0.01]]])
+    padded = signals(
+        torch.cat([PROBS, odd], dim=1),
+        torch.cat([HIDDEN, torch.full((1, 1, 2), 1e6)], dim=1),
+        previous=None if previous is None else torch.cat([previous, odd], dim=1),
+        previous_hidden=torch.cat([PREVIOUS_HIDDEN, torch.full((1, 1, 2), -1e6)], dim=1),
+    )
+    for name in ACOUSTIC_SIGNALS:
+        torch.testing.assert_close(padded[name], alone[name])
+
+
+def test_each_utterance_of_a_batch_has_its_own_mean():
+    both = signals(
+        PROBS.repeat(2, 1, 1),
+        HIDDEN.repeat(2, 1, 1),
+        (2, 1),
+        previous=PREVIOUS.repeat(2, 1, 1),
+        previous_hidden=PREVIOUS_HIDDEN.repeat(2, 1, 1),
+    )
+    assert both["confidence"].tolist() == pytest.approx([0.6, 0.5])
+    assert both["blank_rate"].tolist() == [0.5, 1.0]
+    assert both["entropy_nonblank"].tolist() == pytest.approx([entropy(0.1, 0.2, 0.7), 0.0])  # none spoken: 0
+
+
+@pytest.mark.parametrize("previous", ["other", "same", None])
+def test_probabilities_of_zero_give_finite_signals(previous):
+    certain = torch.tensor([[[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]])
+    before = {"other": PREVIOUS, "same": certain, None: None}[previous]
+    found = signals(certain, previous=before)
+    assert all(torch.isfinite(values).all() for values in found.values()), found
+    assert found["entropy"].item() == 0.0 and found["margin"].item() == 1.0
+    if previous == "same":
+        assert found["cross_entropy"].item() == 0.0
+
+
+def test_signals_are_float32_whatever_came():
+    half = acoustic_signals(
+        PROBS.log().bfloat16(),
+        HIDDEN.bfloat16(),
+        torch.tensor([2]),
+        previous_log_probs=PREVIOUS.log().bfloat16(),
+        previous_hidden=PREVIOUS_HIDDEN.bfloat16(),
+        blank_index=0,
+    )
+    assert {values.dtype for values in half.values()} == {torch.float32}
+    assert half["confidence"].item() == pytest.approx(0.6, abs=0.01)

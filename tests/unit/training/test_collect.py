@@ -1,0 +1,171 @@
+"""The test pass: its table does not depend on batches, and is made once for a model and a set."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from eeasr_modules.exits.edits import count_edits
+from eeasr_modules.exits.parquet import read_table
+from eeasr_modules.models.signals import ACOUSTIC_SIGNALS
+from eeasr_modules.training.collect import collect, collect_or_reuse, length_batches, table_metadata
+
+
+class TestLengthBatches:
+    DURATIONS = np.random.default_rng(0).uniform(0.2, 9.0, 200).tolist()
+
+    @pytest.mark.parametrize("batch_seconds", [0.1, 5.0, 20.0, 1e9])
+    def test_every_utterance_is_in_one_batch(self, batch_seconds):
+        batches = length_batches(self.DURATIONS, batch_seconds)
+        assert sorted(i for batch in batches for i in batch) == list(range(200))
+
+    @pytest.mark.parametrize("batch_seconds", [0.1, 5.0, 20.0, 300.0])
+    def test_padded_length_is_bounded_unless_one_utterance_is_longer(self, batch_seconds):
+        for batch in length_batches(self.DURATIONS, batch_seconds):
+            longest = max(self.DURATIONS[i] for i in batch)
+            assert longest * len(batch) <= batch_seconds or len(batch) == 1
+
+    def test_short_ones_come_first_so_that_lengths_within_a_batch_are_alike(self):
+        order = [self.DURATIONS[i] for batch in length_batches(self.DURATIONS, 20.0) for i in batch]
+        assert order == sorted(order)
+
+    def test_a_small_bound_is_one_utterance_a_batch_and_a_large_one_is_one_batch(self):
+        assert len(length_batches(self.DURATIONS, 0.0)) == 200
+        assert len(length_batches(self.DURATIONS, 1e9)) == 1
+        assert length_batches([], 10.0) == []
+
+
+@pytest.fixture
+def test_set(corpora):
+    return corpora.tests[0]
+
+
+@pytest.fixture
+def loud(model):
+    """The tiny model with larger logits, so that exits say something, and different things."""
+    with torch.no_grad():
+        for e, head in enumerate(model.heads):
+            head.projection.weight.mul_(4.0 + e)
+            head.projection.bias[0] += 1.0
+    return model
+
+
+def collected(model, vocabulary, evaluation_set, read, *, batch_seconds=60.0, **options):
+    limit = options.pop("limit", None)
+    metadata = table_metadata(evaluation_set, model, model_digest="m", seed=7, limit=limit)
+    return collect(
+        model,
+        vocabulary,
+        evaluation_set,
+        read=read,
+        batch_seconds=batch_seconds,
+        metadata=metadata,
+        limit=limit,
+        progress=False,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("which", [0, 1])  # the test set, and the same with noise
+def test_the_table_does_not_depend_on_the_batch(loud, vocabulary, corpora, read, which):
+    alone = collected(loud, vocabulary, corpora.tests[which], read, batch_seconds=0.1)
+    for batch_seconds in (4.0, 60.0):
+        together = collected(loud, vocabulary, corpora.tests[which], read, batch_seconds=batch_seconds)
+        assert (together.hypotheses == alone.hypotheses).all()
+        for name in (*ACOUSTIC_SIGNALS, "char_change", "word_change", "n_chars"):
+            np.testing.assert_allclose(together.signal(name), alone.signal(name), atol=1e-5, err_msg=name)
+        for name in ("utt_ids", "n_frames", "duration_s", "cost_layers", "cost_macs", "head_macs", "n_sub"):
+            np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
+    assert len({str(row) for row in alone.hypotheses}) > 1 and any(alone.hypotheses[:, -1])  # they do say something
+
+
+def test_a_row_holds_what_the_model_says_of_that_utterance(loud, vocabulary, test_set, read):
+    table = collected(loud, vocabulary, test_set, read)
+    assert table.metadata["set_label"] == "in_domain" and table.metadata["n_layers"] == 2
+    assert table.exit_layers.tolist() == [1, 2] and table.n_utterances == 9
+    assert table.speakers[0] in table.utt_ids[0]
+    np.testing.assert_allclose(table.cost_layers, table.duration_s[:, None] * table.exit_layers)
+    np.testing.assert_array_equal(table.n_frames, loud.encoder.frames_for((table.duration_s * 16000).round().astype(int)))
+    for i, reference in enumerate(table.references):
+        for e in range(2):
+            assert table.errors[i, e] == sum(count_edits(reference, table.hypotheses[i, e]))
+    assert (table.cost_macs[:, 1] > table.cost_macs[:, 0]).all() and (table.head_macs > 0).all()
+
+
+def test_a_faster_set_is_shorter_and_a_noisy_one_as_long(model, vocabulary, make_config, make_corpora, read, tmp_path):
+    sets = make_corpora(make_config(shifts=["noise_0db", "fast"]), tmp_path).tests
+    plain, noisy, fast = (collected(model, vocabulary, one, read) for one in sets)
+    np.testing.assert_allclose(noisy.duration_s, plain.duration_s)
+    np.testing.assert_allclose(fast.duration_s, plain.duration_s / 1.2, rtol=1e-3)
+    assert (noisy.signal("entropy") != plain.signal("entropy")).all()
+
+
+def test_half_precision_gives_nearly_the_same_signals(model, vocabulary, test_set, read):
+    full = collected(model, vocabulary, test_set, read)
+    half = collected(model, vocabulary, test_set, read, precision="bf16")
+    np.testing.assert_allclose(half.signal("entropy"), full.signal("entropy"), atol=0.05)
+    assert (half.signal("entropy") != full.signal("entropy")).any()
+
+
+def test_a_limit_takes_an_even_slice(model, vocabulary, test_set, read):
+    table = collected(model, vocabulary, test_set, read, limit=4)
+    whole = collected(model, vocabulary, test_set, read)
+    assert table.utt_ids.tolist() == whole.utt_ids[[0, 2, 4, 6]].tolist()
+
+
+class TestReuse:
+    @pytest.fixture
+    def collect_again(self, model, vocabulary, corpora, read, tmp_path):
+        """Collect to one path; returns the table and how many files were heard."""
+
+        def again(which=0, *, digest="m", seed=7, limit=None, **options):
+            heard = []
+            evaluation_set = corpora.tests[which]
+            metadata = table_metadata(evaluation_set, model, model_digest=digest, seed=seed, limit=limit)
+            table = collect_or_reuse(
+                model,
+                vocabulary,
+                evaluation_set,
+                tmp_path / "tables" / "t.parquet",
+                metadata=metadata,
+                read=lambda path: heard.append(path) or read(path),
+                batch_seconds=60.0,
+                limit=limit,
+                progress=False,
+                **options,
+            )
+            return table, len(heard)
+
+        return again
+
+    def test_a_table_of_the_same_model_and_data_is_read_not_made(self, collect_again):
+        first, heard = collect_again()
+        second, heard_again = collect_again()
+        assert (heard, heard_again) == (9, 0)
+        np.testing.assert_array_equal(first.signal("entropy"), second.signal("entropy"))
+        assert (first.hypotheses == second.hypotheses).all()
+
+    @pytest.mark.parametrize(
+        ("change", "n_heard"),
+        [
+            ({"digest": "other"}, 9),
+            ({"seed": 8}, 9),
+            ({"limit": 4}, 4),
+            ({"which": 1}, 9),
+            ({"precision": "bf16"}, 9),
+        ],
+    )
+    def test_another_model_seed_slice_shift_or_precision_makes_it_anew(self, collect_again, change, n_heard):
+        collect_again()
+        assert collect_again(**change)[1] == n_heard
+        assert collect_again(**change)[1] == 0
+
+    def test_a_file_that_is_broken_is_made_anew_and_said_so(self, collect_again, tmp_path, caplog):
+        collect_again()
+        path = tmp_path / "tables" / "t.parquet"
+        path.write_bytes(path.read_bytes()[:200])
+        table, heard = collect_again()
+        assert heard == 9 and "cannot be read" in caplog.text
+        assert read_table(path).n_utterances == table.n_utterances == 9
+        assert os.listdir(path.parent) == ["t.parquet"]
