@@ -44,7 +44,6 @@ def main(argv: list[str]) -> int:
     )
     write_card(run.folder / "model", run.config, summary)
     print("\n".join(closing_lines(summary)))
-    print(f"report: {run.folder / 'report' / 'report.md'}")
     return 0
 
 

@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0, or 2 after one sentence on standard error.
+        0, 2 after one sentence on standard error, 130 when interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
@@ -35,8 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = parser.parse_args(argv)
         options.command_line = shlex.join(["eeasr", *argv])
         options.run(options)
-    except BrokenPipeError:
-        raise
+    except KeyboardInterrupt:
+        print("eeasr: stopped", file=sys.stderr)
+        return 130
     except (ValueError, KeyError, OSError) as err:
         message = err.args[0] if isinstance(err, KeyError) and err.args else err
         print(f"eeasr: error: {message}", file=sys.stderr)

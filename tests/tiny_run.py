@@ -16,13 +16,14 @@ TINY = {
     "n_mels": 20,
     "n_epochs": 2,
     "batch_seconds": 12.0,
+    "test_splits": ["test"],
     "shifts": ["noise_10db"],
     "average_checkpoints": 2,
     "compare_policies": "random, entropy, between(patience(1))",
 }
 
 
-def tiny_argv(data_folder: Path | str, output_folder: Path | str, **changes: object) -> list[str]:
+def tiny_argv(data_folder: Path | str, output_folder: Path | str, /, **changes: object) -> list[str]:
     """Arguments of `train.py` for a tiny run; `changes` replace keys, None leaves a key to the YAML."""
     values = {**TINY, "data_folder": data_folder, "output_folder": output_folder, **changes}
     given = [part for key, value in values.items() if value is not None for part in (f"--{key}", str(value))]

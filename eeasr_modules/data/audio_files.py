@@ -49,7 +49,9 @@ def find_audio(folder: Path | str, suffixes: Iterable[str] = AUDIO_SUFFIXES) -> 
     return found
 
 
-def look_at_audio(paths: Sequence[Path | None], *, decode: bool, title: str) -> Iterator[Look]:
+def look_at_audio(
+    paths: Sequence[Path | None], *, decode: bool, title: str, known: Sequence[float | None] | None = None
+) -> Iterator[Look]:
     """A look at each file, in order; a chunk at a time over all cores, so memory stays flat.
 
     Arguments
@@ -60,24 +62,28 @@ def look_at_audio(paths: Sequence[Path | None], *, decode: bool, title: str) -> 
         Read to the end, to find files cut short.
     title : str
         Of the progress bar.
+    known : sequence of float or None, optional
+        Durations that the corpus publishes; such a file is not opened.
     """
     from tqdm import tqdm
 
-    remaining = iter(paths)
+    remaining = zip(paths, known or [None] * len(paths), strict=True)
     # Threads are enough: libsndfile decodes outside Python's lock.
     with (
         ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
         tqdm(total=len(paths), desc=title, unit="utt", dynamic_ncols=True) as bar,
     ):
         while chunk := list(islice(remaining, _CHUNK)):
-            for look in pool.map(lambda path: _look(path, decode), chunk):
+            for look in pool.map(lambda one: _look(*one, decode), chunk):
                 bar.update()
                 yield look
 
 
-def _look(path: Path | None, decode: bool) -> Look:
+def _look(path: Path | None, duration_s: float | None, decode: bool) -> Look:
     if path is None or not path.is_file():
         return Look(wrong="missing", why=f"no file {path or 'of that name'}")
+    if duration_s is not None:
+        return Look(duration_s) if path.stat().st_size else Look(wrong="corrupt", why=f"{path} is empty")
     try:
         return Look(audio_duration_s(path, decode=decode))
     except ValueError as error:

@@ -43,12 +43,15 @@ class Utterance:
         Where the audio should be; None when no file was found for it.
     text : str
         Normalised reference.
+    duration_s : float or None
+        Where the corpus publishes it: the file is then not opened, only checked to be there and not empty.
     """
 
     utt_id: str
     speaker: str
     audio: Path | None
     text: str
+    duration_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ def write_manifest(
         return path
     _check_unique(utterances, path)
     rows, skipped = [], {"missing": [], "corrupt": []}
-    looks = look_at_audio([each.audio for each in utterances], decode=decode, title=f"{corpus} {split}")
+    known = [each.duration_s for each in utterances]
+    looks = look_at_audio([each.audio for each in utterances], decode=decode, known=known, title=f"{corpus} {split}")
     for utterance, look in zip(utterances, looks, strict=True):
         if look.wrong is None:
             rows.append(_row(utterance, look.duration_s, data_folder))
@@ -206,6 +210,8 @@ def _input_digest(utterances: Sequence[Utterance], made_from: Mapping, left_out:
         if utterance.audio is not None and utterance.audio.exists():
             status = utterance.audio.stat()
             state = (status.st_size, status.st_mtime_ns)
+        if utterance.duration_s is not None:
+            state += (utterance.duration_s,)
         line = (utterance.utt_id, utterance.speaker, utterance.text, str(utterance.audio), *state)
         digest.update(repr(line).encode())
     return digest.hexdigest()

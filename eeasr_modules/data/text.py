@@ -95,7 +95,55 @@ def normalise_an4(line: str) -> str:
     return normalise_english(re.sub(r"</?s>", " ", line, flags=re.IGNORECASE), unreadable="raise")
 
 
-NORMALISERS: dict[str, Callable[[str], str | None]] = {"english": normalise_english, "an4": normalise_an4}
+def normalise_letters(text: str, *, unreadable: str = "drop") -> str | None:
+    """Upper-case letters of any script, apostrophes and single spaces: the rule for languages other than English.
+
+    As `normalise_english`, but accents and other scripts stay (composed, NFC) with the marks that belong to them;
+    upper case is Unicode's, which writes ß as SS and Turkish ı as I. Digits and symbols have no spelling here.
+
+    Arguments
+    ---------
+    text : str
+        A sentence as published.
+    unreadable : str
+        As in `normalise_english`.
+
+    Returns
+    -------
+    str or None
+        Possibly empty; None when dropped.
+
+    Example
+    -------
+    >>> normalise_letters("„Où est l’été?“")
+    "OÙ EST L'ÉTÉ"
+    >>> normalise_letters("Zimmer 12") is None
+    True
+    """
+    if unreadable not in ("drop", "remove", "raise"):
+        raise ValueError(f"unreadable must be drop, remove or raise, got {unreadable!r}")
+    text = text.translate(_APOSTROPHES).translate(_BREAKS)
+    kept = []
+    for character in unicodedata.normalize("NFC", text.upper()):
+        category = unicodedata.category(character)
+        if category[0] in "LM" or character == "'":
+            kept.append(character)
+        elif category[0] == "Z" or character.isspace():
+            kept.append(" ")
+        elif category[0] in "NS" or character in "%&@#*":
+            if unreadable == "raise":
+                raise ValueError(f"no spelling for {character!r} in {text!r}: write it out or drop it")
+            if unreadable == "drop":
+                return None
+            kept.append(" ")
+    return " ".join(filter(None, (word.strip("'") for word in "".join(kept).split())))
+
+
+NORMALISERS: dict[str, Callable[[str], str | None]] = {
+    "english": normalise_english,
+    "letters": normalise_letters,
+    "an4": normalise_an4,
+}
 
 
 def ctc_collapse(ids: Sequence[int], blank: int = 0) -> list[int]:
@@ -152,6 +200,10 @@ class CharVocabulary:
             raise ValueError(
                 f"the vocabulary has no character {error.args[0]!r}, which is in {text!r}: normalise it first"
             ) from error
+
+    def spells(self, character: str) -> bool:
+        """Whether `encode` has an id for the character."""
+        return (self._space if character == " " else character) in self._ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of collapsed ids (see `ctc_collapse`): specials left out, words apart by one space."""

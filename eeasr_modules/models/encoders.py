@@ -13,27 +13,41 @@ def conformer_defaults() -> dict:
     return {p.name: None if p.default is p.empty else p.default for p in parameters}
 
 
+def huggingface_defaults() -> dict:
+    """Settings of the Hugging Face encoders and their defaults."""
+    import inspect
+
+    from eeasr_modules.models.huggingface import HuggingFaceEncoder
+
+    return {p.name: p.default for p in inspect.signature(HuggingFaceEncoder).parameters.values()}
+
+
 def build_encoder(settings: dict) -> nn.Module:
     """The encoder that `settings` describe.
 
     Arguments
     ---------
     settings : dict
-        `encoder` names the kind (`conformer`); the rest are that encoder's arguments.
+        `encoder` names the kind (`conformer`, `huggingface`); the rest are that encoder's arguments.
 
     Raises
     ------
     ValueError
         On an unknown kind or setting.
     """
-    from eeasr_modules.models.conformer import ConformerEncoder
-
-    kinds = {"conformer": ConformerEncoder}
     settings = dict(settings)
     kind = settings.pop("encoder", None)
-    if kind not in kinds:
-        raise ValueError(f"expected encoder to be one of {', '.join(kinds)}, got {kind!r}")
-    unknown = sorted(set(settings) - set(conformer_defaults()))
+    if kind == "conformer":
+        from eeasr_modules.models.conformer import ConformerEncoder as Encoder
+
+        known = conformer_defaults()
+    elif kind == "huggingface":
+        from eeasr_modules.models.huggingface import HuggingFaceEncoder as Encoder
+
+        known = huggingface_defaults()
+    else:
+        raise ValueError(f"expected encoder to be one of conformer, huggingface, got {kind!r}")
+    unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise ValueError(f"encoder '{kind}' has no setting {', '.join(unknown)}; it takes {list(conformer_defaults())}")
-    return kinds[kind](**settings)
+        raise ValueError(f"encoder '{kind}' has no setting {', '.join(unknown)}; it takes {list(known)}")
+    return Encoder(**settings)

@@ -1,13 +1,88 @@
-"""Heads: what turns a layer's states into token log-probabilities."""
+"""Heads: what turns a layer's states into token log-probabilities.
+
+Every head normalises, may transform (`mlp`, `attention`), drops out and projects. The last exit sees states that the
+encoder has normalised (`Encoder.exit_view`) and has no norm of its own.
+"""
 
 import copy
 
 import torch
 from torch import nn
 
+HEADS = ("linear", "mlp", "attention")
+
+
+class FeedForward(nn.Module):
+    """Linear and GELU: with the dropout and projection that follow, the exit MLP of Zaiem et al. (2023).
+
+    Arguments
+    ---------
+    dim : int
+        Of the encoder.
+    width : int
+        Of what comes out.
+    """
+
+    def __init__(self, dim: int, *, width: int):
+        super().__init__()
+        self.linear = nn.Linear(dim, width)
+
+    def forward(self, hidden: torch.Tensor, n_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """States (batch, frames, dim) -> (batch, frames, width); `n_frames` is not needed."""
+        return nn.functional.gelu(self.linear(hidden))
+
+    def macs(self, n_frames: int) -> float:
+        """Multiply-accumulates for one utterance."""
+        return float(n_frames * self.linear.in_features * self.linear.out_features)
+
+
+class SelfAttention(nn.Module):
+    """The MLP, then a layer of self-attention with residual and norm, in the manner of HuBERT-EE (Yoon et al. 2022).
+
+    Arguments
+    ---------
+    dim : int
+        Of the encoder.
+    width : int
+        Of what comes out.
+    n_heads : int
+        Of the attention; must divide `width`.
+    dropout : float
+        On the attention's output.
+    """
+
+    def __init__(self, dim: int, *, width: int, n_heads: int = 4, dropout: float = 0.0):
+        super().__init__()
+        if width % n_heads:
+            raise ValueError(f"head_dim must be a multiple of {n_heads} (the attention head's heads), got {width}")
+        self.feed_forward = FeedForward(dim, width=width)
+        self.n_heads, self.width = n_heads, width
+        self.queries_keys_values = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, hidden: torch.Tensor, n_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """States (batch, frames, dim), valid frames (batch,) -> (batch, frames, width); padding is not attended to."""
+        if n_frames is None:
+            raise ValueError("an attention head must know where padding begins: expected n_frames, got None")
+        x = self.feed_forward(hidden)
+        batch, length, _ = x.shape
+        parts = self.queries_keys_values(x).view(batch, length, 3, self.n_heads, -1)
+        query, key, value = parts.permute(2, 0, 3, 1, 4)  # three of (batch, heads, frames, width / heads)
+        valid = torch.arange(length, device=x.device) < n_frames.clamp(min=1).unsqueeze(1)
+        attended = nn.functional.scaled_dot_product_attention(query, key, value, attn_mask=valid[:, None, None])
+        attended = attended.transpose(1, 2).reshape(batch, length, self.width)
+        return self.norm(x + self.dropout(self.output(attended)))
+
+    def macs(self, n_frames: int) -> float:
+        """Multiply-accumulates for one utterance."""
+        attention = 4 * n_frames * self.width**2 + 2 * n_frames**2 * self.width
+        return self.feed_forward.macs(n_frames) + attention
+
 
 class CTCHead(nn.Module):
-    """Normalisation of its own, dropout and a linear projection to tokens.
+    """Normalisation of its own, perhaps a body, dropout and a linear projection to tokens.
 
     Arguments
     ---------
@@ -15,33 +90,58 @@ class CTCHead(nn.Module):
         LayerNorm of this exit (Identity where the encoder has normalised already).
     projection : nn.Linear
         To tokens, blank included; the same object at every exit when heads share it.
+    body : FeedForward, SelfAttention or None
+        Between norm and projection; None for a linear head.
     dropout : float
         Before the projection.
     """
 
-    def __init__(self, norm: nn.Module, projection: nn.Linear, *, dropout: float = 0.0):
+    def __init__(
+        self,
+        norm: nn.Module,
+        projection: nn.Linear,
+        *,
+        body: FeedForward | SelfAttention | None = None,
+        dropout: float = 0.0,
+    ):
         super().__init__()
         self.norm = norm
+        self.body = body
         self.dropout = nn.Dropout(dropout)
         self.projection = projection
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """States (batch, frames, dim) -> log-probs (batch, frames, tokens), float32 under any precision."""
-        logits = self.projection(self.dropout(self.norm(hidden)))
+    def forward(self, hidden: torch.Tensor, n_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """States (batch, frames, dim) -> log-probs (batch, frames, tokens), float32 under any precision.
+
+        `n_frames`, valid frames (batch,), may be left out where the head looks at each frame alone.
+        """
+        hidden = self.norm(hidden)
+        if self.body is not None:
+            hidden = self.body(hidden, n_frames)
+        logits = self.projection(self.dropout(hidden))
         return torch.log_softmax(logits.float(), dim=-1)
 
     def macs(self, n_frames: int) -> float:
         """Multiply-accumulates of one reading, for one utterance."""
-        return float(n_frames * self.projection.in_features * self.projection.out_features)
+        body = 0.0 if self.body is None else self.body.macs(n_frames)
+        return body + float(n_frames * self.projection.in_features * self.projection.out_features)
 
 
 def build_heads(
-    encoder, exit_layers: list[int], *, n_tokens: int, shared: bool = False, dropout: float = 0.0
+    encoder,
+    exit_layers: list[int],
+    *,
+    n_tokens: int,
+    kind: str = "linear",
+    width: int | None = None,
+    shared: bool = False,
+    dropout: float = 0.0,
+    plain_last: bool = False,
 ) -> nn.ModuleList:
     """A head per exit.
 
-    An inner exit gets a LayerNorm that starts as a copy of the encoder's final one: inner states are otherwise seen
-    un-normalised. The last layer's states come normalised (`Encoder.exit_view`).
+    An inner exit gets a LayerNorm that starts as a copy of the encoder's final one, where it has one: inner states are
+    otherwise seen un-normalised. The last layer's states come normalised (`Encoder.exit_view`).
 
     Arguments
     ---------
@@ -51,21 +151,44 @@ def build_heads(
         From 1, rising.
     n_tokens : int
         Vocabulary with blank.
+    kind : str
+        `linear`, `mlp` or `attention`.
+    width : int or None
+        Inside `mlp` and `attention`; None for the encoder's.
     shared : bool
         One projection for all exits; separate weights otherwise.
     dropout : float
         Before each projection.
+    plain_last : bool
+        The last exit's head is linear whatever `kind` says (it holds a checkpoint's own).
+
+    Raises
+    ------
+    ValueError
+        If `kind` is unknown, or a projection would have to fit two widths.
     """
-    projection = nn.Linear(encoder.dim, n_tokens)
-    heads = []
+    if kind not in HEADS:
+        raise ValueError(f"head must be one of {', '.join(HEADS)}, got {kind!r}")
+    if shared and plain_last and kind != "linear":
+        raise ValueError(f"share_projection: true with a checkpoint's own head needs head: linear, got head: {kind}")
+    width = encoder.dim if width is None else width
+    heads: list[CTCHead] = []
     for layer in exit_layers:
-        if layer == encoder.n_layers and encoder.final_norm is not None:
-            norm = nn.Identity()
-        elif encoder.final_norm is not None:
-            norm = copy.deepcopy(encoder.final_norm)
-        else:
-            norm = nn.LayerNorm(encoder.dim)
-        heads.append(CTCHead(norm, projection, dropout=dropout))
-        if not shared:
-            projection = nn.Linear(encoder.dim, n_tokens)
+        last = layer == encoder.n_layers
+        own = "linear" if last and plain_last else kind
+        projection = nn.Linear(encoder.dim if own == "linear" else width, n_tokens)
+        if shared and heads:
+            projection = heads[0].projection
+        body = None
+        if own == "mlp":
+            body = FeedForward(encoder.dim, width=width)
+        elif own == "attention":
+            body = SelfAttention(encoder.dim, width=width, dropout=dropout)
+        heads.append(CTCHead(_norm(encoder, last=last), projection, body=body, dropout=dropout))
     return nn.ModuleList(heads)
+
+
+def _norm(encoder, *, last: bool) -> nn.Module:
+    if last:
+        return nn.Identity()
+    return nn.LayerNorm(encoder.dim) if encoder.final_norm is None else copy.deepcopy(encoder.final_norm)

@@ -12,9 +12,18 @@ from torch import nn
 
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.heads import build_heads
+from eeasr_modules.models.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.walk import Walk
 
 FOLDER_VERSION = 1
+DEFAULTS = {
+    "head": "linear",
+    "head_dim": None,
+    "head_dropout": 0.0,
+    "share_projection": False,
+    "checkpoint_head": False,
+    "sample_rate": 16000,
+}
 
 
 @dataclass(frozen=True)
@@ -63,8 +72,10 @@ class MultiExit(nn.Module):
     ---------
     config : dict
         `encoder` (a dict for `build_encoder`), `exit_layers` (from 1, rising, ending at the last layer), `n_tokens`,
-        `blank_index`, `share_projection`, `head_dropout`, `sample_rate`, `normaliser` (name of the text
-        normalisation); everything that `config.json` of a model folder holds.
+        `blank_index`, `head` (`linear`, `mlp`, `attention`), `head_dim`, `head_dropout` (None: the checkpoint's),
+        `share_projection`, `checkpoint_head` (the last exit is the CTC head of the encoder's `...ForCTC` checkpoint,
+        and inner linear heads start from it), `sample_rate`; everything that `config.json` of a model folder holds.
+        What an encoder reads from a checkpoint is filled in, so that the folder is enough to load the model.
 
     Example
     -------
@@ -76,18 +87,46 @@ class MultiExit(nn.Module):
 
     def __init__(self, config: dict):
         super().__init__()
-        self.config = {"share_projection": False, "head_dropout": 0.0, "sample_rate": 16000, **config}
+        self.config = {**DEFAULTS, **config}
         self.encoder = build_encoder(config["encoder"])
+        if isinstance(self.encoder, HuggingFaceEncoder):
+            self.config["encoder"] = self.encoder.settings
+            if self.config["head_dropout"] is None:
+                self.config["head_dropout"] = self.encoder.head_dropout
         self.exit_layers = check_exit_layers(config["exit_layers"], self.encoder.n_layers)
         self.blank_index = config["blank_index"]
         self.heads = build_heads(
             self.encoder,
             self.exit_layers,
             n_tokens=config["n_tokens"],
+            kind=self.config["head"],
+            width=self.config["head_dim"],
             shared=self.config["share_projection"],
-            dropout=self.config["head_dropout"],
+            dropout=self.config["head_dropout"] or 0.0,
+            plain_last=self.config["checkpoint_head"],
         )
-        self.encoder_frozen = False
+        self.encoder_frozen, self.last_head_frozen = False, False
+        if self.config["checkpoint_head"] and not config["encoder"].get("hf_config"):
+            self._take_checkpoint_head()
+
+    def _take_checkpoint_head(self) -> None:
+        """Copy the checkpoint's projection into the last head, and into inner linear heads to start from."""
+        ctc = getattr(self.encoder, "ctc", None)
+        if ctc is None:
+            raise ValueError(
+                "checkpoint_head needs an encoder that is read from a ...ForCTC checkpoint, this one is not"
+            )
+        ours = (self.config["n_tokens"], self.blank_index)
+        if ours != (len(ctc.bias), ctc.blank_index):
+            raise ValueError(
+                f"the checkpoint's head has {len(ctc.bias)} tokens with blank {ctc.blank_index}, the vocabulary "
+                f"{ours[0]} with blank {ours[1]}: use the checkpoint's own vocabulary"
+            )
+        with torch.no_grad():
+            for head in self.heads:
+                if head.body is None:
+                    head.projection.weight.copy_(ctc.weight)
+                    head.projection.bias.copy_(ctc.bias)
 
     def freeze_encoder(self) -> None:
         """Train heads only: the encoder stays in eval mode and stores no gradients."""
@@ -95,11 +134,29 @@ class MultiExit(nn.Module):
         self.encoder.requires_grad_(False)
         self.encoder.eval()
 
+    def freeze_last_head(self) -> None:
+        """Leave the last exit's head as it is, without dropout: a checkpoint's own head on its own, frozen encoder.
+
+        Raises
+        ------
+        ValueError
+            If heads share the projection: it would freeze theirs.
+        """
+        if self.config["share_projection"]:
+            raise ValueError(
+                "the last head cannot stay as it is while it shares its projection: share_projection is true"
+            )
+        self.last_head_frozen = True
+        self.heads[-1].requires_grad_(False)
+        self.heads[-1].eval()
+
     def train(self, mode: bool = True) -> "MultiExit":
-        """As in torch, but a frozen encoder stays in eval mode (`Brain.fit` calls `train()` every epoch)."""
+        """As in torch, but what is frozen stays in eval mode (`Brain.fit` calls `train()` every epoch)."""
         super().train(mode)
         if self.encoder_frozen:
             self.encoder.eval()
+        if self.last_head_frozen:
+            self.heads[-1].eval()
         return self
 
     def exits(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> Iterator[ExitOutput]:
@@ -117,7 +174,7 @@ class MultiExit(nn.Module):
         for layer, head in zip(self.exit_layers, self.heads, strict=True):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
                 hidden = walk.advance(layer)
-            yield ExitOutput(layer, head(hidden), hidden, walk.n_frames)
+            yield ExitOutput(layer, head(hidden, walk.n_frames), hidden, walk.n_frames)
 
     def forward(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Log-probs of every exit, a list of (batch, frames, tokens), and frame counts (batch,)."""

@@ -36,7 +36,11 @@ class WalkState:
 
 
 class Encoder(Protocol):
-    """What the walk asks of an encoder (an `nn.Module`)."""
+    """What the walk asks of an encoder (an `nn.Module`).
+
+    `final_norm` is the norm after the last layer, from which heads of inner exits start; None where every layer
+    normalises what it gives.
+    """
 
     n_layers: int
     dim: int

@@ -20,6 +20,7 @@ LABEL_COLOURS = {"in_domain": "#0072B2", "shifted": "#E69F00", "ood": "#D55E00",
 LABEL_LINES = {"in_domain": "-", "shifted": "--", "ood": ":", "unknown": "-."}
 MARKERS = "osD^vP*X"
 DPI = 130
+N_BANDS = 3  # sets up to which every line has its band
 LOG_FROM = 6.0  # ratio of largest to smallest WER from which a linear axis hides the small ones
 STYLE = {
     "font.size": 11,
@@ -121,6 +122,8 @@ def _draw_wer_per_exit(figure: Any, sets: Mapping[str, Any]) -> None:
             markersize=6,
             label=f"{title}: {one['wer_per_exit'][-1]:.2f} %",
         )
+        if len(sets) > N_BANDS and one["label"] != "in_domain":
+            continue
         low, high = np.array(one["wer_interval_per_exit"]).T
         axes.fill_between(one["exit_layers"], low, high, color=colour, alpha=0.12, linewidth=0)
     values = np.concatenate([one["wer_per_exit"] for one in sets.values()])
@@ -136,7 +139,7 @@ def _draw_wer_per_exit(figure: Any, sets: Mapping[str, Any]) -> None:
         axes.set_ylabel("WER (%)")
     axes.set_xticks(sorted({layer for one in sets.values() for layer in one["exit_layers"]}))
     axes.set_xlabel("exit after layer")
-    axes.set_title("WER per exit (bands: 95 %)")
+    axes.set_title("WER per exit (band: 95 %)")
     axes.legend(title="set: WER of the last exit", loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 

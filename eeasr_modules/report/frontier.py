@@ -54,7 +54,8 @@ def _depths_shown(one: Mapping[str, Any], static: np.ndarray) -> np.ndarray:
     points = [policy["at_budget"]["depth"] for policy in one["policies"].values()]
     last = float(one["exit_layers"][-1])
     first = max(static[0, 0], min([start, 0.8 * last, *(point - 0.02 * last for point in points)]))
-    return np.linspace(first, last, 400)
+    near = [layer for layer in one["exit_layers"] if abs(layer - first) < 0.02 * last]
+    return np.linspace(near[0] if near else first, last, 400)
 
 
 def _draw(
@@ -106,6 +107,8 @@ def _draw_policy(
     colour = "#999999" if grey else POLICY_COLOURS[order % len(POLICY_COLOURS)]
     marker = POLICY_MARKERS[order % len(POLICY_MARKERS)]
     curve = np.array(policy["curve"]).reshape(-1, 2)
+    # by depth: under shift a larger budget on dev can be a smaller depth here, and lines would run to and fro
+    curve = curve[np.lexsort((curve[:, 1], curve[:, 0]))]
     axes.plot(
         curve[:, 0],
         shown(*curve.T),
@@ -132,14 +135,28 @@ def _name_exits(axes: Any, one: Mapping[str, Any], first_depth: float) -> None:
     outside = []
     for layer, wer in zip(one["exit_layers"], one["wer_per_exit"]):
         if layer >= first_depth - 1e-9:
+            at_the_edge = layer == one["exit_layers"][-1]
             axes.annotate(
-                f"layer {layer}", (layer, wer), xytext=(5, 7), textcoords="offset points", fontsize=9, ha="left"
+                f"layer {layer}",
+                (layer, wer),
+                xytext=(8 if at_the_edge else 5, 7),
+                textcoords="offset points",
+                fontsize=9,
+                ha="right" if at_the_edge else "left",
             )
         else:
             outside.append(f"layer {layer} at {wer:.1f} %")
     if outside:
         axes.text(
-            0.98, 0.98, "not shown: " + ", ".join(outside), transform=axes.transAxes, fontsize=9, ha="right", va="top"
+            0.98,
+            0.98,
+            "not shown: " + ", ".join(outside),
+            transform=axes.transAxes,
+            fontsize=9,
+            ha="right",
+            va="top",
+            zorder=6,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 2},
         )
 
 

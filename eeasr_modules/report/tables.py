@@ -84,7 +84,7 @@ def percent(share: float | None, digits: int = 0) -> str:
     >>> percent(0.114, 1), percent(None)
     ('11.4 %', '-')
     """
-    return "-" if share is None else f"{100 * share:.{digits}f} %"
+    return "-" if share is None else f"{round(100 * share, digits) + 0.0:.{digits}f} %"
 
 
 def interval(ends: Sequence[float | None]) -> str:
@@ -219,21 +219,17 @@ def provenance_table(summary: dict[str, Any]) -> str:
     str
     """
     keys = ("corpus", "shift", "normaliser", "model_digest", "manifest_digest", "commit", "seed")
-    header = ["set", "hours", "reference words", *(key.replace("_digest", "") for key in keys)]
+    header = ["set", *(key.replace("_digest", "") for key in keys), "hours", "reference words"]
     rows = [
-        [
-            name,
-            number(one["duration_s"] / 3600),
-            str(one["n_ref_words"]),
-            *(_short(one[key]) for key in keys),
-        ]
+        [name, *(_short(one[key]) for key in keys), number(one["duration_s"] / 3600), str(one["n_ref_words"])]
         for name, one in summary["sets"].items()
     ]
-    return markdown_table(header, rows)
+    return markdown_table(header, rows, n_left=len(keys))
 
 
 def _difference(value: dict[str, float]) -> str:
-    return f"{value['difference']:+.2f} [{value['low']:+.2f}, {value['high']:+.2f}]"
+    estimate, low, high = (round(value[name], 2) + 0.0 for name in ("difference", "low", "high"))  # no "-0.00"
+    return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
 def _short(value: Any) -> str:

@@ -205,20 +205,28 @@ def table_metadata(
 
 
 def collect_or_reuse(
-    model: MultiExit, vocabulary, evaluation_set: EvaluationSet, path: Path, *, metadata: dict, **collect_options
+    model: MultiExit,
+    vocabulary,
+    evaluation_set: EvaluationSet,
+    path: Path,
+    *,
+    metadata: dict,
+    precision: str = "fp32",
+    **collect_options,
 ) -> ExitTable:
-    """The table at `path` if model, manifest, shift and seed are the same; else a new one, written there."""
+    """The table at `path` if model, manifest, shift, seed and precision are the same; else a new one, written there."""
+    metadata = {**metadata, "precision": precision}
     if path.is_file():
         try:
             table = read_table(path)
         except (ValueError, OSError) as err:
             logger.warning("'%s' cannot be read (%s): collected again", path, err)
         else:
-            same = ("model_digest", "manifest_digest", "shift", "seed", "set_label")
+            same = ("model_digest", "manifest_digest", "shift", "seed", "set_label", "precision")
             if all(table.metadata.get(name) == metadata[name] for name in same):
                 logger.info("%s: model, data and seed are the same, table reused", path)
                 return table
-    table = collect(model, vocabulary, evaluation_set, metadata=metadata, **collect_options)
+    table = collect(model, vocabulary, evaluation_set, metadata=metadata, precision=precision, **collect_options)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, path)
     return table

@@ -5,143 +5,48 @@ command line replace. HyperPyYAML would let unknown nested keys and wrong types 
 """
 
 import dataclasses
-import math
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-EXIT_WEIGHT_NAMES = ("uniform", "linear", "last")
-OOD_KEY = re.compile(r"ood_([a-z0-9]+)_folder")
+from eeasr_modules.training.keys import ENCODER_KEYS, EVERY, KEYS, Key, keys_of
+
+# ood_<corpus>_folder, ood_<corpus>_<name>_folder: another corpus; release_<name>_folder: more of the one trained on
+OOD_KEY = re.compile(r"(ood|release)_([a-z0-9]+(?:_[a-z0-9]+)*)_(folder|splits)")
+SHAPE_KEYS = ("encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "sample_rate")
 
 
 @dataclass(frozen=True)
-class Key:
-    """Type and bounds of one YAML key.
+class OtherSet:
+    """Test data from another folder than the one trained on.
 
     Arguments
     ---------
-    kind : type
-        int, float, str, bool; an int is a fine float.
-    many : bool
-        A list of `kind`.
-    optional : bool
-        null allowed.
-    low, high : float or None
-        Bounds, inclusive.
-    above : float or None
-        Bound, exclusive.
-    choices : tuple
-        Allowed values.
+    name : str
+        As in the keys: `digits`, `commonvoice_20`, `6_1`.
+    corpus : str
+        Folder of `recipes/`.
+    folder : str
+        The data.
+    splits : tuple of str
+        Of that corpus.
+    release : bool
+        True: another folder of the corpus that training has; speakers of training are left out. False: another
+        corpus.
     """
 
-    kind: type
-    many: bool = False
-    optional: bool = False
-    low: float | None = None
-    high: float | None = None
-    above: float | None = None
-    choices: tuple = ()
+    name: str
+    corpus: str
+    folder: str
+    splits: tuple[str, ...]
+    release: bool
 
-    def check(self, name: str, value: object) -> None:
-        """Raise ValueError with one sentence unless `value` fits."""
-        if value is None and self.optional:
-            return
-        values = value if self.many else [value]
-        if self.many and not isinstance(value, list):
-            raise ValueError(f"{name} must be a list of {self.kind.__name__}, got {value!r}")
-        for one in values:
-            right = isinstance(one, self.kind) or (self.kind is float and isinstance(one, int))
-            if not right or (isinstance(one, bool) and self.kind is not bool):
-                wanted = f"a list of {self.kind.__name__}" if self.many else self.kind.__name__
-                raise ValueError(f"{name} must be {wanted}{' or null' if self.optional else ''}, got {value!r}")
-            if self.choices and one not in self.choices:
-                raise ValueError(f"{name} must be one of {', '.join(map(str, self.choices))}, got {one!r}")
-            if isinstance(one, float) and not math.isfinite(one):
-                raise ValueError(f"{name} must be a finite number, got {one!r}")
-            if (self.low is not None and one < self.low) or (self.high is not None and one > self.high):
-                bounds = f"be at least {self.low}" if self.high is None else f"lie between {self.low} and {self.high}"
-                raise ValueError(f"{name} must {bounds}, got {one!r}")
-            if self.above is not None and one <= self.above:
-                raise ValueError(f"{name} must be above {self.above}, got {one!r}")
-
-
-def _positive(kind: type = int, **more) -> Key:
-    return Key(int, low=1, **more) if kind is int else Key(kind, above=0, **more)
-
-
-KEYS: dict[str, Key] = {
-    # run
-    "seed": Key(int, low=0),
-    "output_folder": Key(str),
-    "brain": Key(str),
-    # corpus
-    "corpus": Key(str),
-    "data_folder": Key(str),
-    "train_splits": Key(str, many=True),
-    "valid_splits": Key(str, many=True),
-    "test_splits": Key(str, many=True),
-    "shifts": Key(str, many=True),
-    "train_utterances": _positive(optional=True),
-    "test_utterances": _positive(optional=True),
-    "sample_rate": _positive(),
-    "cache_audio_mb": Key(int, low=0),
-    # exits and policy
-    "exit_layers": Key(int, many=True),
-    "exit_policy": Key(str),
-    "exit_budget": Key(float, low=0.0),
-    "compare_policies": Key(str),
-    "single_exit_folder": Key(str, optional=True),
-    # model
-    "encoder": Key(str, choices=("conformer",)),
-    "init_from": Key(str, optional=True),
-    "freeze_encoder": Key(bool),
-    "n_layers": _positive(),
-    "dim": _positive(),
-    "n_heads": _positive(),
-    "ffn_dim": _positive(),
-    "kernel_size": _positive(),
-    "n_mels": _positive(),
-    "dropout": Key(float, low=0.0, high=1.0),
-    "share_projection": Key(bool),
-    "head_dropout": Key(float, low=0.0, high=1.0),
-    "tokens": Key(str, choices=("characters", "unigram", "bpe")),
-    "n_tokens": _positive(optional=True),
-    # training
-    "n_epochs": Key(int, low=0),
-    "batch_seconds": _positive(float),
-    "batch_utterances": _positive(),
-    "exit_weights": Key(str, choices=EXIT_WEIGHT_NAMES),
-    "encoder_lr": Key(float, low=0.0),
-    "heads_lr": Key(float, low=0.0),
-    "warmup_share": Key(float, low=0.0, high=1.0),
-    "final_lr_share": Key(float, low=0.0, high=1.0),
-    "weight_decay": Key(float, low=0.0),
-    "select_on": Key(str, choices=("mean", "last")),
-    "average_checkpoints": _positive(),
-    "speeds": Key(int, many=True, low=50, high=200),
-    "time_masks": Key(int, low=0),
-    "time_mask_frames": _positive(),
-    "freq_masks": Key(int, low=0),
-    "freq_mask_channels": _positive(),
-    "n_workers": Key(int, low=0),
-    # test pass
-    "test_batch_seconds": _positive(float),
-}
-
-ENCODER_KEYS = (
-    "n_layers",
-    "dim",
-    "n_heads",
-    "ffn_dim",
-    "kernel_size",
-    "n_mels",
-    "sample_rate",
-    "dropout",
-    "time_masks",
-    "time_mask_frames",
-    "freq_masks",
-    "freq_mask_channels",
-)
+    @property
+    def keys(self) -> dict[str, object]:
+        """The YAML keys that say this."""
+        start = f"{'release' if self.release else 'ood'}_{self.name}"
+        return {f"{start}_folder": self.folder, f"{start}_splits": list(self.splits)}
 
 
 @dataclass(frozen=True)
@@ -151,13 +56,14 @@ class Config:
     Arguments
     ---------
     values : dict
-        Every key of `KEYS`.
-    ood_folders : dict of str to str
-        Corpus (a folder of `recipes/`) -> data folder, for `ood_<corpus>_folder` keys that are not null.
+        Every key of `keys_of(encoder)`; for a Hugging Face encoder also `n_layers` and `dim`, once its checkpoint
+        was asked (see `load`).
+    other_sets : tuple of OtherSet
+        From the `ood_..._folder` and `release_..._folder` keys that are not null, in the order of the YAML.
     """
 
     values: dict
-    ood_folders: dict[str, str] = dataclasses.field(default_factory=dict)
+    other_sets: tuple[OtherSet, ...] = ()
 
     def __getattr__(self, name: str):
         values = self.__dict__.get("values", {})
@@ -168,7 +74,8 @@ class Config:
     @property
     def encoder_settings(self) -> dict:
         """Arguments of `models.encoders.build_encoder`."""
-        return {"encoder": self.values["encoder"], **{name: self.values[name] for name in ENCODER_KEYS}}
+        own = ENCODER_KEYS[self.values["encoder"]]
+        return {name: self.values[name] for name in ("encoder", "sample_rate", *own)}
 
     @property
     def augmentations(self) -> set[str]:
@@ -211,58 +118,183 @@ def check(values: dict, *, recipes: Path) -> Config:
     unknown = sorted(set(own) - set(KEYS))
     if unknown:
         raise ValueError(f"unknown key {', '.join(unknown)}{_nearest(unknown[0], KEYS)}")
-    missing = sorted(set(KEYS) - set(own))
+    if "encoder" not in own:
+        raise ValueError("the YAML lacks the keys encoder")
+    KEYS["encoder"].check("encoder", own["encoder"])
+    keys = keys_of(own["encoder"])
+    for name in sorted(set(own) - set(keys)):
+        kind = next(kind for kind, theirs in ENCODER_KEYS.items() if name in theirs)
+        raise ValueError(f"{name} belongs to encoder {kind}, this run has encoder {own['encoder']}: leave it out")
+    missing = sorted(set(keys) - set(own))
     if missing:
         raise ValueError(f"the YAML lacks the keys {', '.join(missing)}")
     for name, value in own.items():
-        KEYS[name].check(name, value)
-    ood_folders = {}
-    for name in values:
-        if name in own:
-            continue
-        corpus = OOD_KEY.fullmatch(name).group(1)
-        if corpus not in corpora:
-            raise ValueError(f"{name}: no corpus '{corpus}' under recipes/, there are {', '.join(corpora)}")
-        Key(str, optional=True).check(name, values[name])
-        if values[name] is not None:
-            ood_folders[corpora[corpus].name] = values[name]
+        keys[name].check(name, value)
     if own["corpus"].lower() not in corpora:
         raise ValueError(f"corpus must be a folder of recipes/ ({', '.join(corpora)}), got '{own['corpus']}'")
-    config = Config(own, ood_folders)
+    config = Config(own, _other_sets(values, corpora, trained_on=own["corpus"].lower()))
     _check_together(config)
-    return config
+    return config if "n_layers" not in own else with_depth(config, n_layers=own["n_layers"], dim=own["dim"])
+
+
+def _other_sets(values: dict, corpora: dict[str, Path], *, trained_on: str) -> tuple[OtherSet, ...]:
+    """What the `ood_` and `release_` keys say."""
+    found = []
+    for key in values:
+        match = OOD_KEY.fullmatch(key)
+        if match is None:
+            continue
+        role, name, what = match.groups()
+        start = f"{role}_{name}"
+        corpus = name.split("_")[0] if role == "ood" else trained_on
+        if corpus not in corpora:
+            raise ValueError(f"{key}: no corpus '{corpus}' under recipes/, there are {', '.join(corpora)}")
+        if what == "splits":
+            Key(str, many=True).check(key, values[key])
+            if f"{start}_folder" not in values:
+                raise ValueError(f"{key} needs {start}_folder beside it, the data that these splits are of")
+            if not values[key]:
+                raise ValueError(f"{key} is empty: it must name at least one split of {corpora[corpus].name}")
+            continue
+        Key(str, optional=True).check(key, values[key])
+        if values[key] is not None:
+            splits = tuple(values.get(f"{start}_splits", ["test"]))
+            found.append(OtherSet(name, corpora[corpus].name, values[key], splits, role == "release"))
+    return tuple(found)
 
 
 def _check_together(config: Config) -> None:
-    """Checks that need more than one key; policy texts are parsed here, before any model is built."""
+    """Checks that need more than one key, but not the encoder's depth; policy texts are parsed here."""
     from eeasr_modules.data.shifts import SHIFTS
-    from eeasr_modules.exits import check_against, parse_policies, parse_policy
-    from eeasr_modules.models.multi_exit import check_exit_layers
+    from eeasr_modules.data.text import NORMALISERS
+    from eeasr_modules.exits import parse_policies, parse_policy
 
-    check_exit_layers(config.exit_layers, config.n_layers)
-    if config.dim % (2 * config.n_heads):
-        raise ValueError(f"dim must be a multiple of 2 x n_heads, got {config.dim} and {config.n_heads}")
-    if config.kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd, got {config.kernel_size}")
-    for policy in [parse_policy(config.exit_policy), *parse_policies(config.compare_policies)]:
-        check_against(policy, config.exit_layers)
-    budget = config.exit_budget * (config.n_layers if config.exit_budget <= 1 else 1)
-    if len(config.exit_layers) > 1 and not config.exit_layers[0] <= budget <= config.n_layers:
-        raise ValueError(
-            f"exit_budget {config.exit_budget:g} means {budget:g} layers on average; it must lie between the first "
-            f"exit, {config.exit_layers[0]}, and the last, {config.n_layers}"
-        )
+    for text in (config.exit_policy, config.compare_policies):
+        (parse_policy if text is config.exit_policy else parse_policies)(text)
     for shift in config.shifts:
         if shift not in SHIFTS:
             raise ValueError(f"unknown shift '{shift}', there are {', '.join(SHIFTS)}")
+    if config.normaliser not in (None, *NORMALISERS):
+        raise ValueError(f"normaliser must be null or one of {', '.join(NORMALISERS)}, got '{config.normaliser}'")
     if not config.speeds:
         raise ValueError("speeds must hold at least one percentage, got []; [100] leaves the speed as it is")
     if config.tokens != "characters" and config.n_tokens is None:
         raise ValueError(f"tokens: {config.tokens} needs n_tokens, the size of the vocabulary")
+    if config.n_epochs == 0 and config.init_from is None:
+        raise ValueError("n_epochs: 0 only evaluates and needs init_from, a trained model folder")
+    if config.encoder == "conformer":
+        _check_conformer(config)
+    else:
+        _check_huggingface(config)
+    if config.init_from is not None:
+        _check_start(config)
+
+
+def _check_conformer(config: Config) -> None:
+    if config.dim % (2 * config.n_heads):
+        raise ValueError(f"dim must be a multiple of 2 x n_heads, got {config.dim} and {config.n_heads}")
+    if config.kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {config.kernel_size}")
     if config.freeze_encoder and config.init_from is None:
         raise ValueError("freeze_encoder: true trains heads only and needs init_from, a model folder to start from")
-    if config.init_from is not None and not (Path(config.init_from) / "config.json").is_file():
+
+
+def _check_huggingface(config: Config) -> None:
+    if config.source is None and config.init_from is None:
+        raise ValueError("encoder: huggingface needs source, a hub id or a local folder (or init_from, a model folder)")
+    if config.sample_rate != 16000:
+        raise ValueError(
+            f"the checkpoints of encoder huggingface are for 16000 Hz, sample_rate is {config.sample_rate}"
+        )
+
+
+def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
+    """The configuration with its depth known: exits placed, and exits, policies and budget checked against it.
+
+    Arguments
+    ---------
+    config : Config
+        As `check` gives it.
+    n_layers, dim : int
+        Of the encoder.
+
+    Raises
+    ------
+    ValueError
+        On an exit or a policy's layer that there is not, or a budget that no choice of exits has.
+    """
+    from eeasr_modules.exits import check_against, parse_policies, parse_policy
+    from eeasr_modules.models.multi_exit import check_exit_layers
+
+    exit_layers = config.exit_layers
+    if isinstance(exit_layers, str):
+        exit_layers = spread(exit_layers, n_layers)
+    check_exit_layers(exit_layers, n_layers)
+    config = dataclasses.replace(
+        config, values={**config.values, "exit_layers": exit_layers, "n_layers": n_layers, "dim": dim}
+    )
+    for policy in [parse_policy(config.exit_policy), *parse_policies(config.compare_policies)]:
+        check_against(policy, exit_layers)
+    budget = config.exit_budget * (n_layers if config.exit_budget <= 1 else 1)
+    if len(exit_layers) > 1 and not exit_layers[0] <= budget <= n_layers:
+        raise ValueError(
+            f"exit_budget {config.exit_budget:g} means {budget:g} layers on average; it must lie between the first "
+            f"exit, {exit_layers[0]}, and the last, {n_layers}"
+        )
+    if config.n_epochs == 0:
+        _check_exits_trained(config)
+    return config
+
+
+def spread(text: str, n_layers: int) -> list[int]:
+    """Exits at even distances that end at the last layer.
+
+    Example
+    -------
+    >>> spread("every 2", 12), spread("every 5 from 10", 24)
+    ([2, 4, 6, 8, 10, 12], [14, 19, 24])
+    """
+    step, first = EVERY.fullmatch(text).groups()
+    step, first = int(step), int(first or step)
+    if not (1 <= step and 1 <= first <= n_layers):
+        raise ValueError(f"exit_layers: {text} gives no exits for an encoder of {n_layers} layers")
+    return list(range(n_layers, first - 1, -step))[::-1]
+
+
+def _start(config: Config) -> dict:
+    """`config.json` of the model folder `init_from`."""
+    path = Path(config.init_from) / "config.json"
+    if not path.is_file():
         raise FileNotFoundError(f"init_from must be a model folder with a config.json, '{config.init_from}' has none")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _check_start(config: Config) -> None:
+    """The model of `init_from` has an encoder of the shape that the YAML describes."""
+    start = _start(config)
+    theirs = start["encoder"]
+    names = [*SHAPE_KEYS, *(["source"] if config.values.get("source") is not None else [])]
+    for name in names:
+        if name in theirs and name in config.values and theirs[name] != config.values[name]:
+            raise ValueError(
+                f"init_from '{config.init_from}' is a model with {name} {theirs[name]}, but the YAML has {name} "
+                f"{config.values[name]}: they must be the same"
+            )
+    if config.n_epochs == 0 and start.get("corpus", config.corpus).lower() != config.corpus.lower():
+        raise ValueError(
+            f"init_from '{config.init_from}' was trained on {start['corpus']}, but corpus is {config.corpus}: without "
+            "training they must be the same, or sets would be labelled wrongly"
+        )
+
+
+def _check_exits_trained(config: Config) -> None:
+    trained = _start(config)["exit_layers"]
+    fresh = [layer for layer in config.exit_layers if layer not in trained]
+    if fresh:
+        raise ValueError(
+            f"n_epochs: 0 only evaluates, but init_from '{config.init_from}' has exits after layers {trained}, none "
+            f"after {', '.join(map(str, fresh))}"
+        )
 
 
 def _nearest(name: str, known) -> str:
@@ -325,17 +357,33 @@ def _plain(overrides: dict) -> dict:
 
 
 def load(path: str | Path, overrides: str | dict, *, recipes: Path) -> Config:
-    """The checked configuration of a run; see `load_yaml` and `check`.
+    """The checked configuration of a run, its exits placed; see `load_yaml`, `check` and `with_depth`.
 
-    `exit_layers` given on the command line without `output_folder` gets a run folder of its own, so that the run in
-    the usual one is not disturbed: `runs/an4` becomes `runs/an4_exits_2_4_8`.
+    A Hugging Face checkpoint is asked for its depth here (its settings only, no weights). `exit_layers` or `source`
+    given on the command line without `output_folder` get a run folder of their own, so that the run in the usual one
+    is not disturbed: `runs/an4` becomes `runs/an4_exits_2_4_8`.
     """
     values = load_yaml(path, overrides)
-    changed = load_yaml(path)
-    if values.get("exit_layers") != changed.get("exit_layers") and values.get("output_folder") == changed.get(
-        "output_folder"
-    ):
-        KEYS["exit_layers"].check("exit_layers", values["exit_layers"])
-        suffix = "_".join(map(str, values["exit_layers"]))
-        values["output_folder"] = f"{values['output_folder']}_exits_{suffix}"
-    return check(values, recipes=recipes)
+    before = load_yaml(path)
+    if values.get("output_folder") == before.get("output_folder"):
+        if values.get("source") != before.get("source") and values.get("source"):
+            values["output_folder"] = f"{values['output_folder']}_{Path(str(values['source'])).name}"
+        if values.get("exit_layers") != before.get("exit_layers"):
+            layers = values["exit_layers"]
+            KEYS["exit_layers"].check("exit_layers", layers)
+            suffix = layers.replace(" ", "_") if isinstance(layers, str) else "_".join(map(str, layers))
+            values["output_folder"] = f"{values['output_folder']}_exits_{suffix}"
+    config = check(values, recipes=recipes)
+    return config if "n_layers" in config.values else with_depth(config, **_checkpoint_shape(config))
+
+
+def _checkpoint_shape(config: Config) -> dict[str, int]:
+    """`n_layers` and `dim` of the checkpoint that a Hugging Face encoder starts from."""
+    from eeasr_modules.models.huggingface_checkpoint import check_attention, checkpoint_config
+
+    if config.init_from is not None:
+        theirs = _start(config)["encoder"]["hf_config"]
+        return {"n_layers": theirs["num_hidden_layers"], "dim": theirs["hidden_size"]}
+    checkpoint = checkpoint_config(config.source)
+    check_attention(checkpoint, config.attention)
+    return {"n_layers": checkpoint.num_hidden_layers, "dim": checkpoint.hidden_size}

@@ -1,14 +1,16 @@
 """What a YAML's flat keys mean as data: manifests to train on, and every test set with its computed label."""
 
 import importlib.util
+import inspect
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from eeasr_modules.data.labels import check_label, describe, n_seen_speakers, set_label
-from eeasr_modules.training.config import Config, corpus_folders
+from eeasr_modules.data.labels import SetDescription, check_label, describe, n_seen_speakers, set_label
+from eeasr_modules.training.config import Config, OtherSet, corpus_folders
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +100,12 @@ def prepare_corpora(config: Config, *, recipes: Path, save_folder: Path, may_dow
     for name in ("train_splits", "valid_splits", "test_splits"):
         if not getattr(config, name):
             raise ValueError(f"{name} is empty: it must name at least one split of {config.corpus}")
-    manifests = recipe.prepare(config.data_folder, save_folder, splits=splits)
+    _check_normaliser(config, recipes)
+    rule = _text_rule(recipe, config)
+    manifests = recipe.prepare(config.data_folder, save_folder, splits=splits, **rule)
     train = [manifests[split] for split in config.train_splits]
     valid = [manifests[split] for split in config.valid_splits]
-    trained_on = [describe(manifest) for manifest in train]
+    trained_on = [*(describe(manifest) for manifest in train), *_trained_before(config)]
 
     def evaluation_set(name: str, files: list[Path], corpus: str, *, shift: str | None, declared: str | None):
         described = [describe(file) for file in files]
@@ -123,12 +127,59 @@ def prepare_corpora(config: Config, *, recipes: Path, save_folder: Path, may_dow
         name = f"{first.name}_{shift}"
         # no claim to check: whether it is a shift depends on what training's augmentation was
         tests.append(evaluation_set(name, list(first.manifests), folder.name, shift=shift, declared=None))
-    for corpus, data_folder in config.ood_folders.items():
-        other = load_recipe(recipes / corpus).prepare(data_folder, save_folder, splits=["test"])
-        tests.append(evaluation_set(f"{corpus.lower()}_test", [other["test"]], corpus, shift=None, declared="ood"))
+    for other in config.other_sets:
+        for name, manifest in _prepare_other(other, config, train, recipes=recipes, save_folder=save_folder).items():
+            declared = None if other.release else "ood"
+            tests.append(evaluation_set(name, [manifest], other.corpus, shift=None, declared=declared))
     for one in tests:
         logger.info("test set %s: %s, %d speakers heard in training", one.name, one.label, one.n_seen_speakers)
     return Corpora(train, valid, dev, tests)
+
+
+def _prepare_other(
+    other: OtherSet, config: Config, train: list[Path], *, recipes: Path, save_folder: Path
+) -> dict[str, Path]:
+    """Manifests of another folder by the test set's name."""
+    recipe = load_recipe(recipes / other.corpus)
+    options = _text_rule(recipe, config)
+    if other.release:
+        if "exclude_speakers" not in inspect.signature(recipe.prepare).parameters:
+            raise ValueError(
+                f"release_{other.name}_folder: {other.corpus} has no releases whose speakers could be those of "
+                "training; its other parts are test_splits"
+            )
+        options["exclude_speakers"] = train
+    start = f"{other.corpus.lower()}_{other.name}" if other.release else other.name
+    plain = start == other.corpus.lower()  # the usual case: one folder of another corpus
+    where = save_folder if plain and other.corpus.lower() != config.corpus.lower() else save_folder / start
+    manifests = recipe.prepare(other.folder, where, splits=list(other.splits), **options)
+    return {f"{start}_{split}": manifest for split, manifest in manifests.items()}
+
+
+def _text_rule(recipe: ModuleType, config: Config) -> dict[str, str]:
+    """`normaliser` for a corpus that leaves the choice; others have their own rule."""
+    takes = "normaliser" in inspect.signature(recipe.prepare).parameters
+    return {"normaliser": config.normaliser} if takes and config.normaliser is not None else {}
+
+
+def _check_normaliser(config: Config, recipes: Path) -> None:
+    if config.normaliser is None:
+        return
+    folders = corpus_folders(recipes)
+    used = {folders[config.corpus.lower()].name, *(other.corpus for other in config.other_sets)}
+    if not any(_text_rule(load_recipe(recipes / corpus), config) for corpus in used):
+        raise ValueError(f"normaliser must be null: {', '.join(sorted(used))} have a rule of their own")
+
+
+def _trained_before(config: Config) -> list[SetDescription]:
+    """The corpus that the model of `init_from` was trained on, for labels; its utterances are not known here."""
+    if config.init_from is None:
+        return []
+    corpus = json.loads((Path(config.init_from) / "config.json").read_text(encoding="utf-8")).get("corpus")
+    if corpus is None:
+        return []
+    nothing = frozenset()
+    return [SetDescription(corpus, f"{corpus} of init_from", utt_ids=nothing, speakers=nothing, audio=nothing)]
 
 
 def texts_of(manifests: Sequence[Path]) -> list[str]:

@@ -12,8 +12,10 @@ import torch
 from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
 from speechbrain.utils.epoch_loop import EpochCounter
 
+from eeasr_modules.data.manifest import read_description
 from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batches, manifest_items
-from eeasr_modules.data.text import CharVocabulary, load_vocabulary, train_sentencepiece
+from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, train_sentencepiece
+from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.config import Config
 from eeasr_modules.training.corpora import Corpora, texts_of
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 # what may not change between the sittings of one run: its checkpoints would not fit or would mean something else
 FIXED = ("exit_layers", "encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "tokens")
 FIXED += ("n_tokens", "share_projection", "sample_rate", "corpus", "freeze_encoder", "exit_weights")
+FIXED += ("source", "head", "head_dim", "normaliser")
+UNTOLD = {"head": "linear"}  # what runs meant that began before a key of FIXED was there; else null
 
 
 def check_run_folder(config: Config, folder: Path) -> None:
@@ -34,9 +38,9 @@ def check_run_folder(config: Config, folder: Path) -> None:
         Naming the first key that differs.
     """
     note = folder / "run.json"
-    shape = {name: config.values[name] for name in FIXED}
+    shape = {name: config.values[name] for name in FIXED if name in config.values}
     if note.is_file():
-        before = json.loads(note.read_text())
+        before = {**UNTOLD, **json.loads(note.read_text())}
         for name, value in shape.items():
             if before.get(name) != value:
                 raise ValueError(
@@ -64,49 +68,136 @@ def load_brain_class(dotted: str) -> type:
 
 
 def make_vocabulary(config: Config, corpora: Corpora, folder: Path):
-    """The run's vocabulary: the one it has, else that of `init_from`, else characters or a trained SentencePiece."""
+    """The run's vocabulary: the one it has, else that of `init_from`, of a CTC checkpoint, or made for the texts.
+
+    Characters are English ones, or with the text rule `letters` those of the training and validation texts.
+
+    Raises
+    ------
+    ValueError
+        If it cannot spell the training and validation texts.
+    """
     try:
         return load_vocabulary(folder)
     except FileNotFoundError:
         pass
+    texts = texts_of([*corpora.train, *corpora.valid])
+    tokens = None
     if config.init_from is not None:
         vocabulary = load_vocabulary(config.init_from)
-    elif config.tokens == "characters":
-        vocabulary = CharVocabulary()
+    elif config.tokens != "characters":
+        made_from = texts_of(corpora.train)
+        vocabulary = train_sentencepiece(made_from, folder, size=config.n_tokens, model_type=config.tokens)
+    elif config.encoder == "huggingface" and (tokens := checkpoint_vocabulary(config.source)) is not None:
+        vocabulary = CharVocabulary(tokens)
+    elif {read_description(manifest)["normaliser"] for manifest in corpora.train} == {"letters"}:
+        vocabulary = CharVocabulary((BLANK, " ", *sorted(set("".join(texts)) - {" "})))
     else:
-        return train_sentencepiece(texts_of(corpora.train), folder, size=config.n_tokens, model_type=config.tokens)
+        vocabulary = CharVocabulary()
+    check_spelling(vocabulary, texts)
     vocabulary.save(folder)
     return vocabulary
 
 
-def build_model(config: Config, *, n_tokens: int, blank_index: int) -> MultiExit:
-    """A fresh model, or one that starts from `init_from`: encoder and the exits that both have."""
+def check_spelling(vocabulary, texts: list[str]) -> None:
+    """ValueError, one sentence, if the vocabulary cannot spell some of `texts`."""
+    if not isinstance(vocabulary, CharVocabulary):
+        for text in texts:
+            vocabulary.encode(text)
+        return
+    lacking = {character for character in set("".join(texts)) if not vocabulary.spells(character)}
+    if lacking:
+        n_texts = sum(1 for text in texts if lacking & set(text))
+        raise ValueError(
+            f"the vocabulary lacks {' '.join(sorted(lacking)[:10])}, which {n_texts} of {len(texts)} training and "
+            "validation texts need: choose another normaliser, tokens: bpe, or a checkpoint without a CTC head"
+        )
+
+
+def has_checkpoint_vocabulary(config: Config, vocabulary) -> bool:
+    """Whether the run's vocabulary is that of the encoder's own CTC head, which then serves as the last exit."""
+    if config.encoder != "huggingface" or config.init_from is not None:
+        return False
+    tokens = checkpoint_vocabulary(config.source)
+    return tokens is not None and tuple(tokens) == vocabulary.tokens
+
+
+def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_head: bool = False) -> MultiExit:
+    """A fresh model, or one that starts from `init_from`: encoder and the exits that both have.
+
+    Arguments
+    ---------
+    config : Config
+        Checked.
+    n_tokens, blank_index : int
+        Of the run's vocabulary.
+    checkpoint_head : bool
+        The last exit is the CTC head of the encoder's checkpoint. With `freeze_encoder` that head stays as it is.
+
+    Raises
+    ------
+    ValueError
+        If `init_from` holds a model of another shape.
+    """
+    encoder, start = config.encoder_settings, None
+    if config.init_from is not None:
+        start = MultiExit.load(config.init_from)
+        checkpoint_head = start.config["checkpoint_head"]
+        theirs = start.config["encoder"]
+        if theirs["encoder"] != encoder["encoder"]:
+            raise ValueError(
+                f"init_from '{config.init_from}' has encoder {theirs['encoder']}, the YAML has {encoder['encoder']}"
+            )
+        if encoder["encoder"] == "huggingface":  # the folder knows the checkpoint: no hub needed
+            encoder = {**encoder, **{name: theirs[name] for name in ("source", "hf_config", "normalise_wavs")}}
     torch.manual_seed(config.seed)
     model = MultiExit(
         {
-            "encoder": config.encoder_settings,
+            "encoder": encoder,
             "exit_layers": config.exit_layers,
             "n_tokens": n_tokens,
             "blank_index": blank_index,
+            "head": config.values.get("head", "linear"),
+            "head_dim": config.values.get("head_dim"),
             "share_projection": config.share_projection,
             "head_dropout": config.head_dropout,
+            "checkpoint_head": checkpoint_head,
             "sample_rate": config.sample_rate,
             "corpus": config.corpus,
         }
     )
-    if config.init_from is not None:
-        start = MultiExit.load(config.init_from)
-        try:
-            model.encoder.load_state_dict(start.encoder.state_dict())
-        except RuntimeError as err:
-            raise ValueError(f"the encoder of init_from '{config.init_from}' has another shape: {err}") from err
-        theirs = dict(zip(start.exit_layers, start.heads, strict=True))
-        for layer, head in zip(model.exit_layers, model.heads, strict=True):
-            if layer in theirs:
-                head.load_state_dict(theirs[layer].state_dict())
+    if start is not None:
+        take_over(start, model, folder=config.init_from)
     if config.freeze_encoder:
         model.freeze_encoder()
+        if checkpoint_head:
+            model.freeze_last_head()
     return model
+
+
+def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
+    """Copy into `model` the encoder of `start` and the heads of the exits that both have; `folder` is for messages."""
+    try:
+        model.encoder.load_state_dict(start.encoder.state_dict())
+    except RuntimeError as err:
+        raise ValueError(
+            f"the encoder of init_from '{folder}' has another shape: {' '.join(str(err).split())}"
+        ) from err
+    if start.config["n_tokens"] != model.config["n_tokens"]:
+        raise ValueError(
+            f"the heads of init_from '{folder}' have {start.config['n_tokens']} tokens, this model has "
+            f"{model.config['n_tokens']}: give it a folder of its own with --output_folder"
+        )
+    theirs = dict(zip(start.exit_layers, start.heads, strict=True))
+    for layer, head in zip(model.exit_layers, model.heads, strict=True):
+        if layer in theirs:
+            try:
+                head.load_state_dict(theirs[layer].state_dict())
+            except RuntimeError as err:
+                raise ValueError(
+                    f"the heads of init_from '{folder}' are of another kind (head: {start.config['head']}): "
+                    f"{' '.join(str(err).split())}"
+                ) from err
 
 
 def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExit:
@@ -132,13 +223,20 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     vocabulary = make_vocabulary(config, corpora, folder / "model")
     if run_opts.test_only and not any((folder / "save").glob("CKPT*")):
         return MultiExit.load(folder / "model")
-    model = build_model(config, n_tokens=len(vocabulary), blank_index=vocabulary.blank_index)
+    model = build_model(
+        config,
+        n_tokens=len(vocabulary),
+        blank_index=vocabulary.blank_index,
+        checkpoint_head=has_checkpoint_vocabulary(config, vocabulary),
+    )
     counter = EpochCounter(limit=config.n_epochs)
     checkpointer = Checkpointer(folder / "save", recoverables={"model": model, "counter": counter})
     read = AudioCache(config.cache_audio_mb, sample_rate=config.sample_rate)
+    train_items = manifest_items(corpora.train, limit=config.train_utterances)
+    valid_items = manifest_items(corpora.valid, limit=config.test_utterances)
     datasets = [
-        build_dataset(manifest_items(manifests, limit=limit), read=read, encode=vocabulary.encode)
-        for manifests, limit in ((corpora.train, config.train_utterances), (corpora.valid, config.test_utterances))
+        build_dataset(items, read=read, encode=vocabulary.encode)
+        for items in (without_long(train_items, config.train_max_s), valid_items)
     ]
     samplers = [
         dynamic_batches(
@@ -167,6 +265,20 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     if sb.utils.distributed.if_main_process():
         model.save(folder / "model")
     return model.eval()
+
+
+def without_long(items: dict[str, dict], max_s: float | None) -> dict[str, dict]:
+    """Utterances of at most `max_s` seconds (all without a bound); how many are left out is logged."""
+    if max_s is None:
+        return items
+    kept = {utt_id: item for utt_id, item in items.items() if item["duration"] <= max_s}
+    if not kept:
+        raise ValueError(f"train_max_s {max_s:g} leaves no training utterance")
+    if len(kept) < len(items):
+        seconds = sum(item["duration"] for item in items.values()) - sum(item["duration"] for item in kept.values())
+        n = len(items) - len(kept)
+        logger.warning("%d training utterances (%.1f s) are longer than train_max_s %g, left out", n, seconds, max_s)
+    return kept
 
 
 def averaged(checkpointer: Checkpointer, model: MultiExit, config: Config) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import yaml
-from speechbrain.utils.distributed import ddp_init_group, if_main_process, run_on_main
+from speechbrain.utils.distributed import ddp_init_group, if_main_process, infer_device, run_on_main
 
 from eeasr_modules.data.pipeline import AudioCache
 from eeasr_modules.data.text import load_vocabulary
@@ -20,7 +20,7 @@ from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.training.collect import collect_or_reuse, table_metadata
 from eeasr_modules.training.config import Config, load
 from eeasr_modules.training.corpora import Corpora, prepare_corpora
-from eeasr_modules.training.fit import check_run_folder, load_brain_class, model_digest
+from eeasr_modules.training.fit import check_run_folder, load_brain_class, make_vocabulary, model_digest
 from eeasr_modules.training.transcripts import write_transcripts
 
 logger = logging.getLogger(__name__)
@@ -71,12 +71,14 @@ def set_up(argv: list[str], *, recipes: Path) -> Run:
     if run_opts.test_only and not (folder / "model" / "config.json").is_file():
         raise FileNotFoundError(f"--test_only needs a trained model in '{folder}/model', there is none: train first")
     single_exit_tables(config)
+    _check_precision(run_opts)
     ddp_init_group(run_opts)
     options = {"recipes": recipes, "may_download": "data_folder" not in replaced}
     save_folder = folder / "manifests"
     run_on_main(prepare_corpora, args=[config], kwargs={"save_folder": save_folder, **options})
     corpora = prepare_corpora(config, save_folder=save_folder, **options)  # made by now: only read
     check_run_folder(config, folder)
+    run_on_main(make_vocabulary, args=[config, corpora, folder / "model"])  # SentencePiece may refuse `n_tokens`
     if if_main_process():
         log_to(folder)
         (folder / "hyperparams.yaml").write_text(_resolved(config), encoding="utf-8")
@@ -84,9 +86,15 @@ def set_up(argv: list[str], *, recipes: Path) -> Run:
     return Run(config, run_opts, folder, corpora)
 
 
+def _check_precision(run_opts) -> None:
+    on_cpu = (run_opts.device or infer_device()).startswith("cpu")
+    if on_cpu and "fp16" in (run_opts.precision, run_opts.eval_precision):
+        raise ValueError("fp16 needs a GPU, the device is cpu: choose --precision and --eval_precision bf16 or fp32")
+
+
 def _resolved(config: Config) -> str:
-    ood = {f"ood_{corpus.lower()}_folder": folder for corpus, folder in config.ood_folders.items()}
-    return yaml.safe_dump({**config.values, **ood}, sort_keys=False)
+    others = {key: value for other in config.other_sets for key, value in other.keys.items()}
+    return yaml.safe_dump({**config.values, **others}, sort_keys=False)
 
 
 def log_to(folder: Path) -> None:

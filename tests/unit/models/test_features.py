@@ -16,6 +16,17 @@ def test_features_of_an_utterance_do_not_depend_on_its_batch(batch):
         torch.testing.assert_close(together[i, :frames], alone[0], atol=1e-5, rtol=0)
 
 
+def test_a_click_at_the_very_end_does_not_sound_in_the_padding():
+    # the first frame of padding would hear it louder than the last frame does, and raise the floor 80 dB below it
+    n_samples = 8000 + 159
+    wav = 1e-5 * torch.randn(1, n_samples, generator=torch.Generator().manual_seed(0))
+    wav[0, -1] = 1.0
+    mel, length = LogMel(20).eval(), torch.tensor([n_samples])
+    alone, n_frames = mel(wav, length)
+    padded, _ = mel(torch.nn.functional.pad(wav, (0, 8000)), length)
+    torch.testing.assert_close(padded[:, : n_frames.item()], alone, atol=1e-4, rtol=0)
+
+
 def test_padding_is_zero_even_when_the_loudest_neighbour_is_not(batch):
     wavs, n_samples = batch
     features, n_frames = LogMel(20).eval()(wavs * torch.tensor([[1.0], [50.0], [0.01], [1.0]]), n_samples)

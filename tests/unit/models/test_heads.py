@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def projections(model):
@@ -60,3 +61,63 @@ def test_log_probs_are_float32_and_sum_to_one_under_autocast(model, batch, preci
         torch.testing.assert_close(half.exp().sum(-1), torch.ones(half.shape[:2]))
         torch.testing.assert_close(half, full, atol=0.1, rtol=0)
         assert not torch.equal(half, full)  # autocast was really on
+
+
+class TestOtherHeads:
+    @pytest.mark.parametrize("head", ["linear", "mlp", "attention"])
+    def test_every_exit_gives_an_utterance_the_same_alone_and_in_a_batch(self, make_model, batch, head):
+        model = make_model(head=head, head_dim=12)
+        wavs, n_samples = batch
+        with torch.no_grad():
+            together, n_frames = model(wavs, n_samples)
+            for i, samples in enumerate(n_samples.tolist()):
+                alone, _ = model(wavs[i : i + 1, :samples], n_samples[i : i + 1])
+                for many, one in zip(together, alone, strict=True):
+                    torch.testing.assert_close(many[i, : n_frames[i]], one[0], atol=1e-5, rtol=0)
+
+    def test_the_attention_head_looks_at_other_frames_and_never_at_padding(self, make_model):
+        head = make_model(head="attention").heads[0]
+        hidden, n_frames = torch.randn(2, 10, 16), torch.tensor([10, 6])
+        with torch.no_grad():
+            before = head(hidden, n_frames)
+            hidden[1, 8] = torch.randn(16)  # padding of the second
+            after = head(hidden, n_frames)
+            assert torch.equal(after[1, :6], before[1, :6])
+            hidden[1, 5] = torch.randn(16)
+            assert (head(hidden, n_frames)[1, 0] - before[1, 0]).abs().max() > 1e-3
+
+    def test_the_attention_head_will_not_guess_where_padding_begins(self, make_model):
+        with pytest.raises(ValueError, match="must know where padding begins: expected n_frames, got None"):
+            make_model(head="attention").heads[0](torch.randn(1, 4, 16))
+
+    @pytest.mark.parametrize("head", ["mlp", "attention"])
+    def test_they_are_kept_in_the_model_folder_and_train(self, make_model, batch, tmp_path, head):
+        model = make_model(head=head, head_dim=8).train()
+        sum(one.square().sum() for one in model(*batch)[0]).backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.heads.parameters())
+        model.eval().save(tmp_path)
+        with torch.no_grad():
+            for ours, theirs in zip(model(*batch)[0], type(model).load(tmp_path)(*batch)[0], strict=True):
+                assert torch.equal(ours, theirs)
+
+    @pytest.mark.parametrize("head", ["mlp", "attention"])
+    @pytest.mark.parametrize("width", [None, 8, 20])
+    def test_their_cost_is_what_torch_counts(self, make_model, head, width):
+        one = make_model(head=head, head_dim=width).heads[1]
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            one(torch.randn(1, 30, 16), torch.tensor([30]))
+        counted = counter.get_total_flops() / 2
+        if head == "attention":  # torch does not count its attention kernel on CPU
+            counted += 2 * 30 * 30 * (width or 16)
+        assert one.macs(30) == counted
+
+    def test_a_shared_projection_fits_the_width(self, make_model):
+        model = make_model(head="mlp", head_dim=8, share_projection=True)
+        assert {head.projection.in_features for head in model.heads} == {8}
+        assert len({id(p) for p in projections(model)}) == 1 and len({id(head.body) for head in model.heads}) == 3
+
+    def test_unknown_kinds_and_widths_that_do_not_divide_are_refused(self, make_model):
+        with pytest.raises(ValueError, match=r"head must be one of linear, mlp, attention, got 'conv'"):
+            make_model(head="conv")
+        with pytest.raises(ValueError, match=r"head_dim must be a multiple of 4 .* got 10"):
+            make_model(head="attention", head_dim=10)

@@ -131,7 +131,7 @@ def test_frame_counts_agree_with_what_comes_out(model, batch):
 
 
 def test_an_unknown_encoder_or_setting_is_refused_by_name():
-    with pytest.raises(ValueError, match="one of conformer, got 'whisper'"):
+    with pytest.raises(ValueError, match="one of conformer, huggingface, got 'whisper'"):
         build_encoder({"encoder": "whisper"})
     with pytest.raises(ValueError, match="'conformer' has no setting n_layer; it takes"):
         build_encoder({"encoder": "conformer", "n_layer": 3})

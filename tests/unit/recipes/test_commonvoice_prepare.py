@@ -39,7 +39,7 @@ def test_quotation_marks_swallow_no_rows_and_everything_left_out_is_counted(rele
     assert read_description(path)["skipped"] == {
         "missing": 1,
         "row not whole": 1,
-        "text without English spelling": 1,
+        "text without spelling": 1,
         "empty text": 1,
     }
     assert read_manifest(path)[0].duration_s == pytest.approx(0.5, abs=0.1)

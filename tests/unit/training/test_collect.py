@@ -86,7 +86,9 @@ def test_a_row_holds_what_the_model_says_of_that_utterance(loud, vocabulary, tes
     assert table.exit_layers.tolist() == [1, 2] and table.n_utterances == 9
     assert table.speakers[0] in table.utt_ids[0]
     np.testing.assert_allclose(table.cost_layers, table.duration_s[:, None] * table.exit_layers)
-    np.testing.assert_array_equal(table.n_frames, loud.encoder.frames_for((table.duration_s * 16000).round().astype(int)))
+    np.testing.assert_array_equal(
+        table.n_frames, loud.encoder.frames_for((table.duration_s * 16000).round().astype(int))
+    )
     for i, reference in enumerate(table.references):
         for e in range(2):
             assert table.errors[i, e] == sum(count_edits(reference, table.hypotheses[i, e]))

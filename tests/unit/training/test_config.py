@@ -161,7 +161,12 @@ def test_overrides_that_are_not_keys_and_values_are_refused_in_one_sentence(over
 def test_a_yaml_that_cannot_be_read_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such YAML"):
         load_yaml(tmp_path / "none.yaml")
-    for name, text in (("list", "- 1\n- 2\n"), ("twice", "seed: 1\nseed: 2\n"), ("open", "a: [1\n"), ("ref", "a: !ref <b>")):
+    for name, text in (
+        ("list", "- 1\n- 2\n"),
+        ("twice", "seed: 1\nseed: 2\n"),
+        ("open", "a: [1\n"),
+        ("ref", "a: !ref <b>"),
+    ):
         (tmp_path / f"{name}.yaml").write_text(text)
         with pytest.raises(ValueError, match=rf"{name}\.yaml'") as caught:
             load_yaml(tmp_path / f"{name}.yaml")

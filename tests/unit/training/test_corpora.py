@@ -67,7 +67,7 @@ def test_an_empty_list_of_splits_is_refused(make_config, make_corpora, tmp_path,
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(make_config, make_corpora, tmp_path):
-    with pytest.raises(ValueError, match="AN4 has the splits train, dev, test, got eval"):
+    with pytest.raises(ValueError, match=r"AN4 has the splits train, dev, test.*, got eval"):
         make_corpora(make_config(test_splits=["eval"]), tmp_path)
 
 
@@ -76,13 +76,13 @@ def test_a_folder_that_is_not_there_is_never_replaced_by_a_download_where_there_
     make_config, root, tmp_path, may_download
 ):
     config = make_config(corpus="Digits", data_folder=str(tmp_path / "none"))  # the digits have no `fetch`
-    with pytest.raises(FileNotFoundError, match="data_folder '.*none' does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"data_folder '.*none' does not exist"):
         prepare_corpora(config, recipes=root / "recipes", save_folder=tmp_path, may_download=may_download)
 
 
 def test_a_folder_that_the_user_named_is_never_downloaded_into(make_config, root, tmp_path):
     config = make_config(data_folder=str(tmp_path / "an4"))
-    with pytest.raises(FileNotFoundError, match="data_folder '.*an4' does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"data_folder '.*an4' does not exist"):
         prepare_corpora(config, recipes=root / "recipes", save_folder=tmp_path / "save", may_download=False)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,5 +1,7 @@
 """The learning rate as a function of progress."""
 
+from itertools import pairwise
+
 import pytest
 
 from eeasr_modules.training.schedule import warmup_cosine
@@ -14,8 +16,8 @@ def test_it_rises_to_the_peak_and_falls_from_there(warmup, final):
     found = shares(warmup, final)
     top = round(warmup * 1000)
     assert found[top] == pytest.approx(1.0)
-    assert all(a < b for a, b in zip(found[:top], found[1 : top + 1]))
-    assert all(a >= b for a, b in zip(found[top:-1], found[top + 1 :]))
+    assert all(a < b for a, b in pairwise(found[: top + 1]))
+    assert all(a >= b for a, b in pairwise(found[top:]))
     assert all(0.0 <= share <= 1.0 for share in found)
 
 

@@ -8,7 +8,7 @@ import pytest
 from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.training.transcripts import write_transcripts
 
-WORDS = "A B C YES NO GO STOP".split()
+WORDS = ("A", "B", "C", "YES", "NO", "GO", "STOP")
 
 
 @pytest.fixture
@@ -18,7 +18,9 @@ def table():
     said = [" ".join(rng.choice(WORDS, rng.integers(1, 6))) for _ in range(n)]
     heard = [[" ".join(rng.choice(WORDS, rng.integers(0, 7))), text if i % 3 else "GO"] for i, text in enumerate(said)]
     ids = [f"u{i:02d}" for i in range(n)]
-    return ExitTable.from_hypotheses(heard, said, utt_ids=ids, exit_layers=layers, duration_s=[1.0] * n, n_frames=[25] * n)
+    return ExitTable.from_hypotheses(
+        heard, said, utt_ids=ids, exit_layers=layers, duration_s=[1.0] * n, n_frames=[25] * n
+    )
 
 
 def test_speechbrain_counts_the_errors_that_the_table_holds(table, tmp_path):

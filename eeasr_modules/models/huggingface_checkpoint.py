@@ -1,0 +1,252 @@
+"""Reading Hugging Face speech checkpoints, by hub id or from a local folder: settings, weights, head, vocabulary."""
+
+import contextlib
+import json
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+KINDS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
+DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
+
+
+@dataclass(frozen=True)
+class CTCWeights:
+    """The head of a `...ForCTC` checkpoint.
+
+    Arguments
+    ---------
+    weight : torch.Tensor of shape (tokens, dim)
+        Of the projection.
+    bias : torch.Tensor of shape (tokens,)
+        Of the projection.
+    blank_index : int
+        The checkpoint's pad token.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+    blank_index: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was read from a checkpoint.
+
+    Arguments
+    ---------
+    model : nn.Module
+        The bare encoder, float32, in eval mode.
+    hf_config : dict
+        The checkpoint's own settings, ready for JSON; enough to build the encoder again without the checkpoint.
+    ctc : CTCWeights or None
+        Its CTC head, if it has one.
+    normalise_wavs : bool
+        Whether it wants waveforms of zero mean and unit variance.
+    sample_rate : int
+        Hz.
+    """
+
+    model: nn.Module
+    hf_config: dict
+    ctc: CTCWeights | None
+    normalise_wavs: bool
+    sample_rate: int
+
+
+def _said(error: Exception) -> str:
+    """An error's first sentence, on one line."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")
+
+
+def checkpoint_config(source: str):
+    """The settings of a speech checkpoint (a transformers configuration); no weights are read.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be had, or is not a wav2vec2, HuBERT, WavLM or data2vec-audio encoder.
+    """
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except (OSError, ValueError, KeyError) as err:
+        raise ValueError(
+            f"no checkpoint '{source}': expected a local folder with a config.json or the id of a model on the hub, "
+            f"and a network or a cached copy for the latter ({_said(err)})"
+        ) from err
+    return check_kind(config, source)
+
+
+def check_kind(config, source: str | None):
+    """`config`, or ValueError if it does not describe an encoder that the walk knows."""
+    if config.model_type not in KINDS:
+        raise ValueError(f"'{source}' is a '{config.model_type}' model; expected a speech encoder: {', '.join(KINDS)}")
+    if getattr(config, "add_adapter", False):
+        raise ValueError(f"'{source}' has an adapter that shortens its output (add_adapter), which exits cannot follow")
+    return config
+
+
+def is_ctc(config) -> bool:
+    """Whether a checkpoint was saved with a CTC head."""
+    return any(name.endswith("ForCTC") for name in config.architectures or [])
+
+
+def as_json(config) -> dict:
+    """A transformers configuration as a plain dict of everything that shapes the encoder."""
+    values = json.loads(config.to_json_string(use_diff=False))
+    for name in ("dtype", "torch_dtype", "id2label", "label2id", "_name_or_path", "task_specific_params"):
+        values.pop(name, None)
+    return values
+
+
+def ours(config, *, dropout: float | None):
+    """`config` with transformers' own LayerDrop and SpecAugment off (the adapter has its own) and our dropout."""
+    config.layerdrop = 0.0
+    config.apply_spec_augment = False
+    if dropout is not None:
+        for name in DROPOUTS:
+            setattr(config, name, dropout)
+    return config
+
+
+def check_attention(config, attention: str | None) -> None:
+    """ValueError if the model has no such implementation of attention."""
+    known = ("eager",) if config.model_type == "wavlm" else ("eager", "sdpa")
+    if attention is not None and attention not in known:
+        raise ValueError(f"a {config.model_type} encoder has attention {' or '.join(known)}, got {attention!r}")
+
+
+@contextlib.contextmanager
+def _quiet():
+    """No progress bars and load reports from transformers; what matters of the latter is checked."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def read_checkpoint(source: str, *, attention: str | None, dropout: float | None) -> Checkpoint:
+    """Encoder, CTC head and input conventions of a checkpoint.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+    attention : str or None
+        `eager` or `sdpa`; None for the default of transformers.
+    dropout : float or None
+        In place of the encoder's; None keeps it.
+
+    Raises
+    ------
+    ValueError
+        See `checkpoint_config`; also if encoder weights are missing from the checkpoint.
+    """
+    from transformers import AutoModel, AutoModelForCTC
+
+    config = checkpoint_config(source)
+    check_attention(config, attention)
+    hf_config = as_json(config)
+    kind = AutoModelForCTC if is_ctc(config) else AutoModel
+    try:
+        with _quiet():
+            model, found = kind.from_pretrained(
+                source,
+                config=ours(config, dropout=dropout),
+                attn_implementation=attention,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, RuntimeError) as err:
+        raise ValueError(f"the weights of checkpoint '{source}' cannot be read: {_said(err)}") from err
+    missing = sorted(name for name in found["missing_keys"] if not name.endswith("masked_spec_embed"))
+    if missing:
+        raise ValueError(f"checkpoint '{source}' lacks weights of the model it names, the first is {missing[0]}")
+    ctc = None
+    if is_ctc(config):
+        head = model.lm_head
+        ctc = CTCWeights(head.weight.detach().clone(), head.bias.detach().clone(), config.pad_token_id)
+        model = getattr(model, model.base_model_prefix)
+    return Checkpoint(model.eval(), hf_config, ctc, *_input_conventions(source))
+
+
+def _input_conventions(source: str) -> tuple[bool, int]:
+    """(zero mean and unit variance wanted, Hz) as the feature extractor says; transformers' defaults without one."""
+    from transformers import Wav2Vec2FeatureExtractor
+
+    try:
+        extractor = Wav2Vec2FeatureExtractor.from_pretrained(source)
+    except (OSError, ValueError):
+        extractor = Wav2Vec2FeatureExtractor()
+    return bool(extractor.do_normalize), int(extractor.sampling_rate)
+
+
+def build_bare(hf_config: dict, *, attention: str | None, dropout: float | None) -> nn.Module:
+    """The encoder that `hf_config` describes, with random weights."""
+    from transformers import AutoConfig, AutoModel
+
+    values = dict(hf_config)
+    config = check_kind(AutoConfig.for_model(values.pop("model_type"), **values), "hf_config")
+    check_attention(config, attention)
+    return AutoModel.from_config(ours(config, dropout=dropout), attn_implementation=attention, dtype=torch.float32)
+
+
+def checkpoint_vocabulary(source: str) -> list[str] | None:
+    """Tokens of a `...ForCTC` checkpoint in the order of their ids; None if the checkpoint has no CTC head.
+
+    The blank (the checkpoint's pad token) is called `<pad>`, the space between words `|`, other specials `<...>`, so
+    that `data.text.CharVocabulary` reads the list as it is. An id of the head that no token claims is `<unused_id>`.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint cannot be had, or its tokenizer does not belong to its head.
+    """
+    from transformers import Wav2Vec2CTCTokenizer
+
+    config = checkpoint_config(source)
+    if not is_ctc(config):
+        return None
+    try:
+        with _quiet():
+            tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(source)
+        by_token = tokenizer.get_vocab()
+    except (OSError, ValueError, TypeError, AttributeError, ImportError) as err:
+        raise ValueError(f"checkpoint '{source}' has a CTC head but no readable vocab.json: {_said(err)}") from err
+    if by_token.get(tokenizer.pad_token) != config.pad_token_id:
+        raise ValueError(
+            f"checkpoint '{source}': expected its pad token to be the blank of its CTC head, id {config.pad_token_id}, "
+            f"got {tokenizer.pad_token!r} with id {by_token.get(tokenizer.pad_token)}"
+        )
+    tokens = [f"<unused_{index}>" for index in range(config.vocab_size)]
+    for token, index in by_token.items():
+        if index < len(tokens):  # a tokenizer adds <s> and </s> that the head need not have
+            tokens[index] = "|" if token == tokenizer.word_delimiter_token else _special(token)
+    tokens[config.pad_token_id] = "<pad>"
+    return tokens
+
+
+def _special(token: str) -> str:
+    """`[UNK]` as `<unk>`; other tokens unchanged."""
+    bracketed = len(token) > 2 and token.startswith("[") and token.endswith("]")
+    return f"<{token[1:-1].lower()}>" if bracketed else token

@@ -1,0 +1,149 @@
+"""Writes a report: the page, its pictures, and the summary that both are made from."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits import ExitTable
+from eeasr_modules.report.checks import ordered
+from eeasr_modules.report.examples import examples_text, overthinking_examples
+from eeasr_modules.report.figures import draw_figures
+from eeasr_modules.report.page import best_on_calibration, report_text
+from eeasr_modules.report.summary import summarise
+from eeasr_modules.report.tables import number, percent
+
+N_EXAMPLES = 10
+
+
+def write_report(
+    tables: Sequence[ExitTable],
+    out: str | Path,
+    *,
+    dev: ExitTable | None,
+    policies: Sequence[str],
+    policy: str | None,
+    budget: float,
+    single_exit: Sequence[ExitTable] = (),
+    calibrated: Mapping[str, str] | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Write `report.md`, `summary.json` and the pictures into a folder.
+
+    Nothing in the folder changes before everything is made; files of the same names are then replaced.
+
+    Arguments
+    ---------
+    tables : sequence of ExitTable
+        The test sets, with distinct set names.
+    out : str or Path
+        The folder; made if needed.
+    dev : ExitTable or None
+        Calibration data. Without it thresholds are cross-fitted over speakers or, with too few speakers, set on
+        the evaluated set, and the report says so.
+    policies : sequence of str
+        Texts of policies to compare, open or not.
+    policy : str or None
+        The chosen one; None as in `summarise`.
+    budget : float
+        Mean cost allowed: up to 1 a share of full depth, above 1 layers.
+    single_exit : sequence of ExitTable
+        The same sets by the same encoder trained with one exit only.
+    calibrated : mapping of str to str, or None
+        Texts already calibrated on dev, by the text that was asked for.
+    command : str or None
+        What made the report; printed in it.
+
+    Returns
+    -------
+    dict
+        What `summary.json` holds, and under "report" where the page is.
+
+    Raises
+    ------
+    ValueError
+        As `summarise`.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"the report needs a folder, but {out} is a file; give another path")
+    summary = summarise(
+        tables,
+        dev=dev,
+        policies=policies,
+        policy=policy,
+        budget=budget,
+        rng=np.random.default_rng(0),
+        single_exit=single_exit,
+        calibrated=calibrated,
+        command=command,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".report.", dir=out))
+    try:
+        pictures = draw_figures(summary, aside)
+        text = report_text(summary, examples=_examples_section(ordered(tables)), pictures=pictures)
+        (aside / "report.md").write_text(text, encoding="utf-8")
+        (aside / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        for path in sorted(aside.iterdir()):
+            os.replace(path, out / path.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return {**summary, "report": str(out / "report.md")}
+
+
+def closing_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What to print when a run is done: where the report is and the lines that matter.
+
+    Arguments
+    ---------
+    summary : mapping
+        Of `write_report`.
+
+    Returns
+    -------
+    list of str
+    """
+    name, one = next(iter(summary["sets"].items()))
+    wers, layers = one["wer_per_exit"], one["exit_layers"]
+    lines = [f"Report: {summary['report']}"] if "report" in summary else []
+    lines += [
+        f"{name}: WER {number(wers[0])} % at the first exit (layer {layers[0]}), "
+        f"{number(wers[-1])} % at the last (layer {layers[-1]})",
+        f"an inner exit beats the last on {percent(one['overthinking']['inner_better_share'], 1)} "
+        f"of {one['n_utterances']} utterances",
+    ]
+    best = best_on_calibration(one["policies"])
+    judge = summary["dev"]["set_name"] if summary["dev"] else "this set itself"
+    titles = {"chosen policy": summary["chosen_policy"], f"best policy at the budget (by {judge})": best}
+    if best == summary["chosen_policy"]:
+        titles = {f"chosen policy, the best at the budget (by {judge})": best}
+    lines += [f"{title}: {_policy_words(text, one['policies'][text])}" for title, text in titles.items() if text]
+    lines.append(
+        f"oracle (knows the reference): {number(one['oracle_a']['wer'])} % at {number(one['oracle_a']['depth'])} layers"
+    )
+    lines += [f"left out: {text}: {reason}" for text, reason in summary["left_out"].items()]
+    return lines
+
+
+def _examples_section(tables: Sequence[ExitTable]) -> str:
+    examples = overthinking_examples(tables, n=N_EXAMPLES)
+    if not examples:
+        return "No inner exit is strictly better than the last on any utterance."
+    kept = "Wrong words are **bold**, missing ones ~~struck out~~."
+    if any(example.reference is None for example in examples):
+        kept += " Where the table keeps no reference, the marks show what the last exit changed."
+    return f"The clearest cases, most errors saved first; not typical ones. {kept}\n\n{examples_text(examples)}"
+
+
+def _policy_words(text: str, policy: Mapping[str, Any]) -> str:
+    point = policy["at_budget"]
+    return (
+        f"{text}: WER {number(point['wer'])} % at {number(point['depth'])} layers "
+        f"({percent(point['depth_share'])} of full depth, {percent(point['gap_closed'])} of the gap closed)"
+    )

@@ -1,0 +1,119 @@
+"""The report as a user finds it."""
+
+import json
+import re
+
+import pytest
+
+from eeasr_modules.report import closing_lines, write_report
+
+POLICIES = ["random", "between(entropy)", "between(patience(1))"]
+
+
+@pytest.fixture(scope="module")
+def report(make_table, tmp_path_factory):
+    out = tmp_path_factory.mktemp("report") / "out"
+    tables = [
+        make_table("odd words", seed=3, label="ood", n=30, n_speakers=4),
+        make_table("test"),
+        make_table("noise", seed=2, label="shifted", references=False),
+    ]
+    dev = make_table("dev", seed=1)
+    summary = write_report(
+        tables,
+        out,
+        dev=dev,
+        policies=POLICIES,
+        policy="between(entropy)",
+        budget=0.75,
+        command="eeasr analyze ...",
+    )
+    return summary, out
+
+
+def test_page_summary_and_pictures_are_there_and_nothing_else(report):
+    _, out = report
+    names = {path.name for path in out.iterdir()}
+    pictures = {"wer_per_exit.png", "exits_chosen.png", "overthinking.png"}
+    pictures |= {"frontier_test.png", "frontier_noise.png", "frontier_odd_words.png"}
+    assert names == pictures | {"report.md", "summary.json"}
+    assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    text = (out / "report.md").read_text("utf-8")
+    assert set(re.findall(r"!\[.*?\]\((.*?)\)", text)) == pictures
+
+
+def test_the_summary_on_disk_is_the_one_returned(report):
+    summary, out = report
+    stored = json.loads((out / "summary.json").read_text("utf-8"))
+    assert {**stored, "report": str(out / "report.md")} == summary
+    assert list(stored["sets"]) == ["test", "noise", "odd words"]
+
+
+def test_the_page_has_the_numbers_of_the_summary_and_says_how_they_came(report):
+    summary, out = report
+    text = (out / "report.md").read_text("utf-8")
+    one = summary["sets"]["test"]
+    at = one["policies"]["between(entropy)"]["at_budget"]
+    row = next(line for line in text.splitlines() if line.startswith("| test | in domain"))
+    for number in (one["wer_per_exit"][0], one["wer_per_exit"][-1], at["wer"], at["depth"], one["oracle_a"]["wer"]):
+        assert f"{number:.2f}" in row
+    assert "Thresholds were chosen on dev (60 utterances, 10 speakers)" in text
+    assert "Made on" in text and "`eeasr analyze ...`" in text
+    assert "optimistic by selection" in text and "Depth is not time" in text
+    assert "Too few or unknown speakers in odd words" in text
+    assert text.count("    - said:") == 10
+
+
+def test_rows_of_every_table_have_as_many_cells_as_its_header(report):
+    _, out = report
+    text = (out / "report.md").read_text("utf-8")
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.M):
+        cells = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+        assert len(cells) == 1, block
+
+
+def test_the_closing_lines_say_what_matters(report):
+    summary, out = report
+    text = "\n".join(closing_lines(summary))
+    one = summary["sets"]["test"]
+    assert f"Report: {out / 'report.md'}" in text
+    assert f"{one['wer_per_exit'][0]:.2f} % at the first exit (layer 2)" in text
+    assert f"{one['wer_per_exit'][-1]:.2f} % at the last (layer 8)" in text
+    assert "an inner exit beats the last on" in text
+    assert "chosen policy" in text and "(by dev)" in text and "oracle" in text
+
+
+def test_thresholds_set_on_the_evaluated_set_are_called_flattering(make_table, tmp_path):
+    few = make_table(n_speakers=3)
+    write_report([few], tmp_path, dev=None, policies=POLICIES, policy=None, budget=0.75)
+    assert "set on this very set, which flatters" in (tmp_path / "report.md").read_text("utf-8")
+    write_report([make_table()], tmp_path, dev=None, policies=POLICIES, policy=None, budget=0.75)
+    text = (tmp_path / "report.md").read_text("utf-8")
+    assert "flatters" not in text and "cross-fitted" in text
+
+
+def test_a_failed_report_leaves_the_old_one_as_it_was(make_table, tmp_path, monkeypatch):
+    write_report([make_table()], tmp_path, dev=None, policies=POLICIES, policy=None, budget=0.75)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_, **__):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    with pytest.raises(OSError, match="no space left"):
+        write_report([make_table(seed=5)], tmp_path, dev=None, policies=POLICIES, policy=None, budget=0.75)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_single_exit_model_has_a_report_of_its_own(make_table, tmp_path):
+    summary = write_report(
+        [make_table(layers=(8,))], tmp_path, dev=make_table("dev", layers=(8,)), policies=[], policy=None, budget=0.75
+    )
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "summary.json", "wer_per_exit.png"}
+    assert "the last (layer 8)" in "\n".join(closing_lines(summary))
+
+
+def test_a_file_where_the_folder_should_be_is_refused(make_table, tmp_path):
+    (tmp_path / "out").write_text("x")
+    with pytest.raises(ValueError, match="needs a folder"):
+        write_report([make_table()], tmp_path / "out", dev=None, policies=POLICIES, policy=None, budget=0.75)

@@ -1,0 +1,128 @@
+"""The command `eeasr`: what a user types, and what comes back."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from eeasr_modules import __version__
+from eeasr_modules.cli import main
+from eeasr_modules.exits import ExitTable, read_table, write_table
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Paths of two exit tables, test and dev, with ten speakers each."""
+    paths = {}
+    for name, seed in (("test", 0), ("dev", 1)):
+        rng = np.random.default_rng(seed)
+        words = [" ".join(rng.choice(["go", "left", "right", "stop"], 4)) for _ in range(40)]
+        heard = [[w if rng.random() < p else "what" for p in (0.3, 0.6, 0.8)] for w in words]
+        table = ExitTable.from_hypotheses(
+            heard,
+            words,
+            utt_ids=[f"{name}{i}" for i in range(40)],
+            speakers=[f"s{i % 10}" for i in range(40)],
+            exit_layers=[2, 4, 6],
+            duration_s=rng.uniform(1, 3, 40),
+            n_frames=[50] * 40,
+            signals={"entropy": rng.uniform(0, 1, (40, 3))},
+            metadata={"set_name": name, "set_label": "in_domain"},
+        )
+        paths[name] = tmp_path / f"{name}.parquet"
+        write_table(table, paths[name])
+    return paths
+
+
+def failure(capsys, *argv):
+    """What a failing command says; nothing but one line may be said."""
+    assert main([str(word) for word in argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.startswith("eeasr: error: ") and captured.err.count("\n") == 1
+    return captured.err.removeprefix("eeasr: error: ").strip()
+
+
+def test_analyze_writes_a_report_and_ends_with_the_lines_that_matter(tables, tmp_path, capsys):
+    out = tmp_path / "report"
+    assert main(["analyze", str(tables["test"]), "--dev", str(tables["dev"]), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"Report: {out / 'report.md'}" in printed and "oracle" in printed
+    assert "left out: between(margin): the tables have no signal margin" in printed
+    text = (out / "report.md").read_text("utf-8")
+    assert "`eeasr analyze " in text and "Thresholds were chosen on dev" in text
+
+
+def test_analyze_takes_policies_and_budget_as_texts(tables, tmp_path, capsys):
+    argv = ["analyze", str(tables["test"]), "--out", str(tmp_path / "report")]
+    argv += ["--policies", "static(4), between(2, 4, entropy)", "--policy", "patience(1, .5)", "--budget", "4"]
+    assert main(argv) == 0
+    assert "patience(1, 0.5): WER" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--policies", "entropy(0.1"], "expected a policy such as entropy(0.12)"),
+        (["--policies", "entropie"], "unknown policy 'entropie'"),
+        (["--policy", "static(5)"], "names layer 5, but the exits are after layers [2, 4, 6]"),
+        (["--policy", "margin"], "the tables have no signal margin"),
+        (["--budget", "nine"], "invalid float value: 'nine'"),
+        (["--budget", "9"], "must not exceed the encoder's 6 layers"),
+        (["--dev", "nowhere.parquet"], "no exit table at nowhere.parquet"),
+        (["--depth", "3"], "unrecognized arguments: --depth 3"),
+    ],
+)
+def test_what_is_wrong_with_analyze_is_said_in_one_sentence(tables, tmp_path, capsys, options, sentence):
+    assert sentence in failure(capsys, "analyze", tables["test"], "--out", tmp_path / "report", *options)
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_table_cannot_calibrate_itself(tables, tmp_path, capsys):
+    said = failure(capsys, "analyze", tables["test"], "--dev", tables["test"], "--out", tmp_path / "report")
+    assert "calibrated on 'test'" in said
+
+
+def test_a_file_that_is_no_exit_table_is_refused(tmp_path, capsys):
+    (tmp_path / "x.parquet").write_text("hello")
+    assert "not an exit table" in failure(capsys, "analyze", tmp_path / "x.parquet", "--out", tmp_path / "report")
+
+
+def test_an_unknown_command_lists_the_known(capsys):
+    assert failure(capsys, "analyse") == "unknown command 'analyse'; known: analyze, import-transcripts"
+    assert "COMMAND" in failure(capsys)
+
+
+def test_the_version_is_printed(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"eeasr {__version__}\n"
+
+
+def test_transcripts_are_imported(tmp_path, capsys):
+    folder = tmp_path / "traces" / "ee40"
+    folder.mkdir(parents=True)
+    block = "file: 1-2-{}.flac\nexpected: go left now\n\tlayer_2: go lift\n\tlayer_4: go left now\n"
+    (folder / "test.clean_results.txt").write_text(block.format("0001") + block.format("0002"))
+    out = tmp_path / "T.parquet"
+    argv = ["import-transcripts", "--format", "exit-traces", str(folder.parent), "--split", "clean", "-o", str(out)]
+    assert main(argv) == 0
+    assert capsys.readouterr().out == f"{out}: 2 utterances, exits after layers 2, 4\n"
+    assert read_table(out).errors.tolist() == [[2, 0], [2, 0]]
+
+
+def test_a_folder_without_transcripts_is_refused(tmp_path, capsys):
+    argv = ["import-transcripts", "--format", "exit-traces", tmp_path, "--split", "clean", "-o", tmp_path / "T"]
+    assert "expected test.clean_results.txt" in failure(capsys, *argv)
+    assert "format must be one of exit-traces" in failure(
+        capsys, "import-transcripts", "--format", "x", tmp_path, "--split", "clean", "-o", tmp_path / "T"
+    )
+
+
+def test_the_module_runs_as_a_program(root):
+    done = subprocess.run(
+        [sys.executable, "-m", "eeasr_modules.cli", "nothing"], cwd=root, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("eeasr: error: unknown command 'nothing'")
