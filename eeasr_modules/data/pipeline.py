@@ -14,8 +14,7 @@ ensure_torchaudio()
 
 
 class AudioCache:
-    """Reads audio, and keeps it as 16-bit integers until `limit_mb` is reached; later files are read each
-    time.
+    """Reads audio, rounds it to 16 bits, and keeps it until `limit_mb` is reached; later files are read each time.
 
     Arguments
     ---------
@@ -35,13 +34,14 @@ class AudioCache:
         if path in self._kept:
             return torch.from_numpy(self._kept[path].astype(np.float32) / 32768.0)
         wav = read_audio(path, sample_rate=self.sample_rate)
-        # resampling may overshoot full scale; such audio is not kept in 16 bits, so that every epoch sees
-        # the same
-        if wav.numel() * 2 <= self.left and float(wav.abs().max()) < 1.0:
-            self._kept[path] = (wav.numpy() * 32768.0).round().astype(np.int16)
+        if float(wav.abs().max()) >= 1.0:  # resampling overshot full scale: 16 bits would clip it
+            return wav
+        # rounded whether it is kept or not: results must not depend on where the cache ends
+        rounded = (wav.numpy() * 32768.0).round().clip(-32768, 32767).astype(np.int16)
+        if wav.numel() * 2 <= self.left:
+            self._kept[path] = rounded
             self.left -= wav.numel() * 2
-            return torch.from_numpy(self._kept[path].astype(np.float32) / 32768.0)
-        return wav
+        return torch.from_numpy(rounded.astype(np.float32) / 32768.0)
 
 
 def evenly_spaced(rows: Sequence, n: int | None) -> list:

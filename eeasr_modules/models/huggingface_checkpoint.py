@@ -3,6 +3,7 @@
 import contextlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -76,13 +77,29 @@ def checkpoint_config(source: str):
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, local_files_only=not _within_reach(source))
     except (OSError, ValueError, KeyError) as err:
         raise ValueError(
             f"no checkpoint '{source}': expected a local folder with a config.json or the id of a model on the hub, "
             f"and a network or a cached copy for the latter ({_said(err)})"
         ) from err
     return check_kind(config, source)
+
+
+def _within_reach(source: str) -> bool:
+    """Whether the hub answers, asked once: transformers itself would try for 23 s before it says that it does not."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if Path(source).is_dir():
+        return True
+    try:
+        get_hf_file_metadata(hf_hub_url(source, "config.json"), timeout=10)
+    except (HfHubHTTPError, HFValidationError):  # it answers: no such model, not for us, not an id
+        return True
+    except Exception:  # what its HTTP library raises without a network; which library that is changes with its version
+        return False
+    return True
 
 
 def check_kind(config, source: str | None):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eeasr_modules.training.keys import ENCODER_KEYS, EVERY, KEYS, Key, keys_of
+from eeasr_modules.training.yaml_file import load_yaml
 
 # ood_<corpus>_folder, ood_<corpus>_<name>_folder: another corpus; release_<name>_folder: more of the one trained on
 OOD_KEY = re.compile(r"(ood|release)_([a-z0-9]+(?:_[a-z0-9]+)*)_(folder|splits)")
@@ -83,21 +84,6 @@ class Config:
         return {"fast"} if any(speed >= 120 for speed in self.values["speeds"]) else set()
 
 
-def flatten(loaded: dict) -> dict:
-    """Keys of a YAML with those of its `defaults` (an included YAML) beneath; the nearer one wins.
-
-    Example
-    -------
-    >>> flatten({"a": 1, "defaults": {"a": 0, "b": 2}})
-    {'a': 1, 'b': 2}
-    """
-    defaults = loaded.get("defaults") or {}
-    if not isinstance(defaults, dict):
-        raise ValueError(f"defaults must include another YAML (!include:file), got {defaults!r}")
-    own = {name: value for name, value in loaded.items() if name != "defaults"}
-    return {**flatten(defaults), **own} if defaults else own
-
-
 def corpus_folders(recipes: Path) -> dict[str, Path]:
     """Corpora by lower-case name: the folders of `recipes` that have a `prepare.py`."""
     return {path.parent.name.lower(): path.parent for path in sorted(recipes.glob("*/prepare.py"))}
@@ -117,7 +103,8 @@ def check(values: dict, *, recipes: Path) -> Config:
     own = {name: value for name, value in values.items() if not OOD_KEY.fullmatch(name)}
     unknown = sorted(set(own) - set(KEYS))
     if unknown:
-        raise ValueError(f"unknown key {', '.join(unknown)}{_nearest(unknown[0], KEYS)}")
+        known = keys_of(own["encoder"]) if own.get("encoder") in (*ENCODER_KEYS,) else KEYS
+        raise ValueError(f"unknown key {', '.join(unknown)}{_nearest(unknown[0], known)}")
     if "encoder" not in own:
         raise ValueError("the YAML lacks the keys encoder")
     KEYS["encoder"].check("encoder", own["encoder"])
@@ -204,7 +191,7 @@ def _check_huggingface(config: Config) -> None:
         raise ValueError("encoder: huggingface needs source, a hub id or a local folder (or init_from, a model folder)")
     if config.sample_rate != 16000:
         raise ValueError(
-            f"the checkpoints of encoder huggingface are for 16000 Hz, sample_rate is {config.sample_rate}"
+            f"encoder huggingface hears 16000 Hz, sample_rate is {config.sample_rate}"
         )
 
 
@@ -256,7 +243,7 @@ def spread(text: str, n_layers: int) -> list[int]:
     """
     step, first = EVERY.fullmatch(text).groups()
     step, first = int(step), int(first or step)
-    if not (1 <= step and 1 <= first <= n_layers):
+    if not (step >= 1 and 1 <= first <= n_layers):
         raise ValueError(f"exit_layers: {text} gives no exits for an encoder of {n_layers} layers")
     return list(range(n_layers, first - 1, -step))[::-1]
 
@@ -302,58 +289,6 @@ def _nearest(name: str, known) -> str:
 
     close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else f"; known keys are {', '.join(sorted(known))}"
-
-
-def load_yaml(path: str | Path, overrides: str | dict = "") -> dict:
-    """Flat keys of a YAML with overrides applied.
-
-    Arguments
-    ---------
-    path : Path
-        A HyperPyYAML file.
-    overrides : str or dict
-        As SpeechBrain's command line gives them.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        With one sentence.
-    """
-    from hyperpyyaml import load_hyperpyyaml
-
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no such YAML: '{path}'; those of this project are in hparams/")
-    replaced = _parsed(overrides) if isinstance(overrides, str) else overrides
-    try:
-        with path.open(encoding="utf-8") as stream:
-            loaded = load_hyperpyyaml(stream)
-    except Exception as err:  # HyperPyYAML and ruamel raise a dozen unrelated kinds
-        raise ValueError(f"'{path}' is not a valid YAML: {' '.join(str(err).split())}") from err
-    if not isinstance(loaded, dict):
-        raise ValueError(f"'{path}' must hold keys and values, got {type(loaded).__name__}")
-    return {**flatten(loaded), **_plain(replaced)}
-
-
-def _parsed(overrides: str) -> dict:
-    import yaml
-
-    try:
-        parsed = yaml.safe_load(overrides) or {}
-    except yaml.YAMLError as err:
-        given = " ".join(overrides.split())
-        raise ValueError(
-            f"what follows the YAML must be --key value, each value a valid YAML value, got '{given}'"
-        ) from err
-    if not isinstance(parsed, dict):
-        raise ValueError(f"what follows the YAML must be --key value, got '{overrides}' without a key")
-    return parsed
-
-
-def _plain(overrides: dict) -> dict:
-    """Overrides as YAML 1.1 reads them, with `1e-3` a number as everywhere else."""
-    number = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-    return {k: float(v) if isinstance(v, str) and number.fullmatch(v) else v for k, v in overrides.items()}
 
 
 def load(path: str | Path, overrides: str | dict, *, recipes: Path) -> Config:

@@ -74,13 +74,15 @@ def set_up(argv: list[str], *, recipes: Path) -> Run:
     _check_precision(run_opts)
     ddp_init_group(run_opts)
     options = {"recipes": recipes, "may_download": "data_folder" not in replaced}
-    save_folder = folder / "manifests"
-    run_on_main(prepare_corpora, args=[config], kwargs={"save_folder": save_folder, **options})
-    corpora = prepare_corpora(config, save_folder=save_folder, **options)  # made by now: only read
+    options["save_folder"] = folder / "manifests"
+    if if_main_process():
+        log_to(folder)
+    if run_opts.distributed_launch:
+        run_on_main(prepare_corpora, args=[config], kwargs=options)  # the others then find it made
+    corpora = prepare_corpora(config, **options)
     check_run_folder(config, folder)
     run_on_main(make_vocabulary, args=[config, corpora, folder / "model"])  # SentencePiece may refuse `n_tokens`
     if if_main_process():
-        log_to(folder)
         (folder / "hyperparams.yaml").write_text(_resolved(config), encoding="utf-8")
         (folder / "command.txt").write_text(" ".join(["python", "train.py", *argv]) + "\n", encoding="utf-8")
     return Run(config, run_opts, folder, corpora)
@@ -99,6 +101,7 @@ def _resolved(config: Config) -> str:
 
 def log_to(folder: Path) -> None:
     """Everything into `log.txt`, the project's own words on the terminal too."""
+    folder.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     root.setLevel(logging.INFO)
     file = logging.FileHandler(folder / "log.txt", encoding="utf-8")

@@ -18,8 +18,8 @@ from eeasr_modules.exits import replay
 from eeasr_modules.exits.parquet import read_table
 from eeasr_modules.exits.policy_file import read_policies
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.training.fit import fit
-from eeasr_modules.training.run import set_up
+from eeasr_modules.training.fit import build_model, fit
+from eeasr_modules.training.run import collect_all, set_up
 
 # enough to learn the tones by heart: 15 epochs of half a second
 LEARNS = {
@@ -314,8 +314,8 @@ class TestVariants:
 
     def test_only_the_last_exit_learns_when_only_it_has_weight(self, tone_corpus, tmp_path, root):
         options = {"exit_weights": "last", "weight_decay": 0.0}
-        untrained, _ = trained(tone_corpus, tmp_path / "a", root, **options, n_epochs=0)
-        model, _ = trained(tone_corpus, tmp_path / "b", root, **options, n_epochs=1)
+        model, run = trained(tone_corpus, tmp_path, root, **options, n_epochs=1)
+        untrained = build_model(run.config, n_tokens=29, blank_index=0)
         same = same_weights(model.heads, untrained.heads)
         assert same == {name for name in untrained.heads.state_dict() if name.startswith("0.")}
 
@@ -342,6 +342,16 @@ class TestVariants:
         model, _ = trained(tone_corpus, tmp_path, root, precision="bf16", n_epochs=1)
         assert {p.dtype for p in model.parameters()} == {torch.float32}
         assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_validation_counts_the_errors_that_the_dev_table_holds(tone_corpus, tmp_path, root):
+    model, run = trained(tone_corpus, tmp_path, root, n_epochs=1)  # so the model is that of the one checkpoint
+    dev, _ = collect_all(run, model)
+    logged = re.findall(r"valid WER_\d+: ([^,\s]+)", (tmp_path / "train_log.txt").read_text())
+    assert [float(wer) for wer in logged] == pytest.approx(dev.wer_per_exit.tolist(), rel=1e-2)
+    (kept,) = (tmp_path / "save").glob("CKPT*/CKPT.yaml")
+    chosen_by = float(re.search(r"^WER: (\S+)", kept.read_text(), re.M).group(1))
+    assert chosen_by == pytest.approx(dev.wer_per_exit.mean())
 
 
 def test_the_command_as_a_user_types_it(learned, root):

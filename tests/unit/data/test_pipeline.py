@@ -75,7 +75,6 @@ class TestAudioCache:
         with pytest.raises(FileNotFoundError):
             cache(str(path))
 
-    @pytest.mark.xfail(strict=True, reason="audio is rounded to 16 bits only when it is kept")
     def test_audio_is_the_same_whether_it_is_kept_or_not(self, tmp_path):
         # resampled audio lies between 16-bit steps, so keeping it must not round it only where there is room
         soundfile.write(tmp_path / "a.wav", 0.1 * np.random.default_rng(0).standard_normal(4000), 8000)

@@ -6,9 +6,12 @@ import shutil
 import pytest
 import yaml
 from speechbrain.utils.run_opts import RunOptions
+from tiny_checkpoint import write_settings, write_start
 from tiny_run import YAML
 
-from eeasr_modules.training.config import KEYS, check, flatten, load, load_yaml
+from eeasr_modules.training.config import check, load
+from eeasr_modules.training.keys import KEYS, keys_of
+from eeasr_modules.training.yaml_file import flatten, load_yaml
 
 VALUES = load_yaml(YAML)
 
@@ -29,7 +32,15 @@ def refusal(recipes, **changes):
 
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(recipes):
     assert refusal(recipes, exit_polcy="random") == "unknown key exit_polcy (did you mean exit_policy?)"
-    assert refusal(recipes, zzz=1).startswith("unknown key zzz; known keys are average_checkpoints, ")
+    sentence = refusal(recipes, zzz=1)
+    assert (
+        sentence.startswith("unknown key zzz; known keys are ") and "exit_layers, exit_policy, exit_weights" in sentence
+    )
+
+
+def test_an_unknown_encoder_is_refused_with_those_there_are(recipes):
+    sentence = refusal(recipes, encoder="wav2vec2")
+    assert sentence.startswith("encoder must be one of conformer") and sentence.endswith("got 'wav2vec2'")
 
 
 def test_a_missing_key_is_named(recipes):
@@ -58,7 +69,6 @@ def test_a_missing_key_is_named(recipes):
         ("test_splits", "test", "test_splits must be a list of str, got 'test'"),
         ("train_utterances", "all", "train_utterances must be int or null, got 'all'"),
         ("exit_weights", "first", "exit_weights must be one of uniform, linear, last, got 'first'"),
-        ("encoder", "wav2vec2", "encoder must be one of conformer, got 'wav2vec2'"),
         ("tokens", "words", "tokens must be one of characters, unigram, bpe, got 'words'"),
         ("dim", 0, "dim must be at least 1, got 0"),
         ("n_epochs", -1, "n_epochs must be at least 0, got -1"),
@@ -94,7 +104,7 @@ def test_a_value_of_the_wrong_kind_is_refused(recipes, key, value, wanted):
         ({"exit_budget": 1.5, "exit_layers": [2, 8]}, "first exit, 2, and the last, 8"),
         ({"exit_budget": float("nan")}, "exit_budget must be a finite number"),
         ({"shifts": ["noise_20db"]}, "unknown shift 'noise_20db', there are noise_10db, noise_0db, reverb"),
-        ({"corpus": "TIMIT"}, "corpus must be a folder of recipes/ (an4, commonvoice, digits), got 'TIMIT'"),
+        ({"corpus": "TIMIT"}, "corpus must be a folder of recipes/ (an4, commonvoice, digits"),
         ({"ood_timit_folder": "x"}, "ood_timit_folder: no corpus 'timit' under recipes/, there are an4"),
         ({"freeze_encoder": True}, "freeze_encoder: true trains heads only and needs init_from"),
         ({"init_from": "nowhere"}, "init_from must be a model folder with a config.json, 'nowhere' has none"),
@@ -111,7 +121,8 @@ def test_keys_that_do_not_go_together_are_refused(recipes, changes, sentence):
 def test_what_is_right_passes_and_can_be_read_by_name(recipes):
     config = check({**VALUES, "dropout": 0, "ood_digits_folder": "fsdd"}, recipes=recipes)
     assert config.dropout == 0 and config.n_layers == 8
-    assert config.ood_folders == {"Digits": "fsdd"}  # the folder's own spelling; null folders are left out
+    # the folder's own spelling; null folders are left out
+    assert [(one.corpus, one.folder, one.splits) for one in config.other_sets] == [("Digits", "fsdd", ("test",))]
     with pytest.raises(AttributeError, match="the configuration has no key 'n_layer'"):
         _ = config.n_layer
     assert config.encoder_settings["dim"] == VALUES["dim"] and "tokens" not in config.encoder_settings
@@ -120,12 +131,94 @@ def test_what_is_right_passes_and_can_be_read_by_name(recipes):
 def test_other_corpora_come_in_the_order_of_the_yaml(recipes):
     more = {"ood_commonvoice_folder": "c", "ood_digits_folder": "d", "ood_an4_folder": "a"}
     without = {name: value for name, value in VALUES.items() if name not in more}
-    assert list(check({**without, **more}, recipes=recipes).ood_folders) == ["CommonVoice", "Digits", "AN4"]
+    found = check({**without, **more}, recipes=recipes).other_sets
+    assert [one.corpus for one in found] == ["CommonVoice", "Digits", "AN4"]
 
 
 @pytest.mark.parametrize(("speeds", "seen"), [([100], set()), ([90, 110], set()), ([90, 120], {"fast"})])
 def test_training_at_the_speed_of_a_shift_counts_as_having_seen_it(recipes, speeds, seen):
     assert check({**VALUES, "speeds": speeds}, recipes=recipes).augmentations == seen
+
+
+LIBRI = YAML.parent / "librispeech.yaml"
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "sentence"),
+    [
+        (LIBRI, {"n_mels": 40}, "n_mels belongs to encoder conformer, this run has encoder huggingface: leave it out"),
+        (LIBRI, {"n_layers": 12}, "n_layers belongs to encoder conformer"),
+        (YAML, {"layerdrop": 0.1}, "layerdrop belongs to encoder huggingface, this run has encoder conformer"),
+        (LIBRI, {"source": None}, "needs source, a hub id or a local folder"),
+        (LIBRI, {"sample_rate": 8000}, "encoder huggingface hears 16000 Hz, sample_rate is 8000"),
+        (LIBRI, {"attention": "flash"}, "attention must be one of sdpa, eager, got 'flash'"),
+        (LIBRI, {"exit_layers": "every two"}, "exit_layers must be a list of int, got 'every two'"),
+        (LIBRI, {"normaliser": "german"}, "normaliser must be null or one of english, letters, an4, got 'german'"),
+        (LIBRI, {"train_max_s": 0}, "train_max_s must be above 0"),
+        (LIBRI, {"head": "lstm"}, "head must be one of linear, mlp, attention, got 'lstm'"),
+        (LIBRI, {"n_epochs": 0}, "n_epochs: 0 only evaluates and needs init_from"),
+        (LIBRI, {"ood_commonvoice_splits": "test"}, "ood_commonvoice_splits must be a list of str, got 'test'"),
+        (LIBRI, {"ood_commonvoice_splits": []}, "ood_commonvoice_splits is empty"),
+        (LIBRI, {"release_2_splits": ["test"]}, "release_2_splits needs release_2_folder beside it"),
+        (LIBRI, {"ood_timit_core_folder": "x"}, "no corpus 'timit' under recipes/"),
+    ],
+)
+def test_what_does_not_belong_to_the_encoder_or_set_is_refused(recipes, path, changes, sentence):
+    with pytest.raises(ValueError) as caught:
+        check({**load_yaml(path), **changes}, recipes=recipes)
+    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "given", "exits"),
+    [
+        (12, "every 2", [2, 4, 6, 8, 10, 12]),
+        (24, "every 2 from 10", [10, 12, 14, 16, 18, 20, 22, 24]),
+        (5, "every 2", [3, 5]),
+    ],
+)
+def test_exits_are_placed_by_the_checkpoints_depth(recipes, tmp_path, n_layers, given, exits):
+    source = str(write_settings(tmp_path / "big", n_layers=n_layers))
+    config = load(LIBRI, {"source": source, "exit_layers": given}, recipes=recipes)
+    assert (config.exit_layers, config.n_layers, config.dim) == (exits, n_layers, 24)
+    assert config.output_folder.startswith("runs/librispeech_big")  # another encoder does not disturb the usual run
+
+
+def test_exits_and_policies_beyond_the_checkpoints_depth_are_refused(recipes, tmp_path):
+    source = str(write_settings(tmp_path, n_layers=12))
+    for changes, sentence in (
+        ({"exit_layers": [6, 24]}, r"exit_layers must rise and end at 12 \(the encoder's last layer\), got \[6, 24\]"),
+        ({"exit_layers": "every 2 from 20"}, "every 2 from 20 gives no exits for an encoder of 12 layers"),
+        ({"exit_policy": "static(5)"}, "5"),
+        ({"attention": "sdpa"}, "wavlm encoder has attention eager, got 'sdpa'"),
+        ({"source": str(tmp_path / "gone")}, "expected a local folder with a config.json or the id of a model"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            load(LIBRI, {"source": source, **changes}, recipes=recipes)
+
+
+def test_evaluating_another_model_needs_its_corpus_and_exits(recipes, tmp_path):
+    path = YAML.parent / "ood_commonvoice.yaml"
+    start = str(write_start(tmp_path / "libri", exit_layers=[2, 4, 6]))
+    assert load(path, {"init_from": start}, recipes=recipes).exit_layers == [2, 4, 6]
+    with pytest.raises(ValueError, match=r"has exits after layers \[2, 4, 6\], none after 3"):
+        load(path, {"init_from": start, "exit_layers": [3, 6]}, recipes=recipes)
+    with pytest.raises(ValueError, match="source microsoft/wavlm-base-plus, but the YAML has source other"):
+        load(path, {"init_from": start, "source": "other"}, recipes=recipes)
+    other = str(write_start(tmp_path / "an4", exit_layers=[2, 4, 6], corpus="AN4"))
+    with pytest.raises(ValueError, match="was trained on AN4, but corpus is LibriSpeech"):
+        load(path, {"init_from": other}, recipes=recipes)
+
+
+def test_several_folders_of_a_corpus_each_have_a_name(recipes):
+    more = {"ood_commonvoice_20_folder": "b", "ood_commonvoice_20_splits": ["validated"], "release_own_folder": "c"}
+    config = check({**load_yaml(LIBRI), "ood_commonvoice_folder": "a", **more}, recipes=recipes)
+    assert [(one.name, one.corpus, one.folder, one.splits, one.release) for one in config.other_sets] == [
+        ("commonvoice", "CommonVoice", "a", ("test",), False),
+        ("commonvoice_20", "CommonVoice", "b", ("validated",), False),
+        ("own", "LibriSpeech", "c", ("test",), True),
+    ]
+    assert config.other_sets[1].keys == {name: more[name] for name in list(more)[:2]}
 
 
 def test_the_nearer_of_two_values_wins():
@@ -173,12 +266,16 @@ def test_a_yaml_that_cannot_be_read_is_refused_in_one_sentence(tmp_path):
         assert "\n" not in str(caught.value)
 
 
-def test_every_yaml_of_the_project_loads_and_passes_all_checks(root, recipes):
-    paths = sorted((root / "hparams").glob("*.yaml"))
-    assert paths
-    for path in paths:
-        config = load(path, "", recipes=recipes)
-        assert set(config.values) == set(KEYS), path.name
+@pytest.mark.parametrize("path", sorted(YAML.parent.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_yaml_of_the_project_loads_and_passes_all_checks(recipes, path, tmp_path):
+    values, given = load_yaml(path), {}
+    if values["init_from"] is not None:
+        given["init_from"] = str(write_start(tmp_path, exit_layers=[2, 4, 6, 8, 10, 12]))
+    elif "source" in values:  # in place of the hub's
+        given["source"] = str(write_settings(tmp_path, n_layers=24 if "frozen" in path.name else 12))
+    config = load(path, given, recipes=recipes)
+    assert set(config.values) == {*keys_of(config.encoder), "n_layers", "dim"}
+    assert config.exit_layers[-1] == config.n_layers
 
 
 def test_other_exits_get_a_run_folder_of_their_own(recipes):
