@@ -74,7 +74,7 @@ def read_exits(
     tokens, columns = [], {name: [] for name in ACOUSTIC_SIGNALS}
     for layer, head in zip(model.exit_layers, model.heads, strict=True):
         hidden = walk.advance(layer)
-        log_probs = head(hidden)
+        log_probs = head(hidden, walk.n_frames)
         tokens.append(greedy_decode(log_probs, walk.n_frames, blank_index=model.blank_index))
         signals = acoustic_signals(
             log_probs,

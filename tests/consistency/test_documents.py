@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = [*ROOT.glob("README.md"), *sorted((ROOT / "recipes").glob("*/README.md"))]
+DOCUMENTS = [*ROOT.glob("README.md"), *sorted((ROOT / "recipes").rglob("README.md"))]
 
 
 def code_of(text):

@@ -274,6 +274,20 @@ class TestTraining:
         convolutions = model.encoder.model.feature_extractor.parameters()
         assert {p.requires_grad for p in convolutions} == {bool(settings)}
 
+    @pytest.mark.parametrize("name", CHECKPOINTS)
+    def test_bf16_trains_and_says_nearly_the_same(self, folders, batch, name):
+        encoder = {"encoder": "huggingface", "source": folders[name], **STILL, "mask_time_prob": 0.2}
+        model = MultiExit({"encoder": encoder, "exit_layers": [2, 4], "n_tokens": 7, "blank_index": 0}).eval()
+        with torch.no_grad():
+            full = model(*batch)[0]
+            with torch.autocast("cpu", torch.bfloat16):
+                half = model(*batch)[0]
+        assert 0 < (half[0] - full[0]).abs().mean() < 0.1
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs, _ = model.train()(*batch)
+        sum(one.square().mean() for one in outputs).backward()
+        assert all(torch.isfinite(p.grad).all() for p in model.parameters())
+
     def test_a_frozen_encoder_stores_nothing_and_stays_in_eval_mode(self, folders, batch):
         encoder = {"encoder": "huggingface", "source": folders["hubert-large"], "layerdrop": 0.5, "mask_time_prob": 0.5}
         model = MultiExit({"encoder": encoder, "exit_layers": [2, 4], "n_tokens": 7, "blank_index": 0})

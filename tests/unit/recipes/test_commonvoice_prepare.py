@@ -71,6 +71,69 @@ def test_what_is_not_common_voice_is_refused_in_a_sentence(release, tmp_path):
         prepare(release, tmp_path / "save")
 
 
+def write_release(folder, speakers, *, name="validated.tsv", columns=("client_id", "path", "sentence", "locale")):
+    """A release whose only list is `name`, one clip of half a second per speaker."""
+    (folder / "clips").mkdir(parents=True)
+    lines = ["\t".join(columns)]
+    for speaker, (sentence, locale) in speakers.items():
+        row = {"client_id": speaker, "path": f"{speaker}.mp3", "sentence": sentence, "locale": locale}
+        lines.append("\t".join(row.get(column, "") for column in columns))
+        soundfile.write(folder / "clips" / f"{speaker}.mp3", 0.1 * np.sin(np.arange(16000) / 9), 32000, format="MP3")
+    (folder / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder
+
+
+def utt_ids(manifest):
+    return {row.utt_id for row in read_manifest(manifest)}
+
+
+def test_a_release_that_was_never_split_is_split_by_speaker(tmp_path):
+    speakers = {f"speaker{number}": ("Yes.", "en") for number in range(60)}
+    folder = write_release(tmp_path / "en", speakers)
+    made = prepare(folder, tmp_path / "save", splits=("train", "dev", "test"))
+    found = {split: utt_ids(manifest) for split, manifest in made.items()}
+    assert set.union(*found.values()) == set(speakers) and sum(map(len, found.values())) == 60
+    assert 2 <= len(found["test"]) <= 12 and 2 <= len(found["dev"]) <= 12
+    # a later release with more speakers leaves each where it was
+    more = {f"speaker{number}": ("Yes.", "en") for number in range(30, 90)}
+    again = prepare(write_release(tmp_path / "later", more), tmp_path / "save2", splits=("test",))["test"]
+    assert utt_ids(again) & set(speakers) == found["test"] & set(more)
+    (folder / "dev.tsv").write_text((folder / "validated.tsv").read_text())
+    with pytest.raises(FileNotFoundError, match=r"lacks test\.tsv \(it has dev, validated\)"):
+        prepare(folder, tmp_path / "save3")
+
+
+def test_other_languages_keep_their_letters(tmp_path):
+    texts = {"a": ("„Straße“, sagte Jürgen.", "de"), "b": ("Zimmer 12", "de"), "c": ("Où est l’été ?", "de")}
+    release = write_release(tmp_path / "release" / "de", texts, name="test.tsv").parent  # the only language there
+    path = prepare(release, tmp_path / "save")["test"]
+    assert {row.utt_id: row.text for row in read_manifest(path)} == {
+        "a": "STRASSE SAGTE JÜRGEN",
+        "c": "OÙ EST L'ÉTÉ",
+    }
+    assert read_description(path)["normaliser"] == "letters"
+    english = prepare(release, tmp_path / "save", normaliser="english")["test"]
+    assert {row.text for row in read_manifest(english)} == {"STRASSE SAGTE JURGEN", "OU EST L'ETE"}
+    with pytest.raises(ValueError, match="must be english or letters, got 'an4'"):
+        prepare(release, tmp_path / "save", normaliser="an4")
+    write_release(release / "fr", {"d": ("Oui", "fr")}, name="test.tsv")
+    with pytest.raises(FileNotFoundError, match="holds the languages de, fr: name the folder of one"):
+        prepare(release, tmp_path / "save")
+
+
+def test_published_durations_spare_opening_the_clips_of_a_large_split(tmp_path):
+    folder = write_release(tmp_path / "en", {"a": ("Yes", "en"), "b": ("No", "en"), "c": ("Go", "en")}, name="test.tsv")
+    (folder / "clip_durations.tsv").write_text("clip\tduration[ms]\na.mp3\t6660\nb.mp3\t1234\n")
+    (folder / "clips" / "b.mp3").write_bytes(b"not audio")
+    (folder / "clips" / "c.mp3").unlink()
+    path = prepare(folder, tmp_path / "save", decode=False)["test"]
+    assert {row.utt_id: row.duration_s for row in read_manifest(path)} == {"a": 6.66, "b": 1.234}
+    assert read_description(path)["skipped"] == {"missing": 1}
+    path = prepare(folder, tmp_path / "save")["test"]  # a small split is decoded
+    assert {row.utt_id: row.duration_s for row in read_manifest(path)} == {"a": pytest.approx(0.5, abs=0.05)}
+    assert read_description(path)["skipped"] == {"missing": 1, "corrupt": 1}
+
+
 @pytest.mark.shared_data
 def test_real_releases_of_different_columns_are_read(shared_data, tmp_path):
     delta = shared_data / "cv-corpus-13.0-delta-2023-03-09"
@@ -83,3 +146,17 @@ def test_real_releases_of_different_columns_are_read(shared_data, tmp_path):
         choices = {"splits": ("validated",), "exclude_speakers": [manifests[split]], "decode": False}
         path = prepare(release, tmp_path / release.name, **choices)["validated"]
         assert read_description(path)["skipped"] == {"speaker excluded": n_shared}
+
+
+@pytest.mark.shared_data
+def test_published_durations_of_a_real_release_are_those_of_its_clips(shared_data, tmp_path):
+    release = shared_data / "cv-corpus-20.0-delta-2024-12-06"
+    decoded, published = (
+        {
+            row.utt_id: row.duration_s
+            for row in read_manifest(prepare(release, tmp_path / str(d), splits=["validated"], decode=d)["validated"])
+        }
+        for d in (True, False)
+    )
+    assert len(decoded) == 250 and decoded.keys() == published.keys()
+    assert max(abs(decoded[utt_id] - published[utt_id]) for utt_id in decoded) < 0.1
