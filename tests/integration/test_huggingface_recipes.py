@@ -214,6 +214,7 @@ def test_a_tiny_encoder_learns_20_real_utterances_by_heart(root, shared_data, fo
         test_splits="[test-other]",
         exit_layers="[1, 2]",
         train_utterances="null",
+        train_max_s="null",
         test_utterances=20,
         cache_audio_mb=50,
         freeze_feature_extractor="false",
@@ -225,7 +226,7 @@ def test_a_tiny_encoder_learns_20_real_utterances_by_heart(root, shared_data, fo
         encoder_lr=1e-3,
         heads_lr=2e-3,
         batch_seconds=24.0,
-        n_epochs=45,
+        n_epochs=40,
         average_checkpoints=1,
     )
     table = read_table(folder / "learned" / "tables" / "librispeech_again.parquet")

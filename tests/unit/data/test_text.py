@@ -13,6 +13,7 @@ from eeasr_modules.data.text import (
     load_vocabulary,
     normalise_an4,
     normalise_english,
+    normalise_letters,
     train_sentencepiece,
 )
 
@@ -139,3 +140,30 @@ def test_reading_a_vocabulary_needs_neither_torch_nor_speechbrain():
     code = "import sys, eeasr_modules.data.text; print({'torch', 'speechbrain', 'numpy'} & set(sys.modules))"
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("published", "normalised"),
+    [
+        ("„Straße“, sagte Jürgen – nie!", "STRASSE SAGTE JÜRGEN NIE"),
+        ("Où est l’été ?", "OÙ EST L'ÉTÉ"),
+        ("e\u0301te\u0301", "ÉTÉ"),  # decomposed as some TSVs have it
+        ("Мир, труд", "МИР ТРУД"),
+        ("हिन्दी में", "हिन्दी में"),  # vowel signs are marks, not letters
+        ("'zitiert' 'n", "ZITIERT N"),
+        ("...!", ""),
+        ("Zimmer 12", None),
+        ("5 €", None),
+        ("a & b", None),
+    ],
+)
+def test_other_languages_keep_their_letters(published, normalised):
+    assert normalise_letters(published) == normalised
+
+
+def test_letters_without_spelling_are_removed_or_named_on_request():
+    assert normalise_letters("Zimmer 12 €", unreadable="remove") == "ZIMMER"
+    with pytest.raises(ValueError, match="no spelling for '1'"):
+        normalise_letters("Zimmer 12", unreadable="raise")
+    with pytest.raises(ValueError, match="must be drop, remove or raise"):
+        normalise_letters("x", unreadable="keep")
