@@ -190,9 +190,7 @@ def _check_huggingface(config: Config) -> None:
     if config.source is None and config.init_from is None:
         raise ValueError("encoder: huggingface needs source, a hub id or a local folder (or init_from, a model folder)")
     if config.sample_rate != 16000:
-        raise ValueError(
-            f"encoder huggingface hears 16000 Hz, sample_rate is {config.sample_rate}"
-        )
+        raise ValueError(f"encoder huggingface hears 16000 Hz, sample_rate is {config.sample_rate}")
 
 
 def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:

@@ -168,7 +168,10 @@ def _check_normaliser(config: Config, recipes: Path) -> None:
     folders = corpus_folders(recipes)
     used = {folders[config.corpus.lower()].name, *(other.corpus for other in config.other_sets)}
     if not any(_text_rule(load_recipe(recipes / corpus), config) for corpus in used):
-        raise ValueError(f"normaliser must be null: {', '.join(sorted(used))} have a rule of their own")
+        names = ", ".join(sorted(used))
+        raise ValueError(
+            f"normaliser must be null: no corpus of this run leaves the choice of a rule, there is {names}"
+        )
 
 
 def _trained_before(config: Config) -> list[SetDescription]:

@@ -152,6 +152,7 @@ class TestFrozen:
 
 
 class TestCommonVoice:
+    @pytest.mark.slow
     def test_it_trains_on_one_release_and_is_tested_on_others_without_its_speakers(self, root, shared_data, folder):
         source = save_checkpoint(folder / "base", kind="wav2vec2")
         summary = run(
