@@ -103,7 +103,7 @@ def _draw_policy(
     axes: Any, text: str, policy: Mapping[str, Any], *, shown: Any, order: int, stressed: bool
 ) -> np.ndarray:
     """A policy's curve and its point at the budget; returns the point's height."""
-    grey = text.startswith("random")
+    grey = "random" in text
     colour = "#999999" if grey else POLICY_COLOURS[order % len(POLICY_COLOURS)]
     marker = POLICY_MARKERS[order % len(POLICY_MARKERS)]
     curve = np.array(policy["curve"]).reshape(-1, 2)

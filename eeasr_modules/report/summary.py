@@ -112,7 +112,7 @@ def summarise(
 
 def _default_choice(outcomes: Mapping[str, Outcome], *, has_dev: bool) -> str | None:
     """The best on dev; the first that can be called a heuristic where nothing may be compared."""
-    deciding = {text: one for text, one in outcomes.items() if not text.startswith("random")}
+    deciding = {text: one for text, one in outcomes.items() if "random" not in text}
     if has_dev and deciding:
         return min(deciding, key=lambda text: deciding[text].calibration_point[::-1])
     return next(iter(deciding or outcomes), None)
