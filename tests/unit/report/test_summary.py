@@ -77,7 +77,7 @@ def test_a_chosen_policy_that_cannot_meet_the_budget_is_refused(make_table):
 def test_few_speakers_resample_utterances_and_set_their_own_thresholds(make_table):
     one = summarised([make_table(n_speakers=6)])["sets"]["test"]
     assert one["intervals"]["resampled"] == "utterances"
-    assert one["policies"]["random"]["calibrated_on"] is None
+    assert one["policies"]["between(random)"]["calibrated_on"] is None
     assert summarised([make_table()])["sets"]["test"]["intervals"]["resampled"] == "speakers"
 
 
