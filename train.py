@@ -35,6 +35,8 @@ def main(argv: list[str]) -> int:
         print(f"train.py: error: {err}", file=sys.stderr)
         return 2
     model = fit(run.config, run.corpora, folder=run.folder, run_opts=run.run_opts)
+    if not run.is_main:
+        return 0
     dev, tests = collect_all(run, model)
     calibrated = calibrate(run, dev)
     summary = write_report(

@@ -222,7 +222,7 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     brain_class = load_brain_class(config.brain)
     vocabulary = make_vocabulary(config, corpora, folder / "model")
     if run_opts.test_only and not any((folder / "save").glob("CKPT*")):
-        return MultiExit.load(folder / "model")
+        return MultiExit.load(folder / "model", device=run_opts.device or sb.utils.distributed.infer_device())
     model = build_model(
         config,
         n_tokens=len(vocabulary),

@@ -47,6 +47,11 @@ class Run:
     folder: Path
     corpora: Corpora
 
+    @property
+    def is_main(self) -> bool:
+        """Whether this process, of perhaps several that train, tests and writes the report."""
+        return if_main_process()
+
 
 def set_up(argv: list[str], *, recipes: Path) -> Run:
     """Read the command line and YAML, check everything, prepare the corpora. No model is built here.
