@@ -257,7 +257,7 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
         checkpointer=checkpointer,
         train_log=str(folder / "train_log.txt"),
     )
-    if not run_opts.distributed_launch:
+    if not brain.distributed_launch:
         brain.train_sampler = samplers[0]  # SpeechBrain then tells it the epoch, so that each has its own batches
     loaders = [{"batch_sampler": sampler, "num_workers": config.n_workers} for sampler in samplers]
     brain.fit(counter, *datasets, train_loader_kwargs=loaders[0], valid_loader_kwargs=loaders[1])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import speechbrain as sb
+import torch
 import yaml
 from speechbrain.utils.distributed import ddp_init_group, if_main_process, infer_device, run_on_main
 
@@ -82,7 +83,7 @@ def set_up(argv: list[str], *, recipes: Path) -> Run:
     options["save_folder"] = folder / "manifests"
     if if_main_process():
         log_to(folder)
-    if run_opts.distributed_launch:
+    if torch.distributed.is_initialized():  # the run option of that name stays False under torchrun
         run_on_main(prepare_corpora, args=[config], kwargs=options)  # the others then find it made
     corpora = prepare_corpora(config, **options)
     check_run_folder(config, folder)
