@@ -18,11 +18,14 @@ def write_card(folder: Path, config: Config, summary: dict) -> None:
     summary : dict
         As `report.write_report` returns it.
     """
+    also = [(one.train_splits, one.name) for one in config.other_sets if one.role == "also"]
+    trained_on = [f"{', '.join(splits)} of {name}" for splits, name in [(config.train_splits, config.corpus), *also]]
+    exits = ", ".join(map(str, config.exit_layers))
     lines = [
-        f"# {config.corpus}, {config.encoder} with exits after layers {', '.join(map(str, config.exit_layers))}",
+        f"# {', '.join(config.trained_corpora)}: {config.encoder} with exits after layers {exits}",
         "",
         f"{config.n_layers} layers of width {config.dim}, CTC on {config.tokens}, {config.sample_rate} Hz mono, "
-        f"trained on {', '.join(config.train_splits)} of {config.corpus} for {config.n_epochs} epochs "
+        f"trained on {'; '.join(trained_on)} for {config.n_epochs} epochs "
         f"(seed {config.seed}, exit weights {config.exit_weights}).",
         "",
         "Read it with `eeasr_modules.models.MultiExit.load(folder)` and "

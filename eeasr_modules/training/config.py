@@ -6,48 +6,14 @@ command line replace. HyperPyYAML would let unknown nested keys and wrong types 
 
 import dataclasses
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from eeasr_modules.training.keys import ENCODER_KEYS, EVERY, KEYS, Key, keys_of
+from eeasr_modules.training.keys import ENCODER_KEYS, EVERY, KEYS, keys_of
+from eeasr_modules.training.other_sets import OTHER_KEY, OtherSet, other_sets
 from eeasr_modules.training.yaml_file import load_yaml
 
-# ood_<corpus>_folder, ood_<corpus>_<name>_folder: another corpus; release_<name>_folder: more of the one trained on
-OOD_KEY = re.compile(r"(ood|release)_([a-z0-9]+(?:_[a-z0-9]+)*)_(folder|splits)")
 SHAPE_KEYS = ("encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "sample_rate")
-
-
-@dataclass(frozen=True)
-class OtherSet:
-    """Test data from another folder than the one trained on.
-
-    Arguments
-    ---------
-    name : str
-        As in the keys: `digits`, `commonvoice_20`, `6_1`.
-    corpus : str
-        Folder of `recipes/`.
-    folder : str
-        The data.
-    splits : tuple of str
-        Of that corpus.
-    release : bool
-        True: another folder of the corpus that training has; speakers of training are left out. False: another
-        corpus.
-    """
-
-    name: str
-    corpus: str
-    folder: str
-    splits: tuple[str, ...]
-    release: bool
-
-    @property
-    def keys(self) -> dict[str, object]:
-        """The YAML keys that say this."""
-        start = f"{'release' if self.release else 'ood'}_{self.name}"
-        return {f"{start}_folder": self.folder, f"{start}_splits": list(self.splits)}
 
 
 @dataclass(frozen=True)
@@ -60,7 +26,7 @@ class Config:
         Every key of `keys_of(encoder)`; for a Hugging Face encoder also `n_layers` and `dim`, once its checkpoint
         was asked (see `load`).
     other_sets : tuple of OtherSet
-        From the `ood_..._folder` and `release_..._folder` keys that are not null, in the order of the YAML.
+        From the `also_`, `release_` and `ood_..._folder` keys that are not null, in the order of the YAML.
     """
 
     values: dict
@@ -77,6 +43,12 @@ class Config:
         """Arguments of `models.encoders.build_encoder`."""
         own = ENCODER_KEYS[self.values["encoder"]]
         return {name: self.values[name] for name in ("encoder", "sample_rate", *own)}
+
+    @property
+    def trained_corpora(self) -> list[str]:
+        """Names of the corpora that are trained on, the main one first."""
+        also = [other.corpus for other in self.other_sets if other.role == "also"]
+        return list(dict.fromkeys([self.values["corpus"], *also]))
 
     @property
     def augmentations(self) -> set[str]:
@@ -100,7 +72,7 @@ def check(values: dict, *, recipes: Path) -> Config:
         The folder of corpora.
     """
     corpora = corpus_folders(recipes)
-    own = {name: value for name, value in values.items() if not OOD_KEY.fullmatch(name)}
+    own = {name: value for name, value in values.items() if not OTHER_KEY.fullmatch(name)}
     unknown = sorted(set(own) - set(KEYS))
     if unknown:
         known = keys_of(own["encoder"]) if own.get("encoder") in (*ENCODER_KEYS,) else KEYS
@@ -119,35 +91,10 @@ def check(values: dict, *, recipes: Path) -> Config:
         keys[name].check(name, value)
     if own["corpus"].lower() not in corpora:
         raise ValueError(f"corpus must be a folder of recipes/ ({', '.join(corpora)}), got '{own['corpus']}'")
-    config = Config(own, _other_sets(values, corpora, trained_on=own["corpus"].lower()))
+    own = {**own, "corpus": corpora[own["corpus"].lower()].name}
+    config = Config(own, other_sets(values, corpora, trained_on=own["corpus"].lower()))
     _check_together(config)
     return config if "n_layers" not in own else with_depth(config, n_layers=own["n_layers"], dim=own["dim"])
-
-
-def _other_sets(values: dict, corpora: dict[str, Path], *, trained_on: str) -> tuple[OtherSet, ...]:
-    """What the `ood_` and `release_` keys say."""
-    found = []
-    for key in values:
-        match = OOD_KEY.fullmatch(key)
-        if match is None:
-            continue
-        role, name, what = match.groups()
-        start = f"{role}_{name}"
-        corpus = name.split("_")[0] if role == "ood" else trained_on
-        if corpus not in corpora:
-            raise ValueError(f"{key}: no corpus '{corpus}' under recipes/, there are {', '.join(corpora)}")
-        if what == "splits":
-            Key(str, many=True).check(key, values[key])
-            if f"{start}_folder" not in values:
-                raise ValueError(f"{key} needs {start}_folder beside it, the data that these splits are of")
-            if not values[key]:
-                raise ValueError(f"{key} is empty: it must name at least one split of {corpora[corpus].name}")
-            continue
-        Key(str, optional=True).check(key, values[key])
-        if values[key] is not None:
-            splits = tuple(values.get(f"{start}_splits", ["test"]))
-            found.append(OtherSet(name, corpora[corpus].name, values[key], splits, role == "release"))
-    return tuple(found)
 
 
 def _check_together(config: Config) -> None:
@@ -254,6 +201,13 @@ def _start(config: Config) -> dict:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def corpora_of(model_config: dict) -> list[str]:
+    """Corpora that a model folder's `config.json` says it was trained on; empty where it does not say."""
+    if "corpora" in model_config:
+        return list(model_config["corpora"])
+    return [model_config["corpus"]] if model_config.get("corpus") else []  # folders written by version 0.1
+
+
 def _check_start(config: Config) -> None:
     """The model of `init_from` has an encoder of the shape that the YAML describes."""
     start = _start(config)
@@ -265,10 +219,11 @@ def _check_start(config: Config) -> None:
                 f"init_from '{config.init_from}' is a model with {name} {theirs[name]}, but the YAML has {name} "
                 f"{config.values[name]}: they must be the same"
             )
-    if config.n_epochs == 0 and start.get("corpus", config.corpus).lower() != config.corpus.lower():
+    theirs = corpora_of(start)
+    if config.n_epochs == 0 and theirs and config.corpus.lower() not in map(str.lower, theirs):
         raise ValueError(
-            f"init_from '{config.init_from}' was trained on {start['corpus']}, but corpus is {config.corpus}: without "
-            "training they must be the same, or sets would be labelled wrongly"
+            f"init_from '{config.init_from}' was trained on {', '.join(theirs)}, but corpus is {config.corpus}: "
+            "without training it must be one of them, or sets would be labelled wrongly"
         )
 
 

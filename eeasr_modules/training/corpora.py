@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 from eeasr_modules.data.labels import SetDescription, check_label, describe, n_seen_speakers, set_label
-from eeasr_modules.training.config import Config, OtherSet, corpus_folders
+from eeasr_modules.data.manifest import read_description
+from eeasr_modules.training.config import Config, corpora_of, corpus_folders
+from eeasr_modules.training.other_sets import OtherSet
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,7 @@ class EvaluationSet:
     manifests : tuple of Path
         Its utterances.
     corpus : str
-        Folder of `recipes/`.
+        Folder of `recipes/`; several, apart by commas, for validation data of several.
     label : str
         in_domain, shifted or ood, computed.
     shift : str or None
@@ -103,8 +105,17 @@ def prepare_corpora(config: Config, *, recipes: Path, save_folder: Path, may_dow
     _check_normaliser(config, recipes)
     rule = _text_rule(recipe, config)
     manifests = recipe.prepare(config.data_folder, save_folder, splits=splits, **rule)
-    train = [manifests[split] for split in config.train_splits]
-    valid = [manifests[split] for split in config.valid_splits]
+    prepared = {(folder.name.lower(), split): manifest for split, manifest in manifests.items()}
+    purposes = {name: [manifests[split] for split in getattr(config, f"{name}_splits")] for name in ("train", "valid")}
+    also_tests = {}
+    for other in config.other_sets:
+        if other.role == "also":
+            theirs = _prepare_also(other, config, prepared, recipes=recipes, save_folder=save_folder)
+            prepared |= {(other.name, split): manifest for split, manifest in theirs.items()}
+            for name, chosen in purposes.items():
+                chosen += [theirs[split] for split in getattr(other, f"{name}_splits")]
+            also_tests |= {f"{other.name}_{split}": (theirs[split], other.corpus) for split in other.test_splits}
+    train, valid = purposes["train"], purposes["valid"]
     trained_on = [*(describe(manifest) for manifest in train), *_trained_before(config)]
 
     def evaluation_set(name: str, files: list[Path], corpus: str, *, shift: str | None, declared: str | None):
@@ -116,24 +127,54 @@ def prepare_corpora(config: Config, *, recipes: Path, save_folder: Path, may_dow
         return EvaluationSet(name, tuple(files), corpus, labels.pop(), shift, seen)
 
     prefix = folder.name.lower()
-    dev_name = "_".join([prefix, *config.valid_splits])
-    dev = evaluation_set(dev_name, valid, folder.name, shift=None, declared="in_domain")
+    several = len(valid) > len(config.valid_splits)
+    dev_name = "mixed_dev" if several else "_".join([prefix, *config.valid_splits])
+    dev_corpora = ", ".join(dict.fromkeys(read_description(manifest)["corpus"] for manifest in valid))
+    dev = evaluation_set(dev_name, valid, dev_corpora, shift=None, declared="in_domain")
     tests = [
         evaluation_set(f"{prefix}_{split}", [manifests[split]], folder.name, shift=None, declared="in_domain")
         for split in config.test_splits
     ]
     first = tests[0]
+    for name, (manifest, corpus) in also_tests.items():
+        tests.append(evaluation_set(name, [manifest], corpus, shift=None, declared="in_domain"))
     for shift in config.shifts:
         name = f"{first.name}_{shift}"
         # no claim to check: whether it is a shift depends on what training's augmentation was
         tests.append(evaluation_set(name, list(first.manifests), folder.name, shift=shift, declared=None))
     for other in config.other_sets:
+        if other.role == "also":
+            continue
         for name, manifest in _prepare_other(other, config, train, recipes=recipes, save_folder=save_folder).items():
-            declared = None if other.release else "ood"
+            declared = None if other.role == "release" else "ood"
             tests.append(evaluation_set(name, [manifest], other.corpus, shift=None, declared=declared))
     for one in tests:
         logger.info("test set %s: %s, %d speakers heard in training", one.name, one.label, one.n_seen_speakers)
     return Corpora(train, valid, dev, tests)
+
+
+def _prepare_also(
+    other: OtherSet, config: Config, prepared: dict[tuple[str, str], Path], *, recipes: Path, save_folder: Path
+) -> dict[str, Path]:
+    """Manifests of another corpus to train on, by split.
+
+    Where the same corpus was prepared before (another release), speakers of its validation and test splits are left
+    out: `prepared` holds manifests by the set's name and split.
+    """
+    recipe = load_recipe(recipes / other.corpus)
+    options = _text_rule(recipe, config)
+    takes = "exclude_speakers" in inspect.signature(recipe.prepare).parameters
+    if takes:
+        kept_apart = {(config.corpus.lower(), split) for split in (*config.valid_splits, *config.test_splits)}
+        for one in config.other_sets:
+            kept_apart |= {(one.name, split) for split in (*one.valid_splits, *one.test_splits)}
+        options["exclude_speakers"] = [
+            manifest
+            for key, manifest in prepared.items()
+            if key in kept_apart and read_description(manifest)["corpus"] == recipe.CORPUS
+        ]
+    where = save_folder if other.name == other.corpus.lower() != config.corpus.lower() else save_folder / other.name
+    return recipe.prepare(other.folder, where, splits=list(other.splits), **options)
 
 
 def _prepare_other(
@@ -142,17 +183,17 @@ def _prepare_other(
     """Manifests of another folder by the test set's name."""
     recipe = load_recipe(recipes / other.corpus)
     options = _text_rule(recipe, config)
-    if other.release:
+    if other.role == "release":
         if "exclude_speakers" not in inspect.signature(recipe.prepare).parameters:
             raise ValueError(
                 f"release_{other.name}_folder: {other.corpus} has no releases whose speakers could be those of "
                 "training; its other parts are test_splits"
             )
         options["exclude_speakers"] = train
-    start = f"{other.corpus.lower()}_{other.name}" if other.release else other.name
+    start = f"{other.corpus.lower()}_{other.name}" if other.role == "release" else other.name
     plain = start == other.corpus.lower()  # the usual case: one folder of another corpus
     where = save_folder if plain and other.corpus.lower() != config.corpus.lower() else save_folder / start
-    manifests = recipe.prepare(other.folder, where, splits=list(other.splits), **options)
+    manifests = recipe.prepare(other.folder, where, splits=list(other.test_splits), **options)
     return {f"{start}_{split}": manifest for split, manifest in manifests.items()}
 
 
@@ -175,14 +216,15 @@ def _check_normaliser(config: Config, recipes: Path) -> None:
 
 
 def _trained_before(config: Config) -> list[SetDescription]:
-    """The corpus that the model of `init_from` was trained on, for labels; its utterances are not known here."""
+    """The corpora that the model of `init_from` was trained on, for labels; their utterances are not known here."""
     if config.init_from is None:
         return []
-    corpus = json.loads((Path(config.init_from) / "config.json").read_text(encoding="utf-8")).get("corpus")
-    if corpus is None:
-        return []
+    model_config = json.loads((Path(config.init_from) / "config.json").read_text(encoding="utf-8"))
     nothing = frozenset()
-    return [SetDescription(corpus, f"{corpus} of init_from", utt_ids=nothing, speakers=nothing, audio=nothing)]
+    return [
+        SetDescription(corpus, f"{corpus} of init_from", utt_ids=nothing, speakers=nothing, audio=nothing)
+        for corpus in corpora_of(model_config)
+    ]
 
 
 def texts_of(manifests: Sequence[Path]) -> list[str]:

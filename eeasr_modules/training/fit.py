@@ -17,7 +17,7 @@ from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batch
 from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, train_sentencepiece
 from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.training.config import Config
+from eeasr_modules.training.config import Config, corpora_of
 from eeasr_modules.training.corpora import Corpora, texts_of
 
 logger = logging.getLogger(__name__)
@@ -139,9 +139,10 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
     ValueError
         If `init_from` holds a model of another shape.
     """
-    encoder, start = config.encoder_settings, None
+    encoder, start, before = config.encoder_settings, None, []
     if config.init_from is not None:
         start = MultiExit.load(config.init_from)
+        before = corpora_of(start.config)
         checkpoint_head = start.config["checkpoint_head"]
         theirs = start.config["encoder"]
         if theirs["encoder"] != encoder["encoder"]:
@@ -163,7 +164,7 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
             "head_dropout": config.head_dropout,
             "checkpoint_head": checkpoint_head,
             "sample_rate": config.sample_rate,
-            "corpus": config.corpus,
+            "corpora": list(dict.fromkeys([*before, *config.trained_corpora])),
         }
     )
     if start is not None:

@@ -122,7 +122,7 @@ def test_what_is_right_passes_and_can_be_read_by_name(recipes):
     config = check({**VALUES, "dropout": 0, "ood_digits_folder": "fsdd"}, recipes=recipes)
     assert config.dropout == 0 and config.n_layers == 8
     # the folder's own spelling; null folders are left out
-    assert [(one.corpus, one.folder, one.splits) for one in config.other_sets] == [("Digits", "fsdd", ("test",))]
+    assert [(one.corpus, one.folder, one.test_splits) for one in config.other_sets] == [("Digits", "fsdd", ("test",))]
     with pytest.raises(AttributeError, match="the configuration has no key 'n_layer'"):
         _ = config.n_layer
     assert config.encoder_settings["dim"] == VALUES["dim"] and "tokens" not in config.encoder_settings
@@ -213,12 +213,45 @@ def test_evaluating_another_model_needs_its_corpus_and_exits(recipes, tmp_path):
 def test_several_folders_of_a_corpus_each_have_a_name(recipes):
     more = {"ood_commonvoice_20_folder": "b", "ood_commonvoice_20_splits": ["validated"], "release_own_folder": "c"}
     config = check({**load_yaml(LIBRI), "ood_commonvoice_folder": "a", **more}, recipes=recipes)
-    assert [(one.name, one.corpus, one.folder, one.splits, one.release) for one in config.other_sets] == [
-        ("commonvoice", "CommonVoice", "a", ("test",), False),
-        ("commonvoice_20", "CommonVoice", "b", ("validated",), False),
-        ("own", "LibriSpeech", "c", ("test",), True),
+    assert [(one.name, one.corpus, one.folder, one.test_splits, one.role) for one in config.other_sets] == [
+        ("commonvoice", "CommonVoice", "a", ("test",), "ood"),
+        ("commonvoice_20", "CommonVoice", "b", ("validated",), "ood"),
+        ("own", "LibriSpeech", "c", ("test",), "release"),
     ]
     assert config.other_sets[1].keys == {name: more[name] for name in list(more)[:2]}
+
+
+def test_other_corpora_are_trained_on_too(recipes):
+    more = {
+        "also_commonvoice_folder": "a",
+        "also_commonvoice_train_splits": ["train"],
+        "also_commonvoice_test_splits": ["test"],
+        "also_commonvoice_20_folder": "b",
+        "also_commonvoice_20_train_splits": ["validated"],
+    }
+    config = check({**load_yaml(LIBRI), **more}, recipes=recipes)
+    assert [(one.name, one.train_splits, one.valid_splits, one.test_splits) for one in config.other_sets] == [
+        ("commonvoice", ("train",), (), ("test",)),
+        ("commonvoice_20", ("validated",), (), ()),
+    ]
+    assert config.trained_corpora == ["LibriSpeech", "CommonVoice"]
+    assert config.other_sets[0].keys == {**dict(list(more.items())[:3]), "also_commonvoice_valid_splits": []}
+    assert check({**load_yaml(LIBRI), **more, "also_commonvoice_20_folder": None}, recipes=recipes).other_sets[1:] == ()
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ({"also_digits_folder": "a"}, "also_digits_folder needs also_digits_train_splits, what to train on"),
+        ({"also_digits_train_splits": ["x"]}, "also_digits_train_splits needs also_digits_folder beside it"),
+        ({"also_digits_folder": "a", "also_digits_splits": ["x"]}, "unknown key also_digits_splits: the splits of"),
+        ({"ood_digits_folder": "a", "ood_digits_train_splits": ["x"]}, "unknown key ood_digits_train_splits"),
+        ({"also_klingon_folder": "a"}, "no corpus 'klingon' under recipes/"),
+    ],
+)
+def test_keys_of_other_corpora_are_checked(recipes, more, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check({**load_yaml(LIBRI), **more}, recipes=recipes)
 
 
 def test_the_nearer_of_two_values_wins():

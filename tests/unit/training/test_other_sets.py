@@ -8,7 +8,9 @@ import soundfile
 
 from eeasr_modules.data.manifest import read_manifest
 from eeasr_modules.data.text import CharVocabulary
-from eeasr_modules.training.fit import check_run_folder, check_spelling, make_vocabulary, without_long
+from eeasr_modules.training.fit import build_model, check_run_folder, check_spelling, make_vocabulary, without_long
+
+PURPOSES, SPLITS = ("train", "valid", "test"), ("train", "dev", "test")
 
 
 def write_release(folder, rows, *, locale="en"):
@@ -55,6 +57,30 @@ def test_another_release_is_tested_without_the_speakers_of_training(german, tmp_
     assert [row.text for row in read_manifest(corpora.tests[1].manifests[0])] == ["DOCH"]
 
 
+def test_another_release_is_trained_on_without_the_speakers_kept_for_testing(german, tmp_path):
+    rows = {"train": [("dot", "x1", "Nein"), ("cid", "x2", "Ja"), ("eve", "x3", "Doch")], "dev": [], "test": []}
+    other = write_release(tmp_path / "other" / "de", rows, locale="de")
+    more = {"also_commonvoice_old_folder": str(other), "also_commonvoice_old_train_splits": ["train"]}
+    _, corpora = german(**more)
+    assert [[row.text for row in read_manifest(manifest)] for manifest in corpora.train][1:] == [["DOCH"]]
+    assert [one.name for one in corpora.tests] == ["commonvoice_test"]
+
+
+def test_several_corpora_are_trained_on_and_each_tested(german, tmp_path, tone_corpus):
+    more = {f"also_an4_{purpose}_splits": [split] for purpose, split in zip(PURPOSES, SPLITS, strict=True)}
+    config, corpora = german(also_an4_folder=str(tone_corpus), normaliser="english", **more)
+    assert [manifest.name for manifest in corpora.train] == ["commonvoice_train.csv", "an4_train.csv"]
+    assert (corpora.dev.name, corpora.dev.corpus) == ("mixed_dev", "CommonVoice, AN4")
+    assert [(one.name, one.label) for one in corpora.tests] == [
+        ("commonvoice_test", "in_domain"),
+        ("an4_test", "in_domain"),
+    ]
+    model = build_model(config, n_tokens=29, blank_index=0)
+    model.save(tmp_path / "start")
+    with pytest.raises(ValueError, match=r"an4_test is declared ood, but .* it is in_domain"):
+        german(init_from=str(tmp_path / "start"), ood_an4_folder=str(tone_corpus))
+
+
 def test_the_corpus_trained_on_is_not_taken_for_another_one(german, tmp_path):
     other = write_release(tmp_path / "other" / "de", {"test": [("eve", "x2", "Doch")]}, locale="de")
     with pytest.raises(ValueError, match=r"commonvoice_test is declared ood, but .* it is in_domain"):
@@ -63,7 +89,7 @@ def test_the_corpus_trained_on_is_not_taken_for_another_one(german, tmp_path):
 
 def test_what_a_starting_model_was_trained_on_counts(german, make_config, make_corpora, model, tmp_path):
     (tmp_path / "start").mkdir()
-    model.config["corpus"] = "CommonVoice"
+    model.config["corpora"] = ["CommonVoice"]
     model.save(tmp_path / "start")
     other = write_release(tmp_path / "other" / "en", {"test": [("eve", "x2", "Yes")]})
     config = make_config(init_from=str(tmp_path / "start"), ood_commonvoice_folder=str(other))
