@@ -264,7 +264,9 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     brain.fit(counter, *datasets, train_loader_kwargs=loaders[0], valid_loader_kwargs=loaders[1])
     averaged(checkpointer, model, config)
     if sb.utils.distributed.if_main_process():
-        model.save(folder / "model")
+        model.save(folder / "model", half=config.half_weights)
+    if config.half_weights and sb.utils.distributed.if_main_process():
+        return MultiExit.load(folder / "model", device=str(brain.device))
     return model.eval()
 
 

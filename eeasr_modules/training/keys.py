@@ -114,6 +114,7 @@ COMMON_KEYS: dict[str, Key] = {
     "weight_decay": Key(float, low=0.0),
     "select_on": Key(str, choices=("mean", "last")),
     "average_checkpoints": _positive(),
+    "half_weights": Key(bool),
     "speeds": Key(int, many=True, low=50, high=200),
     "n_workers": Key(int, low=0),
     # test pass

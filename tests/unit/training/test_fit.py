@@ -8,8 +8,9 @@ import torch
 from speechbrain.utils.run_opts import RunOptions
 
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
+from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.brain import ExitBrain
-from eeasr_modules.training.fit import FIXED, build_model, check_run_folder, load_brain_class, make_vocabulary
+from eeasr_modules.training.fit import FIXED, build_model, check_run_folder, fit, load_brain_class, make_vocabulary
 from eeasr_modules.training.fit import model_digest as digest_of
 from eeasr_modules.training.keys import KEYS
 
@@ -107,6 +108,18 @@ class TestStartingPoint:
     def test_heads_of_another_size_are_refused(self, make_config, start):
         with pytest.raises(ValueError, match=r"the heads of init_from '.*' have 29 tokens, this model has 19"):
             build_model(make_config(init_from=start[1]), n_tokens=19, blank_index=0)
+
+
+def test_sixteen_bit_weights_are_those_that_are_tested(make_config, corpora, model, tmp_path):
+    model.save(tmp_path / "start")
+    CharVocabulary().save(tmp_path / "start")
+    config = make_config(init_from=str(tmp_path / "start"), n_epochs=0, half_weights=True)
+    fitted = fit(config, corpora, folder=tmp_path / "run", run_opts=RunOptions(device="cpu"))
+    path = tmp_path / "run" / "model" / "model.safetensors"
+    assert path.stat().st_size < 0.6 * (tmp_path / "start" / "model.safetensors").stat().st_size
+    stored = MultiExit.load(tmp_path / "run" / "model").state_dict()
+    assert all(torch.equal(value, stored[name]) for name, value in fitted.state_dict().items())
+    assert any(not torch.equal(value, stored[name]) for name, value in model.state_dict().items())
 
 
 def test_the_digest_follows_the_weights(model, tmp_path):
