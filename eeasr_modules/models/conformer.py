@@ -8,6 +8,7 @@ their way into that convolution, by a hook, in training as in use.
 import torch
 from torch import nn
 
+from eeasr_modules.models.dropout import ByteDropout, cheapen_dropout
 from eeasr_modules.models.features import LogMel
 from eeasr_modules.models.walk import WalkState
 
@@ -34,7 +35,7 @@ class Subsampling(nn.Module):
         )
         self.width = channels * self.halved(self.halved(n_mels))
         self.project = nn.Linear(self.width, dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = ByteDropout(dropout)
 
     @staticmethod
     def halved(n):
@@ -110,6 +111,7 @@ class ConformerEncoder(nn.Module):
         self.subsampling = Subsampling(n_mels, dim, dropout=dropout)
         self.positions = RelPosEncXL(dim)
         self.conformer = Layers(n_layers, dim, ffn_dim, n_heads, kernel_size=kernel_size, dropout=dropout)
+        cheapen_dropout(self.conformer)
         self._padded: torch.Tensor | None = None
         for layer in self.conformer.layers:
             layer.convolution_module.conv.register_forward_pre_hook(self._silence_padding)
