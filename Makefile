@@ -1,5 +1,8 @@
 # make env        .venv with everything installed (no CUDA where there is no GPU);
 #                 PYTHON=python3.12 makes it with that one, VENV=folder uses an environment that is there
+# make mini       the shipped model: its results on real speech, then fine-tuned on the corpus in the repository
+# make data       make that corpus again (Debian: bible-kjv espeak-ng flite festival festvox-kallpc16k
+#                 festvox-kdlpc16k sox opus-tools)
 # make an4        AN4: prepare, train, test, report       [DATA=folder] [ARGS="--seed 2"]
 # make an4-quick  the same on a slice, a few minutes
 # make test       unit, integration and consistency tests, doctests    (test-all: the slow ones as well)
@@ -17,13 +20,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.eeasr-installed
 DATA_OPTION := $(if $(DATA),--data_folder "$(DATA)")
 
-.PHONY: env an4 an4-quick test test-all lint bench clean
+.PHONY: env mini data an4 an4-quick test test-all lint bench clean
 
 env: $(STAMP)
 
 $(STAMP): setup.py pyproject.toml constraints/cpu.txt constraints/install.sh
 	@bash constraints/install.sh
 	@touch $@
+
+data: env
+	$(BIN)/python recipes/Spoken/make.py recipes/Spoken/corpus
 
 # Without DATA the recipe downloads the corpus to data/an4.
 an4: env

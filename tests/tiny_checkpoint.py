@@ -49,3 +49,15 @@ def write_start(folder: Path, *, exit_layers: list[int], corpus: str = "LibriSpe
     settings = {"encoder": encoder, "exit_layers": exit_layers, "corpus": corpus}
     (folder / "config.json").write_text(json.dumps(settings))
     return folder
+
+
+def write_start_of(folder: Path, values: dict) -> Path:
+    """As `write_start`, a model of the shape that flat YAML `values` describe."""
+    if values["encoder"] == "huggingface":
+        return write_start(folder, exit_layers=[2, 4, 6, 8, 10, 12])
+    folder.mkdir(parents=True, exist_ok=True)
+    shape = ("encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "sample_rate")
+    encoder = {name: values[name] for name in shape}
+    settings = {"encoder": encoder, "exit_layers": values["exit_layers"], "corpora": [values["corpus"]]}
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder

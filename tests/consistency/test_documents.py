@@ -67,7 +67,7 @@ def train_options():
 def known_to_train(option):
     config = pytest.importorskip("eeasr_modules.training.config", reason="training.config is not there yet")
     name = option.removeprefix("--")
-    return name in config.KEYS or config.OOD_KEY.fullmatch(name) or option in train_options()
+    return name in config.KEYS or config.OTHER_KEY.fullmatch(name) or option in train_options()
 
 
 def needs(name):

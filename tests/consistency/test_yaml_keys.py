@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 import pytest
-from tiny_checkpoint import write_start
+from tiny_checkpoint import write_start_of
 
 from eeasr_modules.training.yaml_file import load_yaml
 
@@ -31,7 +31,7 @@ def test_every_key_of_a_yaml_is_known_and_has_the_right_type(path):
 def test_a_yaml_with_what_it_includes_is_a_whole_configuration(path, tmp_path):
     values = load_yaml(path)
     if values["init_from"] is not None:  # a model that is trained first, of which a test has none
-        values["init_from"] = str(write_start(tmp_path, exit_layers=[2, 4, 6, 8, 10, 12]))
+        values["init_from"] = str(write_start_of(tmp_path, values))
     config.check(values, recipes=ROOT / "recipes")
 
 

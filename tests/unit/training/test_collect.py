@@ -1,14 +1,18 @@
 """The test pass: its table does not depend on batches, and is made once for a model and a set."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.exits.edits import count_edits
-from eeasr_modules.exits.parquet import read_table
+from eeasr_modules.exits.parquet import read_table, write_table
+from eeasr_modules.models.decode import greedy_decode
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS
+from eeasr_modules.models.word_signals import WORD_SIGNALS
 from eeasr_modules.training.collect import collect, collect_or_reuse, length_batches, table_metadata
 
 
@@ -69,12 +73,21 @@ def collected(model, vocabulary, evaluation_set, read, *, batch_seconds=60.0, **
 
 @pytest.mark.parametrize("which", [0, 1])  # the test set, and the same with noise
 def test_the_table_does_not_depend_on_the_batch(loud, vocabulary, corpora, read, which):
-    alone = collected(loud, vocabulary, corpora.tests[which], read, batch_seconds=0.1)
+    options = {"average_exits": 2, "nbest": 4}
+    alone = collected(loud, vocabulary, corpora.tests[which], read, batch_seconds=0.1, **options)
     for batch_seconds in (4.0, 60.0):
-        together = collected(loud, vocabulary, corpora.tests[which], read, batch_seconds=batch_seconds)
+        together = collected(loud, vocabulary, corpora.tests[which], read, batch_seconds=batch_seconds, **options)
         assert (together.hypotheses == alone.hypotheses).all()
-        for name in (*ACOUSTIC_SIGNALS, "char_change", "word_change", "n_chars"):
+        assert (together.averaged["hypotheses"] == alone.averaged["hypotheses"]).all()
+        for name in (*ACOUSTIC_SIGNALS, "nbest_posterior", "char_change", "word_change", "n_chars"):
             np.testing.assert_allclose(together.signal(name), alone.signal(name), atol=1e-5, err_msg=name)
+        for name in WORD_SIGNALS:
+            np.testing.assert_allclose(
+                np.concatenate(together.signal(name).ravel()),
+                np.concatenate(alone.signal(name).ravel()),
+                atol=1e-5,
+                err_msg=name,
+            )
         for name in ("utt_ids", "n_frames", "duration_s", "cost_layers", "cost_macs", "head_macs", "n_sub"):
             np.testing.assert_array_equal(getattr(together, name), getattr(alone, name))
     assert len({str(row) for row in alone.hypotheses}) > 1 and any(alone.hypotheses[:, -1])  # they do say something
@@ -93,6 +106,42 @@ def test_a_row_holds_what_the_model_says_of_that_utterance(loud, vocabulary, tes
         for e in range(2):
             assert table.errors[i, e] == sum(count_edits(reference, table.hypotheses[i, e]))
     assert (table.cost_macs[:, 1] > table.cost_macs[:, 0]).all() and (table.head_macs > 0).all()
+
+
+def test_averaged_posteriors_are_those_of_the_last_exits(loud, vocabulary, test_set, read):
+    table = collected(loud, vocabulary, test_set, read, average_exits=3)
+    assert (table.averaged["hypotheses"][:, 0] == table.hypotheses[:, 0]).all()
+    wav = read(str(wav_of(test_set, table.utt_ids[0])))
+    log_probs, n_frames = loud(wav.unsqueeze(0), torch.tensor([len(wav)]))
+    mean = torch.stack([one.exp() for one in log_probs]).mean(dim=0)
+    tokens = greedy_decode(mean, n_frames, blank_index=0)[0]
+    assert table.averaged["hypotheses"][0, 1] == vocabulary.decode(tokens)
+    for i, reference in enumerate(table.references):
+        expected = sum(count_edits(reference, table.averaged["hypotheses"][i, 1]))
+        assert table.averaged_output().errors[i, 1] == expected
+
+
+def wav_of(evaluation_set, utt_id):
+    return manifest_items(evaluation_set.manifests, limit=None)[utt_id]["wav"]
+
+
+def test_words_lie_within_the_audio_one_after_the_other(loud, vocabulary, test_set, read):
+    with torch.no_grad():
+        for head in loud.heads:
+            head.projection.bias[vocabulary.spellings.index(" ")] += 2.5
+    table = collected(loud, vocabulary, test_set, read)
+    starts, ends = table.signal("word_start_s"), table.signal("word_end_s")
+    assert max(len(one) for one in starts.ravel()) > 1
+    for i, seconds in enumerate(table.duration_s):
+        for start, end in zip(starts[i], ends[i], strict=True):
+            assert (np.diff(np.stack([start, end], axis=1).ravel()) > -1e-6).all()
+            assert (end <= seconds + 0.08).all()  # the last frame may reach over the end
+
+
+@pytest.mark.parametrize("option", ["average_exits", "nbest"])
+def test_averaging_or_comparing_one_is_refused(model, vocabulary, test_set, read, option):
+    with pytest.raises(ValueError, match="at least 2, got 1"):
+        collected(model, vocabulary, test_set, read, **{option: 1})
 
 
 def test_a_faster_set_is_shorter_and_a_noisy_one_as_long(model, vocabulary, make_config, make_corpora, read, tmp_path):
@@ -156,12 +205,26 @@ class TestReuse:
             ({"limit": 4}, 4),
             ({"which": 1}, 9),
             ({"precision": "bf16"}, 9),
+            ({"average_exits": 2}, 9),
+            ({"nbest": 2}, 9),
         ],
     )
     def test_another_model_seed_slice_shift_or_precision_makes_it_anew(self, collect_again, change, n_heard):
         collect_again()
         assert collect_again(**change)[1] == n_heard
         assert collect_again(**change)[1] == 0
+
+    @pytest.mark.parametrize("lacking", ["entropy_token", "word_margin"])
+    def test_a_table_that_lacks_a_signal_is_made_anew(self, collect_again, tmp_path, lacking):
+        table, _ = collect_again()
+        path = tmp_path / "tables" / "t.parquet"
+        kept = {
+            kind: {name: values for name, values in getattr(table, kind).items() if name != lacking}
+            for kind in ("signals", "word_lists")
+        }
+        write_table(replace(table, **kept), path)
+        table, heard = collect_again()
+        assert heard == 9 and lacking in {*table.signals, *table.word_lists}
 
     def test_a_file_that_is_broken_is_made_anew_and_said_so(self, collect_again, tmp_path, caplog):
         collect_again()
