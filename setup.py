@@ -20,6 +20,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["eeasr_modules", "eeasr_modules.*"]),
+    package_data={"eeasr_modules": ["report/web/*", "shipped/*/*", "shipped/*/tables/*"]},
     # No pin of torch here: constraints/cpu.txt holds the version of machines without a GPU.
     install_requires=[
         "torch>=2.7.1",
@@ -39,6 +40,11 @@ setup(
         "tqdm",
         "scikit-learn",
     ],
-    extras_require={"dev": ["pytest>=8", "ruff"]},
+    extras_require={
+        "lexical": ["wordfreq>=3.1"],  # word frequencies of 40 languages: policies lexical, gain, gain_words
+        "microphone": ["sounddevice"],  # eeasr try
+        "av": ["av"],  # m4a, aac, webm
+        "dev": ["pytest>=8", "ruff", "hypothesis", "wordfreq>=3.1"],
+    },
     entry_points={"console_scripts": ["eeasr = eeasr_modules.cli:main"]},
 )

@@ -1,6 +1,9 @@
-"""Reports from exit tables: numbers (`summary.json`), a page (`report.md`) and pictures. Imports `exits` only."""
+"""Reports from exit tables: numbers (`summary.json`, CSV), pages (`report.html`, `report.md`), pictures.
 
-from eeasr_modules.report.summary import summarise
+Imports `exits` only.
+"""
+
+from eeasr_modules.report.summary import Evaluated, evaluated, summarise
 from eeasr_modules.report.writing import closing_lines, write_report
 
 DEFAULT_POLICIES = (
@@ -8,4 +11,4 @@ DEFAULT_POLICIES = (
     "between(patience(1)), between(patience(2)), between(patience_ce(1))"
 )
 
-__all__ = ["DEFAULT_POLICIES", "closing_lines", "summarise", "write_report"]
+__all__ = ["DEFAULT_POLICIES", "Evaluated", "closing_lines", "evaluated", "summarise", "write_report"]

@@ -1,8 +1,8 @@
 """What calibrates a test set: a dev table, the other half of its speakers, or itself.
 
-Where a dev table is given, it calibrates. Without one, speakers are dealt into two folds and each fold is
-judged by what was chosen on the other (a cross-fit); below `MIN_SPEAKERS` speakers the evaluated set itself
-calibrates, which flatters.
+Where a dev table is given, it calibrates. Without one, speakers are dealt into two folds (or as many as are asked
+for) and each fold is judged by what was chosen on the others (a cross-fit); below `MIN_SPEAKERS` speakers the
+evaluated set itself calibrates, which flatters.
 """
 
 from collections.abc import Sequence
@@ -10,12 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eeasr_modules.exits import Curve, ExitTable, policy_curve
+from eeasr_modules.exits import Curve, ExitTable, budget_cost, policy_curve
 from eeasr_modules.exits.bootstrap import MIN_SPEAKERS
+from eeasr_modules.exits.folds import speaker_folds
 from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.table import DERIVED_SIGNALS
+from eeasr_modules.report.costs import COSTS, priced
 
-CROSS_FIT = "cross-fit over speakers (2 folds)"
+CROSS_FIT = "cross-fit over speakers"
+N_HALVES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +58,7 @@ def lacking_signals(policy: Policy, tables: Sequence[ExitTable]) -> list[str]:
     return [name for name in needed if any(name not in table.signals for table in tables)]
 
 
-def sides(table: ExitTable, dev: ExitTable | None) -> tuple[list[Side], str | None]:
+def sides(table: ExitTable, dev: ExitTable | None, *, n_folds: int = N_HALVES) -> tuple[list[Side], str | None]:
     """What calibrates which utterances.
 
     Arguments
@@ -64,6 +67,8 @@ def sides(table: ExitTable, dev: ExitTable | None) -> tuple[list[Side], str | No
         The evaluated set.
     dev : ExitTable or None
         Calibration data.
+    n_folds : int
+        Of a cross-fit: two of equal duration, or those of `exits.folds.speaker_folds`.
 
     Returns
     -------
@@ -75,10 +80,9 @@ def sides(table: ExitTable, dev: ExitTable | None) -> tuple[list[Side], str | No
         return [Side(everyone, table, dev)], str(dev.metadata.get("set_name", "dev"))
     if len(set(table.speakers)) < MIN_SPEAKERS or "" in table.speakers:
         return [Side(everyone, table, table)], None
-    fold = folds_of(table)
-    halves = [table.select(fold == 0), table.select(fold == 1)]
-    rows = [np.flatnonzero(fold == 0), np.flatnonzero(fold == 1)]
-    return [Side(rows[0], halves[0], halves[1]), Side(rows[1], halves[1], halves[0])], CROSS_FIT
+    fold = folds_of(table) if n_folds == N_HALVES else speaker_folds(table, n_folds)
+    kept = [Side(np.flatnonzero(fold == i), table.select(fold == i), table.select(fold != i)) for i in np.unique(fold)]
+    return kept, f"{CROSS_FIT} ({len(kept)} folds)"
 
 
 def folds_of(table: ExitTable) -> np.ndarray:
@@ -104,8 +108,10 @@ def folds_of(table: ExitTable) -> np.ndarray:
     return fold_of_speaker[speaker]
 
 
-def grids(policies: Sequence[Policy], table: ExitTable) -> dict[str, Curve]:
-    """What each policy can do on calibration data: points that no other beats in both depth and WER.
+def grids(
+    policies: Sequence[Policy], table: ExitTable, *, cost: str = "depth", n_inner_folds: int = 10
+) -> dict[str, Curve]:
+    """What each policy can do on calibration data: points that no other beats in both cost and WER.
 
     Arguments
     ---------
@@ -113,24 +119,51 @@ def grids(policies: Sequence[Policy], table: ExitTable) -> dict[str, Curve]:
         Open ones are filled in in all ways.
     table : ExitTable
         Calibration data.
+    cost : str
+        A key of `COSTS`.
+    n_inner_folds : int
+        Folds of speakers where something has to be fitted.
 
     Returns
     -------
     dict of str to Curve
-        By the policy's text, each by rising depth and falling WER.
+        By the policy's text, each by rising cost (in the unit shown) and falling WER.
     """
-    return {str(policy): policy_curve(policy, table).frontier() for policy in policies}
+    with_cost, column = priced(table, cost)
+    options = {"cost": column, "n_folds": n_inner_folds}
+    curves = {str(policy): policy_curve(policy, with_cost, **options).frontier() for policy in policies}
+    return {text: Curve(one.policies, one.cost / COSTS[cost].scale, one.wer) for text, one in curves.items()}
+
+
+def budget_limit(budget: float, table: ExitTable, *, cost: str = "depth") -> float:
+    """What a budget allows, in the unit shown.
+
+    Arguments
+    ---------
+    budget : float
+        Up to 1 a share of the last exit's cost, above 1 layers.
+    table : ExitTable
+        Whose cost it is a share of.
+    cost : str
+        A key of `COSTS`.
+
+    Returns
+    -------
+    float
+    """
+    with_cost, column = priced(table, cost)
+    return budget_cost(budget, with_cost, cost=column) / COSTS[cost].scale
 
 
 def chosen_within(grid: Curve, limit: float) -> int | None:
-    """Which point a budget allows: lowest WER, then lowest depth (the rule of `exits.choose`).
+    """Which point a budget allows: lowest WER, then lowest cost (the rule of `exits.choose`).
 
     Arguments
     ---------
     grid : Curve
         Of `grids`.
     limit : float
-        Mean depth in layers.
+        Mean cost in the grid's unit.
 
     Returns
     -------

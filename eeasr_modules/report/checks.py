@@ -24,8 +24,8 @@ def check_tables(tables: Sequence[ExitTable], *, dev: ExitTable | None, single_e
     Raises
     ------
     ValueError
-        When there is no table, names are missing or shared, a table is the calibration data or of another
-        model, or a single-exit table has several exits.
+        When there is no table, names are missing or shared, tables differ in their exits or are of different
+        models, a table is the calibration data, or a single-exit table has several exits.
     """
     if not tables:
         raise ValueError("a report needs at least one exit table of a test set, got none")
@@ -38,9 +38,11 @@ def check_tables(tables: Sequence[ExitTable], *, dev: ExitTable | None, single_e
             f"every table of a report needs its own set_name, but {twice[0]!r} comes {names.count(twice[0])} "
             f"times; put models or repetitions into reports of their own"
         )
+    for table in tables[1:]:
+        _refuse_other_model(tables[0], table, name=repr(names[0]))
     for table in tables if dev is not None else ():
         refuse_same_set(dev.metadata, table)
-        _refuse_other_model(dev, table)
+        _refuse_other_model(dev, table, name="dev")
     for single in single_exit:
         if single.n_exits != 1:
             raise ValueError(
@@ -109,16 +111,18 @@ def _why_not_paired(single: ExitTable, table: ExitTable) -> str | None:
     return None
 
 
-def _refuse_other_model(dev: ExitTable, table: ExitTable) -> None:
-    name = table.metadata["set_name"]
-    if dev.exit_layers.tolist() != table.exit_layers.tolist():
+def _refuse_other_model(first: ExitTable, table: ExitTable, *, name: str) -> None:
+    other = table.metadata["set_name"]
+    if first.exit_layers.tolist() != table.exit_layers.tolist():
+        hint = "; give models with one exit by --single-exit" if 1 in (first.n_exits, table.n_exits) else ""
         raise ValueError(
-            f"dev and {name!r} must be of one model, but their exits are after layers "
-            f"{dev.exit_layers.tolist()} and {table.exit_layers.tolist()}"
+            f"{name} and {other!r} must be of one model, but their exits are after layers "
+            f"{first.exit_layers.tolist()} and {table.exit_layers.tolist()}{hint}"
         )
-    ours, theirs = dev.metadata.get("model_digest"), table.metadata.get("model_digest")
-    if ours is not None and theirs is not None and ours != theirs:
-        raise ValueError(
-            f"dev and {name!r} must be of one model, but their model digests are {ours} and {theirs}; "
-            f"collect both with the same checkpoint"
-        )
+    for key, what in (("model_digest", "model digests"), ("model_name", "models")):
+        ours, theirs = first.metadata.get(key), table.metadata.get(key)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise ValueError(
+                f"{name} and {other!r} must be of one model, but their {what} are {ours} and {theirs}; "
+                f"collect both with the same checkpoint, or make a report of each"
+            )

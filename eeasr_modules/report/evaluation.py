@@ -9,51 +9,89 @@ from eeasr_modules.exits import (
     Curve,
     ExitTable,
     Frontier,
-    budget_cost,
     check_against,
-    choice_point,
-    exit_costs,
     mean_cost,
     parse_policy,
     policy_costs,
     replay,
 )
+from eeasr_modules.exits.fitting import RecordedScores, models_of, scored, with_models
 from eeasr_modules.exits.policies import Policy
-from eeasr_modules.report.calibrating import chosen_within, grids, sides
+from eeasr_modules.report.calibrating import N_HALVES, budget_limit, chosen_within, grids, sides
+from eeasr_modules.report.costs import COSTS, priced
 
+N_INNER_FOLDS = 5  # of fits inside a cross-fit, which is costly enough
 AS_GIVEN = "as given"
 SHARES = np.linspace(0.02, 1.0, 50)
 
 
+@dataclass(frozen=True)
+class Rules:
+    """How every policy of a report is chosen and charged.
+
+    Arguments
+    ---------
+    budgets : tuple of float
+        The one that the report stresses first. Up to 1 a share of full cost, above 1 layers.
+    cost : str
+        What budgets count, a key of `COSTS`.
+    costs : tuple of str
+        All costs to be reported; `cost` among them.
+    n_folds : int
+        Of a cross-fit, where there is no dev.
+    """
+
+    budgets: tuple[float, ...]
+    cost: str = "depth"
+    costs: tuple[str, ...] = ("depth",)
+    n_folds: int = N_HALVES
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What a policy chose for one budget.
+
+    Arguments
+    ---------
+    budget : float or None
+        As asked for; None for a policy with nothing open.
+    calibrated : tuple of str
+        Texts that decided: one, or one per fold.
+    calibration_point : tuple of float
+        (mean cost in the unit shown, WER in percent) on the calibration data; of a cross-fit the folds' means.
+    exit_index : np.ndarray of shape (n_utterances,)
+        Chosen exits, from 0.
+    paid : dict of str to np.ndarray of shape (n_utterances,)
+        By cost, in the unit shown times seconds, every head that was read included.
+    """
+
+    budget: float | None
+    calibrated: tuple[str, ...]
+    calibration_point: tuple[float, float]
+    exit_index: np.ndarray
+    paid: dict[str, np.ndarray]
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A policy on one set, at the budget and over all budgets.
+    """A policy on one set, at each budget and over all costs.
 
     Arguments
     ---------
     policy : str
         Text as it was asked for.
-    calibrated : tuple of str
-        Texts that decided: one, or one per fold.
     calibrated_on : str or None
-        Name of the dev set, `CROSS_FIT`, `AS_GIVEN`, or None where the evaluated set calibrated.
-    calibration_point : tuple of float
-        (mean depth in layers, WER in percent) on the calibration data; of a cross-fit the folds' means.
-    exit_index : np.ndarray of shape (n_utterances,)
-        Chosen exits, from 0.
-    macs_share : float or None
-        MACs, heads that were read included, over those of the last exit; None where the table has none.
-    curve : np.ndarray of shape (n_points, 2)
-        Depth and WER on this set of what was chosen for each of `SHARES`, by rising budget.
+        Name of the dev set, of the cross-fit, `AS_GIVEN`, or None where the evaluated set calibrated.
+    choices : tuple of Choice
+        For the stressed budget first, then for the others that can be met.
+    curve : tuple of Choice
+        For each of `SHARES`, by rising budget; equal choices once.
     """
 
     policy: str
-    calibrated: tuple[str, ...]
     calibrated_on: str | None
-    calibration_point: tuple[float, float]
-    exit_index: np.ndarray
-    macs_share: float | None
-    curve: np.ndarray
+    choices: tuple[Choice, ...]
+    curve: tuple[Choice, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +103,17 @@ class _Part:
     grid: Curve
 
 
+class _UnmetError(ValueError):
+    """The budget is below all that a policy can do."""
+
+
 def evaluate(
     policies: Sequence[Policy],
     table: ExitTable,
     *,
     dev: ExitTable | None,
     dev_grids: Mapping[str, Curve] | None,
-    budget: float,
+    rules: Rules,
     calibrated: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Outcome], dict[str, str]]:
     """All policies on one set.
@@ -86,105 +128,136 @@ def evaluate(
         Calibration data.
     dev_grids : mapping of str to Curve, or None
         Of `grids` on dev; needed where there is a dev.
-    budget : float
-        As for `exits.choose`.
+    rules : Rules
+        Budgets and costs.
     calibrated : mapping of str to str, or None
-        Texts already calibrated on dev, by the text that was asked for.
+        Texts already calibrated on dev to the first budget, by the text that was asked for.
 
     Returns
     -------
     tuple of (dict of str to Outcome, dict of str to str)
-        By the policy's text; and for policies that cannot meet the budget the reason.
+        By the policy's text; and for policies that cannot meet the first budget the reason.
     """
-    halves, calibrated_on = sides(table, dev)
+    halves, calibrated_on = sides(table, dev, n_folds=rules.n_folds)
     outcomes, unmet = {}, {}
     for policy in policies:
         check_against(policy, table.exit_layers)
         text, closed = str(policy), (calibrated or {}).get(str(policy))
         source = calibrated_on if policy.is_open and (dev is not None or closed is None) else AS_GIVEN
         if dev is None and policy.is_open:
-            parts = [_Part(one.rows, one.table, grids([policy], one.calibrating)[text]) for one in halves]
+            parts = [
+                _Part(
+                    one.rows,
+                    one.table,
+                    grids([policy], one.calibrating, cost=rules.cost, n_inner_folds=N_INNER_FOLDS)[text],
+                )
+                for one in halves
+            ]
         else:
             everyone = np.arange(table.n_utterances)
-            grid = dev_grids[text] if dev is not None else grids([policy], table)[text]
+            grid = dev_grids[text] if dev is not None else grids([policy], table, cost=rules.cost)[text]
             parts = [_Part(everyone, table, grid)]
+        deciding = _Deciding(policy, table, [_with_scores(part) for part in parts], rules)
         try:
-            outcomes[text] = _outcome(policy, table, parts, budget=budget, source=source, closed=closed, dev=dev)
+            first = deciding.within(rules.budgets[0]) if closed is None else deciding.as_text(closed, dev)
         except _UnmetError as err:
             unmet[text] = str(err)
+            continue
+        outcomes[text] = Outcome(text, source, (first, *deciding.others()), deciding.curve())
     return outcomes, unmet
 
 
-class _UnmetError(ValueError):
-    """The budget is below all that a policy can do."""
+@dataclass(frozen=True, eq=False)
+class _Deciding:
+    """A policy on a table, its parts calibrated; makes the choices for any budget."""
 
+    policy: Policy
+    table: ExitTable
+    parts: list[_Part]
+    rules: Rules
 
-def _outcome(
-    policy: Policy,
-    table: ExitTable,
-    parts: list[_Part],
-    *,
-    budget: float,
-    source: str | None,
-    closed: str | None,
-    dev: ExitTable | None,
-) -> Outcome:
-    limit = budget_cost(budget, table)
-    if closed is not None:
-        deciding = [parse_policy(closed)]
-        check_against(deciding[0], table.exit_layers)
-        point = choice_point(deciding[0], dev) if dev is not None else (float("nan"), float("nan"))
-    else:
-        # a policy with nothing open is reported wherever it lies
-        chosen = [chosen_within(part.grid, limit) if policy.is_open else 0 for part in parts]
+    def within(self, budget: float) -> Choice:
+        """The choice for a budget; a policy with nothing open is reported wherever it lies."""
+        chosen = self._points(budget)
         if None in chosen:
-            cheapest = max(part.grid.cost.min() for part in parts)
+            cheapest = max(part.grid.cost.min() for part in self.parts)
+            unit = COSTS[self.rules.cost].unit
+            limit = budget_limit(budget, self.table, cost=self.rules.cost)
             raise _UnmetError(
-                f"{policy} cannot meet the budget of {limit:.4g} layers where it is calibrated: "
+                f"{self.policy} cannot meet the budget of {limit:.4g} {unit} where it is calibrated: "
                 f"the cheapest it reaches is {cheapest:.4g}"
             )
-        deciding = [part.grid.policies[i] for part, i in zip(parts, chosen)]
-        point = tuple(
-            float(np.mean([getattr(part.grid, name)[i] for part, i in zip(parts, chosen)])) for name in ("cost", "wer")
-        )
-    return Outcome(
-        policy=str(policy),
-        calibrated=tuple(dict.fromkeys(str(one) for one in deciding)),
-        calibrated_on=source,
-        calibration_point=point,
-        exit_index=_choices(parts, deciding, table.n_utterances),
-        macs_share=_macs_share(parts, deciding, table),
-        curve=_curve(parts, table),
-    )
+        return self._choice(chosen, budget=budget if self.policy.is_open else None)
+
+    def as_text(self, closed: str, dev: ExitTable | None) -> Choice:
+        """The choice of a text that was calibrated before."""
+        policy = parse_policy(closed)
+        check_against(policy, self.table.exit_layers)
+        point = (float("nan"), float("nan"))
+        if dev is not None:
+            paid = _paid(policy, dev, replay(policy, dev), self.rules.cost)
+            wer = _wer(replay(policy, dev), dev)
+            point = mean_cost(paid, dev.duration_s), wer
+        return self._made([policy], point, budget=self.rules.budgets[0])
+
+    def others(self) -> list[Choice]:
+        """The choices for the budgets after the first, where they can be met."""
+        if not self.policy.is_open:
+            return []
+        return [self.within(budget) for budget in self.rules.budgets[1:] if None not in self._points(budget)]
+
+    def curve(self) -> tuple[Choice, ...]:
+        """The choices for each share of full cost that every part can meet; equal ones once."""
+        points = dict.fromkeys(self._points(float(share)) for share in SHARES)
+        return tuple(self._choice(one, budget=None) for one in points if None not in one)
+
+    def _points(self, budget: float) -> tuple[int | None, ...]:
+        if not self.policy.is_open:
+            return (0,) * len(self.parts)
+        limit = budget_limit(budget, self.table, cost=self.rules.cost)
+        return tuple(chosen_within(part.grid, limit) for part in self.parts)
+
+    def _choice(self, points: tuple[int, ...], *, budget: float | None) -> Choice:
+        policies = [part.grid.policies[i] for part, i in zip(self.parts, points)]
+        where = [(part.grid.cost[i], part.grid.wer[i]) for part, i in zip(self.parts, points)]
+        cost, wer = np.mean(where, axis=0)
+        return self._made(policies, (float(cost), float(wer)), budget=budget)
+
+    def _made(self, policies: Sequence[Policy], point: tuple[float, float], *, budget: float | None) -> Choice:
+        exit_index = np.empty(self.table.n_utterances, dtype=np.int64)
+        paid = {name: np.empty(self.table.n_utterances) for name in self.rules.costs}
+        parts = self.parts if len(policies) == len(self.parts) else [_whole(self.table)]
+        for part, policy in zip(parts, policies):
+            exit_index[part.rows] = replay(policy, part.table)
+            for name, costs in paid.items():
+                costs[part.rows] = _paid(policy, part.table, exit_index[part.rows], name)
+        return Choice(budget, tuple(dict.fromkeys(str(one) for one in policies)), point, exit_index, paid)
 
 
-def _choices(parts: list[_Part], deciding: Sequence[Policy], n_utterances: int) -> np.ndarray:
-    exit_index = np.empty(n_utterances, dtype=np.int64)
-    for part, policy in zip(parts, deciding):
-        exit_index[part.rows] = replay(policy, part.table)
-    return exit_index
+def _with_scores(part: _Part) -> _Part:
+    """The same, with what fitted models say worked out once and not for every threshold anew."""
+    models = models_of(part.grid.policies[0])
+    if not models:
+        return part
+    _, table, _ = scored(part.grid.policies[0], part.table)
+    layers = tuple(int(layer) for layer in table.exit_layers)
+    recorded = {name: RecordedScores(name, layers) for name in models}
+    policies = tuple(with_models(policy, recorded) for policy in part.grid.policies)
+    return _Part(part.rows, table, Curve(policies, part.grid.cost, part.grid.wer))
 
 
-def _macs_share(parts: list[_Part], deciding: Sequence[Policy], table: ExitTable) -> float | None:
-    if table.cost_macs is None or table.head_macs is None:
-        return None
-    paid = 0.0
-    for part, policy in zip(parts, deciding):
-        costs = policy_costs(policy, part.table, cost="cost_macs")
-        paid += costs[np.arange(len(costs)), replay(policy, part.table)].sum()
-    return float(paid / exit_costs(table, "cost_macs")[:, -1].sum())
+def _whole(table: ExitTable) -> _Part:
+    return _Part(np.arange(table.n_utterances), table, Curve((), np.empty(0), np.empty(0)))
 
 
-def _curve(parts: list[_Part], table: ExitTable) -> np.ndarray:
-    """Depth and WER for each share of full depth that every part can meet; equal choices once."""
-    limits = [budget_cost(float(share), table) for share in SHARES]
-    chosen = [tuple(chosen_within(part.grid, limit) for part in parts) for limit in limits]
-    kept = [one for one in dict.fromkeys(chosen) if None not in one]
-    points = [
-        point_of(_choices(parts, [p.grid.policies[i] for p, i in zip(parts, one)], table.n_utterances), table)
-        for one in kept
-    ]
-    return np.array(points).reshape(-1, 2)
+def _paid(policy: Policy, table: ExitTable, exit_index: np.ndarray, cost: str) -> np.ndarray:
+    with_cost, column = priced(table, cost)
+    costs = policy_costs(policy, with_cost, cost=column)
+    return costs[np.arange(len(costs)), exit_index] / COSTS[cost].scale
+
+
+def _wer(exit_index: np.ndarray, table: ExitTable) -> float:
+    return float(100.0 * table.errors[np.arange(table.n_utterances), exit_index].sum() / table.n_ref_words.sum())
 
 
 def point_of(exit_index: np.ndarray, table: ExitTable) -> tuple[float, float]:
@@ -203,8 +276,28 @@ def point_of(exit_index: np.ndarray, table: ExitTable) -> tuple[float, float]:
         (duration-weighted mean depth in layers, pooled WER in percent)
     """
     chosen = np.arange(table.n_utterances), exit_index
-    depth = mean_cost(table.cost_layers[chosen], table.duration_s)
-    return depth, float(100.0 * table.errors[chosen].sum() / table.n_ref_words.sum())
+    return mean_cost(table.cost_layers[chosen], table.duration_s), _wer(exit_index, table)
+
+
+def curve_points(outcome: Outcome, table: ExitTable, *, cost: str) -> np.ndarray:
+    """The line that a policy draws on a set.
+
+    Arguments
+    ---------
+    outcome : Outcome
+        Of the policy.
+    table : ExitTable
+        The set.
+    cost : str
+        One of the costs that were charged.
+
+    Returns
+    -------
+    np.ndarray of shape (n_points, 2)
+        Mean cost in the unit shown, and WER in percent.
+    """
+    points = [(mean_cost(one.paid[cost], table.duration_s), _wer(one.exit_index, table)) for one in outcome.curve]
+    return np.array(points).reshape(-1, 2)
 
 
 def refuse_below_oracle(points: np.ndarray, oracle: Frontier, *, policy: str, set_name: str) -> None:
@@ -213,9 +306,9 @@ def refuse_below_oracle(points: np.ndarray, oracle: Frontier, *, policy: str, se
     Arguments
     ---------
     points : np.ndarray of shape (n_points, 2)
-        Depth and WER.
+        Mean cost and WER.
     oracle : Frontier
-        Oracle C of the same table.
+        Oracle C of the same table and cost.
     policy, set_name : str
         For the sentence.
 
@@ -224,9 +317,9 @@ def refuse_below_oracle(points: np.ndarray, oracle: Frontier, *, policy: str, se
     ValueError
         Where a point lies more than 1e-6 below.
     """
-    for depth, wer in points:
-        if wer < oracle.at(float(depth)) - 1e-6:
+    for cost, wer in points:
+        if wer < oracle.at(float(cost)) - 1e-6:
             raise ValueError(
-                f"{policy} on {set_name} has a WER of {wer:.4f} % at {depth:.4f} layers, below the oracle's "
-                f"{oracle.at(float(depth)):.4f} %, which no choice of exits can reach: the exit table is broken"
+                f"{policy} on {set_name} has a WER of {wer:.4f} % at {cost:.4f} layers, below the oracle's "
+                f"{oracle.at(float(cost)):.4f} %, which no choice of exits can reach: the exit table is broken"
             )

@@ -58,7 +58,7 @@ def draw_figures(summary: Mapping[str, Any], folder: Path) -> list[str]:
             continue
         names.append(frontier_name(name))
         with _canvas(folder / names[-1], (12.5, 6.4)) as figure:
-            draw_frontier(figure, name, one, chosen=chosen)
+            draw_frontier(figure, name, one, chosen=chosen, cost=summary["cost"])
     if chosen is not None:
         names.append("exits_chosen.png")
         n_rows = -(-len(sets) // 3)
@@ -122,11 +122,17 @@ def _draw_wer_per_exit(figure: Any, sets: Mapping[str, Any]) -> None:
             markersize=6,
             label=f"{title}: {one['wer_per_exit'][-1]:.2f} %",
         )
+        if one["single_exit"] is not None:
+            single = one["single_exit"]["exit_layer"], one["single_exit"]["wer"]
+            axes.plot(*single, "X", color=colour, markeredgecolor="black", markersize=9, zorder=4)
         if len(sets) > N_BANDS and one["label"] != "in_domain":
             continue
         low, high = np.array(one["wer_interval_per_exit"]).T
         axes.fill_between(one["exit_layers"], low, high, color=colour, alpha=0.12, linewidth=0)
-    values = np.concatenate([one["wer_per_exit"] for one in sets.values()])
+    singles = [one["single_exit"]["wer"] for one in sets.values() if one["single_exit"] is not None]
+    if singles:
+        axes.plot([], [], "X", color="white", markeredgecolor="black", markersize=9, label="trained with one exit only")
+    values = np.concatenate([singles, *[one["wer_per_exit"] for one in sets.values()]])
     if values.min() > 0.5 and values.max() / values.min() > LOG_FROM:
         axes.set_yscale("log")
         ticks = [t for t in (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300) if _near(t, values)]

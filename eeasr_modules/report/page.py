@@ -5,6 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from eeasr_modules.report.calibrating import CROSS_FIT
+from eeasr_modules.report.comparison_tables import (
+    budgets_table,
+    comparisons_table,
+    risk_table,
+    signals_table,
+    words_table,
+)
 from eeasr_modules.report.evaluation import AS_GIVEN
 from eeasr_modules.report.tables import (
     depths_table,
@@ -33,7 +40,7 @@ def best_on_calibration(policies: Mapping[str, Mapping[str, Any]]) -> str | None
     open_ones = {text: one for text, one in policies.items() if one["calibrated_on"] != AS_GIVEN}
     return min(
         open_ones,
-        key=lambda text: (open_ones[text]["calibration_wer"], open_ones[text]["calibration_depth"]),
+        key=lambda text: (open_ones[text]["calibration_wer"], open_ones[text]["calibration_cost"]),
         default=None,
     )
 
@@ -60,11 +67,21 @@ def report_text(summary: Mapping[str, Any], *, examples: str, pictures: Sequence
         "## All sets",
         "WER in percent, summed errors over summed reference words; `@` gives the mean depth in layers, "
         "weighted by duration. *Overthought*: utterances on which an inner exit has strictly fewer errors than "
-        "the last. *Gap closed*: 0 % on the static line (mixing fixed exits at random), 100 % on oracle C.",
+        "the last. *Gap closed*: 0 % on the static line (mixing fixed exits at random), 100 % on oracle C. "
+        "*Single exit*: the same encoder trained with one exit only, in brackets the exit tax. The oracles know the "
+        "reference and are optimistic by selection.",
         sets_table(summary),
+        "`report.html` shows all of this interactively, offline; the CSV files hold it for other programs.",
     ]
-    sections += [text for name, one in summary["sets"].items() for text in _set_section(name, one)]
-    sections += ["## Read with care", _caveats(summary), "## Overthinking, by example", examples]
+    sections += [text for name, one in summary["sets"].items() for text in _set_section(name, one, summary)]
+    if summary["comparisons"]:
+        sections += ["## Policies against each other", _how_compared(summary), comparisons_table(summary)]
+    sections += [
+        "## Read with care",
+        "\n".join(f"- {line}" for line in caveats(summary)),
+        "## Overthinking, by example",
+        examples,
+    ]
     sections += ["## Where the numbers come from", provenance_table(summary), "## Pictures"]
     sections += [f"![{_title(name)}]({name})" for name in pictures]
     return "\n\n".join(sections) + "\n"
@@ -80,9 +97,10 @@ def _how_made(summary: Mapping[str, Any]) -> str:
         )
     else:
         lines.append("No dev table was given; how thresholds were chosen stands with each set.")
+    what = "a mean depth of" if summary["cost"] == "depth" else "a mean cost of"
     lines.append(
-        f"The budget is {summary['budget']:g}, a mean depth of {summary['budget_layers']:.4g} layers: among "
-        f"thresholds within it the one with the lowest WER, then the lowest depth."
+        f"The budget is {summary['budget']:g}, {what} {summary['budget_cost']:.4g} {summary['cost_unit']}: among "
+        f"thresholds within it the one with the lowest WER, then the lowest cost."
     )
     if summary["chosen_policy"] is not None:
         lines.append(f"The chosen policy is `{summary['chosen_policy']}`.")
@@ -93,10 +111,15 @@ def _how_made(summary: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _set_section(name: str, one: Mapping[str, Any]) -> list[str]:
+def _set_section(name: str, one: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
     sections = [f"## {name}"]
     if one["policies"]:
         sections += [_how_calibrated(one), policies_table(one)]
+    if one["policies"] and len(summary["budgets"]) > 1:
+        sections += [
+            f"WER @ mean cost in {summary['cost_unit']} (gap closed) at each budget:",
+            budgets_table(one, summary),
+        ]
     single = one["single_exit"]
     if single is not None:
         sections.append(
@@ -107,13 +130,47 @@ def _set_section(name: str, one: Mapping[str, Any]) -> list[str]:
     shares = one["overthinking"]
     sections += [
         depths_table(one),
-        f"Oracle A (fewest errors, earliest of equals): {number(one['oracle_a']['wer'])} at "
-        f"{number(one['oracle_a']['depth'])} layers. Oracle B (cheapest exit no worse than the last): "
-        f"{number(one['oracle_b']['wer'])} at {number(one['oracle_b']['depth'])} layers. Of all utterances "
+        f"Oracle A (fewest errors, earliest of equals): {number(one['oracle_a']['wer'])} "
+        f"{interval(one['oracle_a']['interval'])} at {number(one['oracle_a']['depth'])} layers. Oracle B (cheapest "
+        f"exit no worse than the last): {number(one['oracle_b']['wer'])} {interval(one['oracle_b']['interval'])} at "
+        f"{number(one['oracle_b']['depth'])} layers. Of all utterances "
         f"{percent(shares['destructive_share'], 1)} were right at an inner exit and are wrong at the last "
         f"(destructive), {percent(shares['wasteful_share'], 1)} were right earlier and still are (wasteful).",
     ]
+    if one["words"] is not None:
+        words = one["words"]
+        sections += [
+            f"Of {words['n_words']} reference words {percent(words['destructive'], 2)} were right at some inner exit "
+            f"and are wrong at the last, {percent(words['never_right'], 2)} are wrong everywhere. Against the last "
+            f"exit:",
+            words_table(one),
+        ]
+    if one["signals"]:
+        sections += [
+            'AUROC of each signal for "this exit is no worse than the last" (0.5 is chance):',
+            signals_table(one),
+        ]
+    if one["risk"]:
+        sections += [_how_certified(summary), risk_table(one)]
     return sections
+
+
+def _how_certified(summary: Mapping[str, Any]) -> str:
+    promise, who = summary["risk"], "one half of the speakers, judged on the other"
+    return (
+        f"Risk control (Learn Then Test, Angelopoulos et al. 2021): at most {promise['eps']:g} WER points above the "
+        f"last exit with probability {1 - promise['delta']:g} over the draw of calibration speakers, certified on "
+        f"{who if summary['dev'] is None else summary['dev']['set_name'] + ', judged here'}. It holds for speakers "
+        f"like those of calibration, not under shift."
+    )
+
+
+def _how_compared(summary: Mapping[str, Any]) -> str:
+    return (
+        f"`{summary['chosen_policy']}` minus each other policy on the same utterances at the same budget; below 0 it "
+        f"is better. Costs can differ, since budgets are met where thresholds are chosen. p: two-sided, by bootstrap "
+        f"over blocks and by matched pairs (Gillick and Cox 1989); Holm's adjustment is over all rows."
+    )
 
 
 def _how_calibrated(one: Mapping[str, Any]) -> str:
@@ -125,10 +182,11 @@ def _how_calibrated(one: Mapping[str, Any]) -> str:
             "**Thresholds were set on this very set, which flatters the policies**: there is no dev table and "
             "there are too few speakers for a cross-fit."
         )
-    if CROSS_FIT in kinds:
+    crossed = [kind for kind in kinds if kind is not None and kind.startswith(CROSS_FIT)]
+    if crossed:
         lines.append(
-            "Thresholds were cross-fitted: speakers in two halves, each judged by what was chosen on the other. "
-            "The two texts are those of the halves."
+            f"Thresholds were cross-fitted ({crossed[0].removeprefix(CROSS_FIT).strip(' ()')}): speakers are dealt "
+            f"into folds, each judged by what was chosen on the others. The texts are those of the folds."
         )
     lines.append(
         f"Intervals: 95 %, {resampled['n_draws']} draws of {resampled['n_blocks']} {resampled['resampled']}; "
@@ -137,7 +195,19 @@ def _how_calibrated(one: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _caveats(summary: Mapping[str, Any]) -> str:
+def caveats(summary: Mapping[str, Any]) -> list[str]:
+    """What a reader must know before believing the numbers.
+
+    Arguments
+    ---------
+    summary : mapping
+        Of `summarise`.
+
+    Returns
+    -------
+    list of str
+        Sentences.
+    """
     sets = summary["sets"]
     few = [name for name, one in sets.items() if one["intervals"]["resampled"] == "utterances"]
     approximate = [name for name, one in sets.items() if one["duration_is_approximate"]]
@@ -145,9 +215,15 @@ def _caveats(summary: Mapping[str, Any]) -> str:
         "The oracles know the reference and are optimistic by selection: each takes the minimum of several "
         "noisy counts. No policy can be expected to reach them.",
         "Depth is not time. Front end and heads cost as well, and batches shrink as utterances leave; MACs, where "
-        "the tables know them, count the front end and every head that the policy reads.",
+        "the tables know them, count the front end and every head that the policy reads, but not what a policy "
+        "itself computes from transcripts.",
         "A budget is met where thresholds are chosen. On other data, above all shifted, the depth moves.",
     ]
+    if any(one["single_exit"] is not None for one in sets.values()):
+        lines.append(
+            "The exit tax is the last exit's WER minus that of the same encoder trained with one exit only: what it "
+            "costs to have exits at all. A policy starts from behind by that much."
+        )
     if few:
         lines.append(
             f"Too few or unknown speakers in {', '.join(few)}: utterances were resampled in place of speakers, and "
@@ -157,7 +233,7 @@ def _caveats(summary: Mapping[str, Any]) -> str:
         lines.append(f"Durations are approximate in {', '.join(approximate)}, so depths are too.")
     if summary["dev"] is None:
         lines.append("No set can tell which policy to choose without one more that is kept for judging it.")
-    return "\n".join(f"- {line}" for line in lines)
+    return lines
 
 
 def _title(name: str) -> str:

@@ -5,33 +5,67 @@ Pages and pictures are made from these numbers alone, so that they cannot disagr
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits import ExitTable, budget_cost, parse_policies
-from eeasr_modules.report.calibrating import grids, lacking_signals
+from eeasr_modules.exits import ExitTable, parse_policies
+from eeasr_modules.report.calibrating import N_HALVES, budget_limit, grids, lacking_signals
 from eeasr_modules.report.checks import check_tables, match_single_exits, ordered
-from eeasr_modules.report.evaluation import Outcome, evaluate
+from eeasr_modules.report.comparing import compared, risk_numbers
+from eeasr_modules.report.costs import COSTS, check_cost, known_costs
+from eeasr_modules.report.evaluation import Outcome, Rules, evaluate
 from eeasr_modules.report.set_numbers import set_numbers
 
-SUMMARY_VERSION = 1
+SUMMARY_VERSION = 2
 
 
-def summarise(
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """Everything a report is made from: tables, and what policies chose on them.
+
+    Arguments
+    ---------
+    sets : dict of str to (ExitTable, dict of str to Outcome)
+        By set name, in the report's order; outcomes by the policy's text.
+    singles : dict of str to ExitTable
+        The sets by a model trained with one exit only.
+    dev : ExitTable or None
+        Calibration data.
+    policies : tuple of policies
+        As asked for, those that can be reported.
+    chosen : str or None
+        Text of the policy to stress.
+    rules : Rules
+        Budgets and costs.
+    left_out : dict of str to str
+        What could not be reported, and why.
+    """
+
+    sets: dict[str, tuple[ExitTable, dict[str, Outcome]]]
+    singles: dict[str, ExitTable]
+    dev: ExitTable | None
+    policies: tuple
+    chosen: str | None
+    rules: Rules
+    left_out: dict[str, str]
+
+
+def evaluated(
     tables: Sequence[ExitTable],
     *,
     dev: ExitTable | None,
     policies: Sequence[str],
     policy: str | None,
-    budget: float,
-    rng: np.random.Generator,
+    budgets: Sequence[float],
+    cost: str = "depth",
+    n_folds: int = N_HALVES,
     single_exit: Sequence[ExitTable] = (),
     calibrated: Mapping[str, str] | None = None,
-    command: str | None = None,
-) -> dict[str, Any]:
-    """All numbers of a report.
+) -> Evaluated:
+    """All policies on all sets.
 
     Arguments
     ---------
@@ -42,16 +76,83 @@ def summarise(
     policies : sequence of str
         Texts, open or not. Those whose signals a table lacks are left out, and it is said.
     policy : str or None
-        The chosen one. None takes the lowest WER at the budget on dev or, without dev, the first open one
+        The chosen one. None takes the lowest WER at the first budget on dev or, without dev, the first open one
         that is not random.
-    budget : float
-        Mean cost allowed: up to 1 a share of full depth, above 1 layers.
-    rng : np.random.Generator
-        For the bootstrap.
+    budgets : sequence of float
+        Mean costs allowed, the one to stress first: up to 1 a share of full cost, above 1 layers.
+    cost : str
+        What budgets count: "depth", "macs" or "time".
+    n_folds : int
+        Of the cross-fit, where there is no dev.
     single_exit : sequence of ExitTable
         The same sets by models trained with one exit only.
     calibrated : mapping of str to str, or None
-        Texts already calibrated on dev, by the text that was asked for.
+        Texts already calibrated on dev to the first budget, by the text that was asked for.
+
+    Returns
+    -------
+    Evaluated
+
+    Raises
+    ------
+    ValueError
+        When a table is the calibration data, sets have no distinct names, tables are not of one model or do not
+        know the cost, or the chosen policy cannot decide on them.
+    """
+    check_tables(tables, dev=dev, single_exit=single_exit)
+    tables = ordered(tables)
+    every = [*tables, *([dev] if dev is not None else [])]
+    check_cost(cost, every, budgets=budgets)
+    rules = Rules(tuple(dict.fromkeys(budgets)), cost, tuple(known_costs(every)), n_folds)
+    for budget in rules.budgets:
+        budget_limit(budget, tables[0], cost=cost)  # refuses what the encoder does not have
+    asked = {str(one): one for one in parse_policies([*policies, *([policy] if policy else [])])}
+    chosen = str(parse_policies([policy])[0]) if policy else None
+    left_out = {}
+    if tables[0].n_exits == 1:
+        left_out = dict.fromkeys(asked, "one exit only, so there is nothing to decide")
+        chosen = None
+    else:
+        for text, one in asked.items():
+            if lacking := lacking_signals(one, every):
+                left_out[text] = f"the tables have no signal {', '.join(lacking)}"
+        if chosen in left_out:
+            raise ValueError(f"the policy {chosen} cannot be reported: {left_out[chosen]}")
+    kept = [one for text, one in asked.items() if text not in left_out]
+    dev_grids = grids(kept, dev, cost=cost) if dev is not None else None
+    sets = {}
+    for table in tables:
+        outcomes, unmet = evaluate(kept, table, dev=dev, dev_grids=dev_grids, rules=rules, calibrated=calibrated)
+        left_out |= unmet
+        sets[table.metadata["set_name"]] = (table, outcomes)
+    if chosen in left_out:
+        raise ValueError(left_out[chosen])
+    sets = {
+        name: (table, {text: one for text, one in outcomes.items() if text not in left_out})
+        for name, (table, outcomes) in sets.items()
+    }
+    singles, unpaired = match_single_exits(tables, single_exit, dev=dev)
+    chosen = chosen or _default_choice(next(iter(sets.values()))[1], has_dev=dev is not None)
+    return Evaluated(sets, singles, dev, tuple(kept), chosen, rules, left_out | unpaired)
+
+
+def summarise(
+    found: Evaluated,
+    *,
+    rng: np.random.Generator,
+    risk: tuple[float, float] | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """All numbers of a report.
+
+    Arguments
+    ---------
+    found : Evaluated
+        Tables and choices.
+    rng : np.random.Generator
+        For the bootstrap.
+    risk : tuple of float, or None
+        (eps in WER points, delta): what is to be promised; None leaves guarantees out.
     command : str or None
         What made the report.
 
@@ -63,49 +164,32 @@ def summarise(
     Raises
     ------
     ValueError
-        When a table is the calibration data, sets have no distinct names, tables are not of one model, or the
-        chosen policy cannot decide on them.
+        When a number is below what the oracle allows: a broken table.
     """
-    check_tables(tables, dev=dev, single_exit=single_exit)
-    tables = ordered(tables)
-    every = [*tables, *([dev] if dev is not None else [])]
-    asked = {str(one): one for one in parse_policies([*policies, *([policy] if policy else [])])}
-    chosen = str(parse_policies(policy)[0]) if policy else None
-    left_out = {}
-    if all(table.n_exits == 1 for table in tables):
-        left_out = dict.fromkeys(asked, "one exit only, so there is nothing to decide")
-        chosen = None
-    else:
-        for text, one in asked.items():
-            if lacking := lacking_signals(one, every):
-                left_out[text] = f"the tables have no signal {', '.join(lacking)}"
-        if chosen in left_out:
-            raise ValueError(f"the policy {chosen} cannot be reported: {left_out[chosen]}")
-    kept = [one for text, one in asked.items() if text not in left_out]
-    dev_grids = grids(kept, dev) if dev is not None else None
-    sets = {}
-    for table in tables:
-        outcomes, unmet = evaluate(kept, table, dev=dev, dev_grids=dev_grids, budget=budget, calibrated=calibrated)
-        left_out |= unmet
-        sets[table.metadata["set_name"]] = (table, outcomes)
-    if chosen in left_out:
-        raise ValueError(left_out[chosen])
-    reported = {text: one for text, one in next(iter(sets.values()))[1].items() if text not in left_out}
-    singles, unpaired = match_single_exits(tables, single_exit, dev=dev)
-    left_out |= unpaired
+    rules, sets = found.rules, {}
+    for name, (table, outcomes) in found.sets.items():
+        sets[name] = set_numbers(table, outcomes, rules=rules, single=found.singles.get(name), rng=rng)
+        sets[name]["risk"] = []
+        if risk is not None and table.n_exits > 1:
+            sets[name]["risk"] = risk_numbers(found.policies, table, dev=found.dev, eps=risk[0], delta=risk[1])
+    first = next(iter(found.sets.values()))[0]
     content = {
         "schema_version": SUMMARY_VERSION,
         "date": datetime.now(UTC).date().isoformat(),
         "command": command,
-        "budget": budget,
-        "budget_layers": budget_cost(budget, tables[0]),
-        "chosen_policy": chosen or _default_choice(reported, has_dev=dev is not None),
-        "dev": _dev_numbers(dev) if dev is not None else None,
-        "left_out": left_out,
-        "sets": {
-            name: set_numbers(table, outcomes, single=singles.get(name), rng=rng)
-            for name, (table, outcomes) in sets.items()
-        },
+        "budget": rules.budgets[0],
+        "budgets": list(rules.budgets),
+        "cost": rules.cost,
+        "costs": list(rules.costs),
+        "cost_unit": COSTS[rules.cost].unit,
+        "budget_layers": budget_limit(rules.budgets[0], first) if rules.cost == "depth" else None,
+        "budget_cost": budget_limit(rules.budgets[0], first, cost=rules.cost),
+        "chosen_policy": found.chosen,
+        "dev": _dev_numbers(found.dev) if found.dev is not None else None,
+        "left_out": found.left_out,
+        "comparisons": compared(found.sets, chosen=found.chosen, cost=rules.cost, rng=rng),
+        "risk": {"eps": risk[0], "delta": risk[1]} if risk is not None else None,
+        "sets": sets,
     }
     return _plain(content)
 
@@ -114,7 +198,7 @@ def _default_choice(outcomes: Mapping[str, Outcome], *, has_dev: bool) -> str | 
     """The best on dev; the first that can be called a heuristic where nothing may be compared."""
     deciding = {text: one for text, one in outcomes.items() if "random" not in text}
     if has_dev and deciding:
-        return min(deciding, key=lambda text: deciding[text].calibration_point[::-1])
+        return min(deciding, key=lambda text: deciding[text].choices[0].calibration_point[::-1])
     return next(iter(deciding or outcomes), None)
 
 
@@ -132,7 +216,7 @@ def _dev_numbers(dev: ExitTable) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Values that JSON can hold: floats with 4 decimals, None for what is not a number."""
+    """Values that JSON can hold: floats with 4 decimals or 4 digits, None for what is not a number."""
     if isinstance(value, Mapping):
         return {str(key): _plain(one) for key, one in value.items()}
     if isinstance(value, np.ndarray):
@@ -142,5 +226,25 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
-        return round(float(value), 4) if math.isfinite(value) else None
+        return short_number(float(value)) if math.isfinite(value) else None
     return value
+
+
+def short_number(value: float) -> float:
+    """A number as summaries hold it: 4 decimals; below 0.1, where MACs of small models and p-values lie, 4 digits.
+
+    Arguments
+    ---------
+    value : float
+        Finite.
+
+    Returns
+    -------
+    float
+
+    Example
+    -------
+    >>> short_number(4.34567), short_number(0.0123456), short_number(1e-17)
+    (4.3457, 0.01235, 0.0)
+    """
+    return round(value, 4) if abs(value) >= 0.1 else float(f"{round(value, 12):.4g}")

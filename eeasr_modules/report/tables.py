@@ -124,6 +124,8 @@ def sets_table(summary: dict[str, Any]) -> str:
     header += ["oracle A", "oracle B", "overthought"]
     if chosen is not None:
         header += ["chosen policy", "gap closed"]
+    has_single = any(one["single_exit"] is not None for one in summary["sets"].values())
+    header += ["single exit (exit tax)"] if has_single else []
     rows = []
     for name, one in summary["sets"].items():
         wers, layers = one["wer_per_exit"], one["exit_layers"]
@@ -135,6 +137,9 @@ def sets_table(summary: dict[str, Any]) -> str:
         if chosen is not None:
             point = one["policies"][chosen]["at_budget"]
             row += [f"{number(point['wer'])} @ {number(point['depth'])}", percent(point["gap_closed"])]
+        if has_single:
+            single = one["single_exit"]
+            row.append(f"{number(single['wer'])} ({single['exit_tax']:+.2f})" if single else "-")
         rows.append(row)
     return markdown_table(header, rows, n_left=2)
 
@@ -164,8 +169,8 @@ def policies_table(one: dict[str, Any]) -> str:
                 number(point["depth"]),
                 percent(point["depth_share"]),
                 percent(point["macs_share"]),
-                _difference(point["minus_static"]),
-                _difference(point["minus_last"]),
+                difference_text(point["minus_static"]),
+                difference_text(point["minus_last"]),
                 percent(point["gap_closed"]),
             ]
         )
@@ -227,7 +232,23 @@ def provenance_table(summary: dict[str, Any]) -> str:
     return markdown_table(header, rows, n_left=len(keys))
 
 
-def _difference(value: dict[str, float]) -> str:
+def difference_text(value: dict[str, Any]) -> str:
+    """A difference with its interval.
+
+    Arguments
+    ---------
+    value : dict
+        With difference, low and high.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> difference_text({"difference": -0.001, "low": -0.5, "high": 0.25})
+    '+0.00 [-0.50, +0.25]'
+    """
     estimate, low, high = (round(value[name], 2) + 0.0 for name in ("difference", "low", "high"))  # no "-0.00"
     return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
 

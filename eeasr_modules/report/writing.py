@@ -11,14 +11,18 @@ from typing import Any
 import numpy as np
 
 from eeasr_modules.exits import ExitTable
+from eeasr_modules.report.calibrating import CROSS_FIT, N_HALVES
 from eeasr_modules.report.checks import ordered
+from eeasr_modules.report.csv_files import csv_files
 from eeasr_modules.report.examples import examples_text, overthinking_examples
 from eeasr_modules.report.figures import draw_figures
+from eeasr_modules.report.html_page import html_page
 from eeasr_modules.report.page import best_on_calibration, report_text
-from eeasr_modules.report.summary import summarise
+from eeasr_modules.report.summary import evaluated, summarise
 from eeasr_modules.report.tables import number, percent
 
-N_EXAMPLES = 10
+N_EXAMPLES = 10  # in report.md
+N_UTTERANCES = 3000  # of each set in report.html
 
 
 def write_report(
@@ -29,11 +33,16 @@ def write_report(
     policies: Sequence[str],
     policy: str | None,
     budget: float,
+    other_budgets: Sequence[float] = (),
+    cost: str = "depth",
+    n_folds: int = N_HALVES,
     single_exit: Sequence[ExitTable] = (),
     calibrated: Mapping[str, str] | None = None,
+    risk: tuple[float, float] | None = None,
+    n_examples: int = N_UTTERANCES,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """Write `report.md`, `summary.json` and the pictures into a folder.
+    """Write `report.html`, `report.md`, `summary.json`, CSV files and pictures into a folder.
 
     Nothing in the folder changes before everything is made; files of the same names are then replaced.
 
@@ -49,13 +58,23 @@ def write_report(
     policies : sequence of str
         Texts of policies to compare, open or not.
     policy : str or None
-        The chosen one; None as in `summarise`.
+        The chosen one; None as in `evaluated`.
     budget : float
-        Mean cost allowed: up to 1 a share of full depth, above 1 layers.
+        Mean cost allowed: up to 1 a share of full cost, above 1 layers.
+    other_budgets : sequence of float
+        More of them, to be shown beside it.
+    cost : str
+        What budgets count: "depth", "macs" or "time".
+    n_folds : int
+        Of the cross-fit, where there is no dev.
     single_exit : sequence of ExitTable
         The same sets by the same encoder trained with one exit only.
     calibrated : mapping of str to str, or None
-        Texts already calibrated on dev, by the text that was asked for.
+        Texts already calibrated on dev to `budget`, by the text that was asked for.
+    risk : tuple of float, or None
+        (eps in WER points, delta) of a promise to be certified.
+    n_examples : int
+        Most utterances of each set whose transcripts `report.html` holds.
     command : str or None
         What made the report; printed in it.
 
@@ -67,34 +86,42 @@ def write_report(
     Raises
     ------
     ValueError
-        As `summarise`.
+        As `evaluated`.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"the report needs a folder, but {out} is a file; give another path")
-    summary = summarise(
+    if n_examples < 0:
+        raise ValueError(f"the number of examples must not be negative, got {n_examples}")
+    found = evaluated(
         tables,
         dev=dev,
         policies=policies,
         policy=policy,
-        budget=budget,
-        rng=np.random.default_rng(0),
+        budgets=[budget, *other_budgets],
+        cost=cost,
+        n_folds=n_folds,
         single_exit=single_exit,
         calibrated=calibrated,
-        command=command,
     )
+    summary = summarise(found, rng=np.random.default_rng(0), risk=risk, command=command)
+    texts = {
+        "summary.json": json.dumps(summary, indent=1, ensure_ascii=False) + "\n",
+        "report.html": html_page(summary, found, n_examples=n_examples),
+        **csv_files(summary, found),
+    }
     out.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=".report.", dir=out))
     try:
         pictures = draw_figures(summary, aside)
-        text = report_text(summary, examples=_examples_section(ordered(tables)), pictures=pictures)
-        (aside / "report.md").write_text(text, encoding="utf-8")
-        (aside / "summary.json").write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        texts["report.md"] = report_text(summary, examples=_examples_section(ordered(tables)), pictures=pictures)
+        for name, text in texts.items():
+            (aside / name).write_text(text, encoding="utf-8")
         for path in sorted(aside.iterdir()):
             os.replace(path, out / path.name)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return {**summary, "report": str(out / "report.md")}
+    return {**summary, "report": str(out / "report.md"), "page": str(out / "report.html")}
 
 
 def closing_lines(summary: Mapping[str, Any]) -> list[str]:
@@ -111,7 +138,7 @@ def closing_lines(summary: Mapping[str, Any]) -> list[str]:
     """
     name, one = next(iter(summary["sets"].items()))
     wers, layers = one["wer_per_exit"], one["exit_layers"]
-    lines = [f"Report: {summary['report']}"] if "report" in summary else []
+    lines = [f"Report: {summary['report']}", f"Page: {summary['page']}"] if "report" in summary else []
     lines += [
         f"{name}: WER {number(wers[0])} % at the first exit (layer {layers[0]}), "
         f"{number(wers[-1])} % at the last (layer {layers[-1]})",
@@ -120,6 +147,8 @@ def closing_lines(summary: Mapping[str, Any]) -> list[str]:
     ]
     best = best_on_calibration(one["policies"])
     judge = summary["dev"]["set_name"] if summary["dev"] else "this set itself"
+    if best is not None and (one["policies"][best]["calibrated_on"] or "").startswith(CROSS_FIT):
+        judge = "the folds that calibrated"
     titles = {"chosen policy": summary["chosen_policy"], f"best policy at the budget (by {judge})": best}
     if best == summary["chosen_policy"]:
         titles = {f"chosen policy, the best at the budget (by {judge})": best}

@@ -1,6 +1,7 @@
 """From the public traces to a report, as a user does it: known numbers stand in it."""
 
 import json
+import re
 
 import pytest
 
@@ -27,7 +28,10 @@ def report(shared_data, tmp_path_factory):
             paths.append(str(folder / f"{model}_{split}.parquet"))
             command = ["import-transcripts", "--format", "exit-traces", str(traces), "--split", split]
             assert main([*command, "--model", model, "-o", paths[-1]]) == 0
-    assert main(["analyze", *tables, "--single-exit", *singles, "--out", str(folder / "report")]) == 0
+    given = ["analyze", *tables, "--single-exit", *singles]
+    assert main([*given, "--budgets", "8,7,9,10", "--out", str(folder / "halves")]) == 0
+    options = ["--cross-fit", "--budget", "0.75", "--risk", "0.5,0.1", "--out", str(folder / "report")]
+    assert main([*given, *options]) == 0
     return folder / "report"
 
 
@@ -54,5 +58,27 @@ def test_with_a_window_each_heuristic_beats_mixing_exits_at_random(report, split
 def test_the_page_shows_them_and_says_what_is_approximate(report):
     text = (report / "report.md").read_text("utf-8")
     row = next(line for line in text.splitlines() if line.startswith("| test-clean | not known"))
-    assert all(number in row for number in ("33.74", "4.35", "3.67 @ 7.81", "4.00 @ 7.65", "11.4 %"))
+    assert all(number in row for number in ("33.74", "4.35", "3.67 @ 7.81", "4.00 @ 7.65", "11.4 %", "3.74 (+0.61)"))
     assert "Durations are approximate in test-clean, test-other" in text
+
+
+def test_both_sets_fit_on_the_page_with_every_utterance(report):
+    page = report / "report.html"
+    assert page.stat().st_size < 6_000_000
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page.read_text("utf-8"), re.S)[1])
+    assert [len(data["utterances"][name]["ids"]) for name in ("test-clean", "test-other")] == [2620, 2939]
+
+
+def test_every_budget_that_was_asked_for_is_reported(report):
+    summary = json.loads((report.parent / "halves" / "summary.json").read_text("utf-8"))
+    assert summary["budgets"] == [8, 7, 9, 10]
+    for one in summary["sets"].values():
+        for policy in one["policies"].values():
+            assert [at["budget"] for at in policy["at_budgets"]] == [8, 7, 9, 10]
+            assert all(at["wer"] >= at["oracle_c"] - 1e-3 for at in policy["at_budgets"])
+
+
+def test_the_entropy_is_certified_where_its_promise_can_be_kept(report):
+    rows = json.loads((report / "summary.json").read_text("utf-8"))["sets"]["test-clean"]["risk"]
+    entropy = next(row for row in rows if row["policy"] == "entropy")
+    assert entropy["certified"] and entropy["outcome"]["saved"] > 0.1

@@ -30,7 +30,7 @@ def spoken_table(
     wrong = lambda words, p: " ".join(w if rng.random() > p else WORDS[rng.integers(10)] for w in words)  # noqa: E731
     hypotheses = [[wrong(words, p) for p in row] for words, row in zip(spoken, rate)]
     seconds = np.array([0.5 + 0.4 * len(words) for words in spoken])
-    up_to = seconds[:, None] * (3.0 + np.array(layers))
+    up_to = 1e7 * seconds[:, None] * (3.0 + np.array(layers))
     table = ExitTable.from_hypotheses(
         hypotheses,
         [" ".join(words) for words in spoken],
@@ -41,7 +41,7 @@ def spoken_table(
         n_frames=(25 * seconds).astype(int),
         signals={signal: rate + 0.05 * rng.normal(size=rate.shape) for signal in signals},
         cost_macs=up_to if macs else None,
-        head_macs=0.1 * seconds[:, None] * np.ones(len(layers)) if macs else None,
+        head_macs=1e6 * seconds[:, None] * np.ones(len(layers)) if macs else None,
         metadata={
             "set_name": name,
             "set_label": label,

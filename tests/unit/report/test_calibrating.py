@@ -35,7 +35,7 @@ def test_folds_share_no_speaker_and_are_about_equally_long(make_table):
 def test_without_dev_each_half_is_calibrated_on_the_other(make_table):
     table = make_table()
     (first, second), name = sides(table, None)
-    assert name == CROSS_FIT
+    assert name == f"{CROSS_FIT} (2 folds)"
     assert sorted([*first.rows, *second.rows]) == list(range(table.n_utterances))
     for one in (first, second):
         assert not set(one.table.speakers) & set(one.calibrating.speakers)

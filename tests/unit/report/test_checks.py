@@ -35,6 +35,16 @@ def test_dev_of_another_model_is_refused(make_table):
         check_tables([make_table()], dev=make_table("dev", layers=(4, 8)), single_exit=[])
 
 
+def test_tables_of_different_models_are_refused(make_table):
+    with pytest.raises(ValueError, match=r"'test' and 'b' must be of one model, but their exits .* by --single-exit"):
+        check_tables([make_table(), make_table("b", layers=(8,))], dev=None, single_exit=[])
+    with pytest.raises(ValueError, match="make a report of each"):
+        check_tables([make_table(), make_table("b", digest="model-b")], dev=None, single_exit=[])
+    others = [named(make_table(name, digest=None), model_name=name) for name in ("ee40", "kd4")]
+    with pytest.raises(ValueError, match="their models are ee40 and kd4"):
+        check_tables(others, dev=None, single_exit=[])
+
+
 def test_a_single_exit_table_with_several_exits_is_refused(make_table):
     with pytest.raises(ValueError, match="must have one exit"):
         check_tables([make_table()], dev=None, single_exit=[make_table()])

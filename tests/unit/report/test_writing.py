@@ -36,7 +36,9 @@ def test_page_summary_and_pictures_are_there_and_nothing_else(report):
     names = {path.name for path in out.iterdir()}
     pictures = {"wer_per_exit.png", "exits_chosen.png", "overthinking.png"}
     pictures |= {"frontier_test.png", "frontier_noise.png", "frontier_odd_words.png"}
-    assert names == pictures | {"report.md", "summary.json"}
+    texts = {"report.md", "report.html", "summary.json", "exits.csv", "policies.csv", "curves.csv"}
+    texts |= {f"choices_{name}.csv" for name in ("test", "noise", "odd_words")}
+    assert names == pictures | texts
     assert all((out / name).read_bytes().startswith(b"\x89PNG") for name in pictures)
     text = (out / "report.md").read_text("utf-8")
     assert set(re.findall(r"!\[.*?\]\((.*?)\)", text)) == pictures
@@ -45,7 +47,7 @@ def test_page_summary_and_pictures_are_there_and_nothing_else(report):
 def test_the_summary_on_disk_is_the_one_returned(report):
     summary, out = report
     stored = json.loads((out / "summary.json").read_text("utf-8"))
-    assert {**stored, "report": str(out / "report.md")} == summary
+    assert {**stored, "report": str(out / "report.md"), "page": str(out / "report.html")} == summary
     assert list(stored["sets"]) == ["test", "noise", "odd words"]
 
 
@@ -109,7 +111,8 @@ def test_a_single_exit_model_has_a_report_of_its_own(make_table, tmp_path):
     summary = write_report(
         [make_table(layers=(8,))], tmp_path, dev=make_table("dev", layers=(8,)), policies=[], policy=None, budget=0.75
     )
-    assert {path.name for path in tmp_path.iterdir()} == {"report.md", "summary.json", "wer_per_exit.png"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"report.md", "report.html", "summary.json", "wer_per_exit.png", "exits.csv"} <= names
     assert "the last (layer 8)" in "\n".join(closing_lines(summary))
 
 
