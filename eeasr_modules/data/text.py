@@ -18,6 +18,7 @@ BLANK = "<blank>"
 ENGLISH_CHARACTERS = (BLANK, " ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'")
 VOCABULARY_FILE = "vocab.json"
 SENTENCEPIECE_FILE = "spm.model"
+WORD_START = "\u2581"  # how SentencePiece marks the first piece of a word
 
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼ`´ʹ＇"), "'")
 _BREAKS = dict.fromkeys(map(ord, '-‐‑‒–—―−/_…,;:!?"'), " ")  # not the full stop: U.S. is one word
@@ -205,6 +206,12 @@ class CharVocabulary:
         """Whether `encode` has an id for the character."""
         return (self._space if character == " " else character) in self._ids
 
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """What each token adds to a transcript: its character, " " for the space, "" for specials."""
+        shown = ("" if _is_special(token) else token for token in self.tokens)
+        return tuple(" " if token == self._space else token for token in shown)
+
     def decode(self, ids: Iterable[int]) -> str:
         """Text of collapsed ids (see `ctc_collapse`): specials left out, words apart by one space."""
         tokens = (self.tokens[index] for index in ids)
@@ -248,6 +255,12 @@ class SentencePieceVocabulary:
             unknown = self._pieces.encode(text, out_type=str)[ids.index(self.blank_index)]
             raise ValueError(f"the vocabulary cannot spell {unknown!r}, needed by {text!r}: normalise the text first")
         return ids
+
+    @property
+    def spellings(self) -> tuple[str, ...]:
+        """What each piece adds to a transcript, with a space where it begins a word; "" for the blank."""
+        shown = (piece.replace(WORD_START, " ") for piece in self.tokens)
+        return tuple("" if index == self.blank_index else text for index, text in enumerate(shown))
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of collapsed ids (see `ctc_collapse`), blanks left out."""

@@ -10,8 +10,14 @@ from eeasr_modules.exits.bounds import Frontier, gap_closed, oracle_a, oracle_b,
 from eeasr_modules.exits.calibration import Calibrated, budget_cost, calibrated_curve, choose, refuse_same_set
 from eeasr_modules.exits.choices import choice_point, exit_costs, mean_cost, policy_costs, replay
 from eeasr_modules.exits.combinations import check_against
+from eeasr_modules.exits.cross_fit import CrossFit, cross_fit
 from eeasr_modules.exits.curve import Curve, policy_curve
 from eeasr_modules.exits.edits import count_character_errors, count_edits, count_word_edits
+from eeasr_modules.exits.fitted import KINDS, Fitted
+from eeasr_modules.exits.fitted_file import read_fitted, write_fitted
+from eeasr_modules.exits.fitting import cross_fitted, fit_model, models_of, scores_of, with_models
+from eeasr_modules.exits.folds import speaker_folds
+from eeasr_modules.exits.lexical_signals import LEXICAL_SIGNALS, lexical_signals
 from eeasr_modules.exits.parquet import read_table, write_table
 from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.policy_file import read_policies, write_policies
@@ -20,16 +26,22 @@ from eeasr_modules.exits.signals_text import text_signals, text_signals_at_exit,
 from eeasr_modules.exits.stats import Overthinking, auroc, overthinking, pooled_wer, signal_auroc
 from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.exits.transcripts import import_transcripts
+from eeasr_modules.exits.word_resources import WordResources, word_resources
 
 __all__ = [
+    "KINDS",
+    "LEXICAL_SIGNALS",
     "POLICIES",
     "Calibrated",
+    "CrossFit",
     "Curve",
     "ExitTable",
+    "Fitted",
     "Frontier",
     "Interval",
     "Overthinking",
     "Policy",
+    "WordResources",
     "auroc",
     "bootstrap_above_static",
     "bootstrap_difference",
@@ -42,10 +54,15 @@ __all__ = [
     "count_character_errors",
     "count_edits",
     "count_word_edits",
+    "cross_fit",
+    "cross_fitted",
     "exit_costs",
+    "fit_model",
     "gap_closed",
     "import_transcripts",
+    "lexical_signals",
     "mean_cost",
+    "models_of",
     "oracle_a",
     "oracle_b",
     "oracle_c",
@@ -55,15 +72,21 @@ __all__ = [
     "policy_costs",
     "policy_curve",
     "pooled_wer",
+    "read_fitted",
     "read_policies",
     "read_table",
     "refuse_same_set",
     "replay",
+    "scores_of",
     "signal_auroc",
+    "speaker_folds",
     "static_line",
     "text_signals",
     "text_signals_at_exit",
     "uniform",
+    "with_models",
+    "word_resources",
+    "write_fitted",
     "write_policies",
     "write_table",
 ]

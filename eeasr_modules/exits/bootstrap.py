@@ -122,6 +122,43 @@ def bootstrap_difference(
     return _interval(lambda sums: 100.0 * sums[:, 0] / sums[:, 1], values, speakers, rng, n_draws)
 
 
+def bootstrap_test(
+    errors: np.ndarray,
+    other_errors: np.ndarray,
+    *,
+    n_ref_words: np.ndarray,
+    speakers: np.ndarray,
+    rng: np.random.Generator,
+    n_draws: int = 1000,
+) -> tuple[Interval, float]:
+    """The interval of `bootstrap_difference`, and the p-value of no difference.
+
+    Arguments
+    ---------
+    errors, other_errors : np.ndarray of shape (n_utterances,)
+        Errors of the two.
+    n_ref_words : np.ndarray of shape (n_utterances,)
+        Reference words.
+    speakers : np.ndarray of shape (n_utterances,)
+        Names.
+    rng : np.random.Generator
+        Source of the draws.
+    n_draws : int
+        How many.
+
+    Returns
+    -------
+    tuple of (Interval, float)
+        The p-value is two-sided: how often a draw is at least as far from the estimate as that is from 0, the
+        estimate itself counted as one draw (Davison & Hinkley 1997, eq. 4.11).
+    """
+    values = np.stack([np.subtract(errors, other_errors, dtype=np.float64), n_ref_words], axis=1)
+    interval, drawn = _interval_and_draws(lambda sums: 100.0 * sums[:, 0] / sums[:, 1], values, speakers, rng, n_draws)
+    # sums in another order must not make a tie look like a smaller distance
+    as_far = np.abs(drawn - interval.estimate) >= abs(interval.estimate) * (1 - 1e-9)
+    return interval, float((1 + as_far.sum()) / (1 + n_draws))
+
+
 def bootstrap_above_static(
     exit_index: np.ndarray,
     errors: np.ndarray,
@@ -198,6 +235,17 @@ def _interval(
     n_draws: int,
 ) -> Interval:
     """Interval of a statistic of summed values, (rows, columns) -> (rows,), over resampled blocks."""
+    return _interval_and_draws(statistic, values, speakers, rng, n_draws)[0]
+
+
+def _interval_and_draws(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    values: np.ndarray,
+    speakers: np.ndarray,
+    rng: np.random.Generator,
+    n_draws: int,
+) -> tuple[Interval, np.ndarray]:
+    """The interval, and what was drawn, of shape (n_draws,)."""
     block, kind = blocks_of(speakers)
     n_blocks = int(block.max()) + 1
     sums = np.stack([np.bincount(block, column, n_blocks) for column in values.T], axis=1)
@@ -207,6 +255,7 @@ def _interval(
         size = min(at_once, n_draws - first)
         times_drawn = rng.multinomial(n_blocks, np.full(n_blocks, 1.0 / n_blocks), size=size)
         drawn.append(times_drawn @ sums)
-    low, high = np.percentile(statistic(np.concatenate(drawn)), [2.5, 97.5])
+    statistics = statistic(np.concatenate(drawn))
+    low, high = np.percentile(statistics, [2.5, 97.5])
     estimate = statistic(sums.sum(axis=0, keepdims=True))[0]
-    return Interval(float(estimate), float(low), float(high), kind, n_blocks)
+    return Interval(float(estimate), float(low), float(high), kind, n_blocks), statistics

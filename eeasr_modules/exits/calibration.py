@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from eeasr_modules.exits.choices import choice_point, exit_costs, mean_cost
-from eeasr_modules.exits.combinations import Between
+from eeasr_modules.exits.combinations import Between, leaves_choice
 from eeasr_modules.exits.curve import Curve, policy_curve
 from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.table import ExitTable
@@ -100,11 +100,11 @@ def choose(
     if (budget is None) == (wer is None):
         raise ValueError(f"give exactly one of budget and wer to calibrate, got budget {budget} and wer {wer}")
     curve = policy_curve(open_policy, dev_table, cost=cost, n_thresholds=n_thresholds)
-    if not open_policy.is_open:
+    if not leaves_choice(open_policy):
         best, rule = 0, "as given"
     elif budget is not None:
         limit = budget_cost(budget, dev_table, cost=cost)
-        best, rule = _within_budget(curve, limit, open_policy, budget=budget), f"exit_budget {budget:g}"
+        best, rule = best_within_budget(curve, limit, open_policy, budget=budget), f"exit_budget {budget:g}"
     else:
         best, rule = _within_wer(curve, wer, open_policy), f"exit_wer {wer:g}"
     return Calibrated(
@@ -241,7 +241,30 @@ def _best_within(curve: Curve, limit: float) -> int:
     return int(rows[np.lexsort((curve.cost[rows], curve.wer[rows]))[0]])
 
 
-def _within_budget(curve: Curve, limit: float, policy: Policy, *, budget: float) -> int:
+def best_within_budget(curve: Curve, limit: float, policy: Policy, *, budget: float) -> int:
+    """Which point a budget buys: lowest WER within it, then lowest cost.
+
+    Arguments
+    ---------
+    curve : Curve
+        Of the calibration data.
+    limit : float
+        Largest mean cost.
+    policy : policy
+        Whose curve it is, for the error.
+    budget : float
+        As it was asked for, for the error.
+
+    Returns
+    -------
+    int
+        Position in the curve.
+
+    Raises
+    ------
+    ValueError
+        When nothing is that cheap.
+    """
     if not _affordable(curve, limit).any():
         raise ValueError(
             f"exit_budget {budget:g} (a mean cost of {limit:g}) cannot be met by {policy} on dev: "

@@ -7,7 +7,7 @@ duration-weighted mean depth in layers, for `cost_macs` MACs per second of audio
 
 import numpy as np
 
-from eeasr_modules.exits.combinations import check_against
+from eeasr_modules.exits.combinations import check_against, policy_leaves
 from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.table import ExitTable
 
@@ -153,7 +153,20 @@ def needed_signals(policy: Policy, table: ExitTable) -> dict[str, np.ndarray]:
     check_against(policy, table.exit_layers)
     if policy.is_open:
         raise ValueError(f"{policy} is open and cannot be replayed: give its arguments or calibrate it on dev")
+    _refuse_other_model(policy, table)
     return {name: needed_signal(table, name) for name in policy.needs}
+
+
+def _refuse_other_model(policy: Policy, table: ExitTable) -> None:
+    """What was fitted on one model's exits knows nothing of another's, unless it is said to be for any."""
+    theirs = table.metadata.get("model_digest")
+    for leaf in policy_leaves(policy):
+        ours = getattr(getattr(leaf, "model", None), "model_digest", None)
+        if ours is not None and theirs is not None and ours != theirs:
+            raise ValueError(
+                f"{leaf} was fitted on the exits of model {ours}, but the table is of model {theirs}; calibrate it on "
+                f"a dev table of that model, or replace its model_digest by None to use it all the same"
+            )
 
 
 def needed_signal(table: ExitTable, name: str) -> np.ndarray:

@@ -3,12 +3,13 @@
 Same contract as in `eeasr_modules.exits.policies`. A combination's state is its parts' states side by side.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from eeasr_modules.exits.fitted import Fitted
 from eeasr_modules.exits.policies import (
     Patience,
     Policy,
@@ -67,8 +68,10 @@ class Combination:
         """Ask every part, each with its own columns of the state."""
         stops, states, at = [], [], 0
         for part in self.parts:
-            width = part.start(0).shape[1]
-            stop, after = part.step(signals, state[:, at : at + width])
+            empty = part.start(0)
+            width = empty.shape[1]
+            # side by side, numbers and texts share one type; each part gets its own back
+            stop, after = part.step(signals, state[:, at : at + width].astype(empty.dtype, copy=False))
             stops.append(stop)
             states.append(after)
             at += width
@@ -160,7 +163,7 @@ def is_policy(value: Any) -> bool:
     -------
     bool
     """
-    return isinstance(value, Static | Random | Threshold | Patience | Combination | Between)
+    return isinstance(value, Static | Random | Threshold | Patience | Fitted | Combination | Between)
 
 
 def check_against(policy: Policy, exit_layers: Sequence[int]) -> None:
@@ -185,10 +188,70 @@ def check_against(policy: Policy, exit_layers: Sequence[int]) -> None:
     if isinstance(policy, Between):
         check_against(policy.policy, exit_layers)
     known = [int(layer) for layer in exit_layers]
+    model = policy.model if isinstance(policy, Fitted) else None
+    if model is not None and list(model.exit_layers) != known:
+        raise ValueError(
+            f"{policy} was fitted for exits after layers {list(model.exit_layers)}, but the exits are after layers "
+            f"{known}; calibrate it on a dev table of this model"
+        )
     for where in ("layer", "floor_layer", "ceiling_layer"):
         layer = getattr(policy, where, None)
         if layer is not None and layer not in known:
             raise ValueError(f"{policy} names layer {layer}, but the exits are after layers {known}")
+
+
+def policy_leaves(policy: Policy) -> list[Policy]:
+    """The policies that a policy is made of, itself where it is of one piece.
+
+    Arguments
+    ---------
+    policy : policy
+        Any.
+
+    Returns
+    -------
+    list of policies
+        In the order of the text.
+    """
+    if isinstance(policy, Combination):
+        return [leaf for part in policy.parts for leaf in policy_leaves(part)]
+    return policy_leaves(policy.policy) if isinstance(policy, Between) else [policy]
+
+
+def map_leaves(policy: Policy, change: Callable[[Policy], Policy]) -> Policy:
+    """The same policy with each of its leaves replaced.
+
+    Arguments
+    ---------
+    policy : policy
+        Any.
+    change : callable
+        From a leaf to what takes its place.
+
+    Returns
+    -------
+    policy
+    """
+    if isinstance(policy, Combination):
+        return replace(policy, parts=tuple(map_leaves(part, change) for part in policy.parts))
+    if isinstance(policy, Between):
+        return replace(policy, policy=map_leaves(policy.policy, change))
+    return change(policy)
+
+
+def leaves_choice(policy: Policy) -> bool:
+    """Whether a threshold or a window is left to choose; a model that is still to be fitted is no choice.
+
+    Arguments
+    ---------
+    policy : policy
+        Any.
+
+    Returns
+    -------
+    bool
+    """
+    return open_leaf(policy) is not None or (isinstance(policy, Between) and policy.has_open_window)
 
 
 def open_leaf(policy: Policy) -> Policy | None:
@@ -209,7 +272,7 @@ def open_leaf(policy: Policy) -> Policy | None:
     ValueError
         When more than one part is open, which a single budget cannot settle.
     """
-    leaves = _open_leaves(policy)
+    leaves = [leaf for leaf in policy_leaves(policy) if _has_open_threshold(leaf)]
     if len(leaves) > 1:
         raise ValueError(
             f"at most one threshold can be calibrated at a time, "
@@ -238,22 +301,16 @@ def with_threshold(policy: Policy, threshold: float) -> Policy:
     >>> print(with_threshold(Patience("patience", 2), 0.1))
     patience(2, 0.1)
     """
-    if isinstance(policy, Combination):
-        return replace(policy, parts=tuple(with_threshold(part, threshold) for part in policy.parts))
-    if isinstance(policy, Between):
-        return replace(policy, policy=with_threshold(policy.policy, threshold))
-    if not policy.is_open:
-        return policy
-    if isinstance(policy, Static):
-        return Static(int(threshold))
-    if isinstance(policy, Random):
-        return Random(threshold)
-    return replace(policy, threshold=threshold)
+
+    def filled(leaf: Policy) -> Policy:
+        if not _has_open_threshold(leaf):
+            return leaf
+        if isinstance(leaf, Static):
+            return Static(int(threshold))
+        return Random(threshold) if isinstance(leaf, Random) else replace(leaf, threshold=threshold)
+
+    return map_leaves(policy, filled)
 
 
-def _open_leaves(policy: Policy) -> list[Policy]:
-    if isinstance(policy, Combination):
-        return [leaf for part in policy.parts for leaf in _open_leaves(part)]
-    if isinstance(policy, Between):
-        return _open_leaves(policy.policy)
-    return [policy] if policy.is_open else []
+def _has_open_threshold(leaf: Policy) -> bool:
+    return leaf.threshold is None if isinstance(leaf, Fitted) else leaf.is_open

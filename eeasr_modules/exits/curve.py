@@ -12,7 +12,9 @@ from eeasr_modules.exits.choices import (
     policy_costs,
 )
 from eeasr_modules.exits.combinations import Between, Combination, check_against, open_leaf, with_threshold
+from eeasr_modules.exits.fitting import models_of, scored, with_models
 from eeasr_modules.exits.policies import Policy, Random, Static
+from eeasr_modules.exits.sweep import is_negated, stopping_scores, swept_sums
 from eeasr_modules.exits.table import ExitTable
 
 
@@ -69,7 +71,7 @@ def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) 
     Arguments
     ---------
     policy : policy
-        With one open threshold. For `static` the layers of the exits are returned.
+        With one open threshold, fitted if it is to be. For `static` the layers of the exits are returned.
     table : ExitTable
         What was recorded.
     n_thresholds : int
@@ -80,6 +82,7 @@ def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) 
     np.ndarray of shape (at most n_thresholds + 2,)
         Rising. Empty where nothing but a window is open.
     """
+    policy, table, _ = scored(policy, table)
     leaf = open_leaf(policy)
     if leaf is None:
         return np.empty(0)
@@ -97,11 +100,14 @@ def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) 
     return np.unique([ends[0], *midway, ends[1]])
 
 
-def policy_curve(policy: Policy, table: ExitTable, *, cost: str = "cost_layers", n_thresholds: int = 200) -> Curve:
+def policy_curve(
+    policy: Policy, table: ExitTable, *, cost: str = "cost_layers", n_thresholds: int = 200, n_folds: int = 10
+) -> Curve:
     """Cost and WER of an open policy over its thresholds, and over its windows where those are open too.
 
     Thresholds come from the table's own values: on test data this shows what the signal could give, while a
-    choice made on dev and reported on test is `calibration.choose`.
+    choice made on dev and reported on test is `calibration.choose`. What has to be fitted is fitted on the table;
+    the points are then those of cross-fitted scores (`fitting.scored`), the policies carry the model of all.
 
     Arguments
     ---------
@@ -113,6 +119,8 @@ def policy_curve(policy: Policy, table: ExitTable, *, cost: str = "cost_layers",
         As for `exit_costs`.
     n_thresholds : int
         As for `thresholds_of`.
+    n_folds : int
+        Folds of speakers where something has to be fitted.
 
     Returns
     -------
@@ -121,22 +129,20 @@ def policy_curve(policy: Policy, table: ExitTable, *, cost: str = "cost_layers",
     """
     check_against(policy, table.exit_layers)
     _refuse_inner_windows(policy)
-    thresholds = thresholds_of(policy, table, n_thresholds=n_thresholds)
+    recorded, table, models = scored(policy, table, n_folds=n_folds)
+    thresholds = thresholds_of(recorded, table, n_thresholds=n_thresholds)
+    policy = with_models(policy, models)
     filled = [with_threshold(policy, t) for t in thresholds] if len(thresholds) else [policy]
-    if not (isinstance(policy, Between) and policy.has_open_window):
-        points = np.array([choice_point(candidate, table, cost=cost) for candidate in filled])
-        return Curve(tuple(filled), points[:, 0], points[:, 1])
-    layers = [int(layer) for layer in table.exit_layers]
-    windows = [(f, c) for f in range(len(layers)) for c in reversed(range(f, len(layers)))]
-    candidates, points = [], []
-    for candidate in filled:
-        next_stop = _next_stop(candidate.policy, table)
-        for floor, ceiling in windows:
-            bounded = Between(layers[floor], layers[ceiling], candidate.policy)
-            candidates.append(bounded)
-            points.append(_point(bounded, table, np.minimum(next_stop[:, floor], ceiling), cost))
-    points = np.array(points)
-    return Curve(tuple(candidates), points[:, 0], points[:, 1])
+    has_open_window = isinstance(policy, Between) and policy.has_open_window
+    if has_open_window:
+        layers = [int(layer) for layer in table.exit_layers]
+        windows = [(f, c) for f in range(len(layers)) for c in reversed(range(f, len(layers)))]
+        filled = [Between(layers[f], layers[c], one.policy) for one in filled for f, c in windows]
+    points = _swept_points(recorded, filled, thresholds, table, cost)
+    if points is None:
+        stand_ins = [with_models(one, models_of(recorded)) for one in filled]
+        points = _replayed_points(stand_ins, table, cost, n_windows=len(windows) if has_open_window else 1)
+    return Curve(tuple(filled), points[:, 0], points[:, 1])
 
 
 def _refuse_inner_windows(policy: Policy) -> None:
@@ -146,6 +152,43 @@ def _refuse_inner_windows(policy: Policy) -> None:
             raise ValueError(f"only an outermost between can have its layers calibrated, got {policy}")
         if part is not None:
             _refuse_inner_windows(part)
+
+
+def _swept_points(
+    policy: Policy, filled: list[Policy], thresholds: np.ndarray, table: ExitTable, cost: str
+) -> np.ndarray | None:
+    """(cost, WER) of every policy, (n, 2), all thresholds at once; None where the policy is not one of one score."""
+    leaf = policy.policy if isinstance(policy, Between) else policy
+    scores = stopping_scores(leaf, table) if len(thresholds) else None
+    if scores is None:
+        return None
+    n, n_windows = len(thresholds), len(filled) // len(thresholds)
+    rising = np.sort(-thresholds) if is_negated(leaf) else thresholds
+    passed_at = np.searchsorted(rising, scores, side="left")
+    points = np.empty((n, n_windows, 2))
+    errors, layers = table.errors, table.exit_layers.tolist()
+    for i, one in enumerate(filled[:n_windows]):
+        window = (0, table.n_exits - 1)
+        if isinstance(one, Between):
+            window = layers.index(one.floor_layer), layers.index(one.ceiling_layer)
+        bounds = {"floor": window[0], "ceiling": window[1], "n_thresholds": n}
+        paid = swept_sums(passed_at, policy_costs(one, table, cost=cost), **bounds) / table.duration_s.sum()
+        wrong = swept_sums(passed_at, errors, **bounds) * (100.0 / table.n_ref_words.sum())
+        points[:, i] = np.stack([paid, wrong], axis=1)[:: -1 if is_negated(leaf) else 1]
+    return points.reshape(-1, 2)
+
+
+def _replayed_points(filled: list[Policy], table: ExitTable, cost: str, *, n_windows: int) -> np.ndarray:
+    """(cost, WER) of every policy, (n, 2); windows of one threshold share what the inner policy says."""
+    if n_windows == 1:
+        return np.array([choice_point(one, table, cost=cost) for one in filled])
+    layers, points = table.exit_layers.tolist(), []
+    for first in range(0, len(filled), n_windows):
+        next_stop = _next_stop(filled[first].policy, table)
+        for one in filled[first : first + n_windows]:
+            floor, ceiling = layers.index(one.floor_layer), layers.index(one.ceiling_layer)
+            points.append(_point(one, table, np.minimum(next_stop[:, floor], ceiling), cost))
+    return np.array(points)
 
 
 def _point(policy: Policy, table: ExitTable, exit_index: np.ndarray, cost: str) -> tuple[float, float]:

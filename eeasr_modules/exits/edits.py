@@ -4,6 +4,9 @@ A transcript is a text; its words are what whitespace separates. Counts are per 
 rates can be pooled (summed edits over summed reference words), never averaged.
 """
 
+from collections.abc import Sequence
+
+import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 
@@ -79,3 +82,31 @@ def count_word_edits(first: str, second: str) -> int:
     2
     """
     return Levenshtein.distance(first.split(), second.split())
+
+
+def edit_counts(hypotheses: np.ndarray, references: Sequence[str]) -> dict[str, np.ndarray]:
+    """Edits of every transcript of a table against its utterance's reference.
+
+    Arguments
+    ---------
+    hypotheses : np.ndarray of str objects, of shape (n_utterances, n_exits)
+        Transcripts.
+    references : sequence of str, n_utterances long
+        What was said.
+
+    Returns
+    -------
+    dict of str to np.ndarray of shape (n_utterances, n_exits)
+        `n_sub`, `n_del`, `n_ins` of words, and `n_char_errors`.
+
+    Example
+    -------
+    >>> counts = edit_counts(np.array([["a c", "a b"]], dtype=object), ["a b"])
+    >>> counts["n_sub"], counts["n_char_errors"]
+    (array([[1, 0]]), array([[1, 0]]))
+    """
+    pairs = [(reference, text) for reference, row in zip(references, hypotheses, strict=True) for text in row]
+    words = np.array([count_edits(*pair) for pair in pairs], dtype=np.int64).reshape(*hypotheses.shape, 3)
+    characters = np.array([count_character_errors(*pair) for pair in pairs], dtype=np.int64)
+    kinds = dict(zip(("n_sub", "n_del", "n_ins"), np.moveaxis(words, -1, 0), strict=True))
+    return {**kinds, "n_char_errors": characters.reshape(hypotheses.shape)}

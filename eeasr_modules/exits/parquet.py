@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from eeasr_modules.exits.table import SCHEMA_VERSION, ExitTable
+from eeasr_modules.exits.table_checks import AVERAGED
 
 _PREFIX = b"eeasr."
-_TEXTS = ("utt_id", "speaker", "reference", "hypothesis")
+_TEXTS = ("utt_id", "speaker", "reference", "hypothesis", "averaged_hypothesis")
 _UTTERANCE_COUNTS = ("n_ref_words", "n_ref_chars", "n_frames", "duration_s")
 _EXIT_COUNTS = ("n_sub", "n_del", "n_ins", "n_char_errors", "cost_layers")
 _OPTIONAL = ("cost_macs", "head_macs")
+_AVERAGED = {"averaged_" + name.replace("hypotheses", "hypothesis"): name for name in AVERAGED}  # column -> key
 _REQUIRED = ("utt_id", "speaker", "exit_layer", "hypothesis", *_UTTERANCE_COUNTS, *_EXIT_COUNTS)
 
 
@@ -84,19 +86,36 @@ def read_table(path: str | Path) -> ExitTable:
         raise ValueError(f"{path} must be an exit table of schema version {SCHEMA_VERSION}, got {version}")
     columns = {name: stored.column(name) for name in stored.column_names}
     for name, column in columns.items():
-        numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        cell = column.type.value_type if _is_list(column) else column.type
+        numeric = pa.types.is_integer(cell) or pa.types.is_floating(cell)
         if name not in _TEXTS and not numeric:
-            raise ValueError(f"column {name} of {path} must hold numbers, as signals do, got {column.type}")
+            raise ValueError(
+                f"column {name} of {path} must hold numbers, as signals do, or lists of them, got {column.type}"
+            )
         if column.null_count and name != "reference":
             raise ValueError(f"column {name} of {path} must have no gaps, got {column.null_count} empty cells")
-    arrays = {
-        name: np.array(column.to_pylist(), dtype=object) if name in _TEXTS else column.to_numpy()
-        for name, column in columns.items()
-    }
+    arrays = {name: _array(name, column) for name, column in columns.items()}
     try:
         return table_from_columns(arrays, metadata)
     except ValueError as err:
         raise ValueError(f"{path}: {err}") from err
+
+
+def _is_list(column: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+
+
+def _array(name: str, column: Any) -> np.ndarray:
+    """A column's cells; those of a list column are arrays."""
+    if name in _TEXTS:
+        return np.array(column.to_pylist(), dtype=object)
+    if not _is_list(column):
+        return column.to_numpy()
+    lists = np.empty(len(column), dtype=object)
+    lists[:] = [np.asarray(cell, dtype=np.float32) for cell in column.to_pylist()]
+    return lists
 
 
 def table_from_columns(columns: Mapping[str, Sequence[Any]], metadata: Mapping[str, Any]) -> ExitTable:
@@ -105,7 +124,7 @@ def table_from_columns(columns: Mapping[str, Sequence[Any]], metadata: Mapping[s
     Arguments
     ---------
     columns : mapping of str to sequence, all of the same length
-        The table's columns; any further one is a signal.
+        The table's columns; any further one is a signal, or a word list where its cells are lists or arrays.
     metadata : mapping
         The table's metadata.
 
@@ -121,9 +140,11 @@ def table_from_columns(columns: Mapping[str, Sequence[Any]], metadata: Mapping[s
         utterance differs between its exits.
     """
     missing = [name for name in _REQUIRED if name not in columns]
+    averaged = set(_AVERAGED) & set(columns)
+    missing += [name for name in _AVERAGED if averaged and name not in columns]
     if missing:
         raise ValueError(f"an exit table needs the columns {', '.join(missing)}, which are not there")
-    arrays = {name: np.asarray(values) for name, values in columns.items()}
+    arrays = {name: _cells(values) for name, values in columns.items()}
     order, exit_layers = _row_order(arrays["utt_id"], arrays["exit_layer"])
     shaped = {name: values[order] for name, values in arrays.items()}  # (n_rows,) -> (n_utterances, n_exits)
     utt_ids = shaped["utt_id"][:, 0]
@@ -134,7 +155,8 @@ def table_from_columns(columns: Mapping[str, Sequence[Any]], metadata: Mapping[s
     if references is not None:
         absent = np.array([text is None for text in references[:, 0]])
         references = None if absent.all() else references[:, 0]
-    signals = set(shaped) - {"exit_layer", *_TEXTS, *_UTTERANCE_COUNTS, *_EXIT_COUNTS, *_OPTIONAL}
+    further = set(shaped) - {"exit_layer", *_TEXTS, *_UTTERANCE_COUNTS, *_EXIT_COUNTS, *_OPTIONAL, *_AVERAGED}
+    word_lists = {name for name in further if shaped[name].dtype == object}
     return ExitTable(
         utt_ids=utt_ids,
         speakers=shaped["speaker"][:, 0],
@@ -144,9 +166,20 @@ def table_from_columns(columns: Mapping[str, Sequence[Any]], metadata: Mapping[s
         **{name: shaped[name][:, 0] for name in _UTTERANCE_COUNTS},
         **{name: shaped[name] for name in _EXIT_COUNTS},
         **{name: shaped.get(name) for name in _OPTIONAL},
-        signals={name: shaped[name] for name in arrays if name in signals},
+        signals={name: shaped[name] for name in arrays if name in further - word_lists},
+        word_lists={name: shaped[name] for name in arrays if name in word_lists},
+        averaged={key: shaped[name] for name, key in _AVERAGED.items()} if averaged else None,
         metadata=dict(metadata),
     )
+
+
+def _cells(values: Sequence[Any]) -> np.ndarray:
+    """One entry per row; lists stay whole, even where all are of one length."""
+    if len(values) == 0 or np.ndim(values[0]) == 0:
+        return np.asarray(values)
+    lists = np.empty(len(values), dtype=object)
+    lists[:] = [*values]
+    return lists
 
 
 def _row_order(utt_ids: np.ndarray, layers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -185,4 +218,14 @@ def _columns(table: ExitTable) -> dict[str, Any]:
     columns |= {name: repeated(getattr(table, name)) for name in _UTTERANCE_COUNTS}
     columns |= {name: getattr(table, name).reshape(-1) for name in _EXIT_COUNTS}
     columns |= {name: getattr(table, name).reshape(-1) for name in _OPTIONAL if getattr(table, name) is not None}
-    return columns | {name: values.reshape(-1) for name, values in table.signals.items()}
+    if table.averaged is not None:
+        columns |= {name: table.averaged[key].reshape(-1) for name, key in _AVERAGED.items()}
+    columns |= {name: values.reshape(-1) for name, values in table.signals.items()}
+    return columns | {name: _list_column(lists) for name, lists in table.word_lists.items()}
+
+
+def _list_column(lists: np.ndarray) -> Any:
+    """Arrays (n_utterances, n_exits) as a Parquet column of lists of 32-bit floats."""
+    import pyarrow as pa
+
+    return pa.array(lists.reshape(-1).tolist(), type=pa.list_(pa.float32()))

@@ -29,6 +29,7 @@ THRESHOLD_SIGNALS = {
     "confidence": ("confidence", False),
     "margin": ("margin", False),
     "similarity": ("cosine", False),
+    "nbest": ("nbest_posterior", False),
 }
 # name of the policy -> the signal that says how much changed since the exit before
 PATIENCE_SIGNALS = {"patience": "char_change", "patience_ce": "cross_entropy"}

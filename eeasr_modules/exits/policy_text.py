@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from eeasr_modules.exits.combinations import BETWEEN_FORM, Between, Combination, is_policy
+from eeasr_modules.exits.fitted import KINDS, Fitted
 from eeasr_modules.exits.policies import (
     PATIENCE_SIGNALS,
     THRESHOLD_SIGNALS,
@@ -39,6 +40,11 @@ def _threshold(name: str) -> Callable[[tuple], Threshold]:
     return lambda given: Threshold(name, *_arguments(name, given, 0, 1, form))
 
 
+def _fitted(name: str) -> Callable[[tuple], Fitted]:
+    form = f"{name}(threshold), or {name} to have it calibrated"
+    return lambda given: Fitted(name, *_arguments(name, given, 0, 1, form))
+
+
 def _patience(name: str) -> Callable[[tuple], Patience]:
     form = f"{name}(k, threshold), or {name}(k) to have the threshold calibrated"
     return lambda given: Patience(name, *_arguments(name, given, 1, 2, form))
@@ -50,6 +56,7 @@ POLICIES: dict[str, Callable[[tuple], Any]] = {
     "random": lambda given: Random(*_arguments("random", given, 0, 1, "random(probability), or random")),
     **{name: _threshold(name) for name in THRESHOLD_SIGNALS},
     **{name: _patience(name) for name in PATIENCE_SIGNALS},
+    **{name: _fitted(name) for name in KINDS},
     "any": lambda given: Combination("any", given),
     "all": lambda given: Combination("all", given),
     "between": _between,

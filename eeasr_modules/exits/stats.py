@@ -1,6 +1,7 @@
 """Statistics of exits: pooled error rates, overthinking, and the worth of a signal."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +10,13 @@ from eeasr_modules.exits.table import ExitTable
 
 # signals that are high where the transcript is good; all others are taken to be low there
 HIGH_IS_GOOD = frozenset(signal for signal, low_stops in THRESHOLD_SIGNALS.values() if not low_stops) | {
-    "nbest_posterior"
+    "nbest_posterior",
+    "path_log_prob",
+    "gibbs_confidence",
+    "tsallis_confidence",
+    "tsallis_min",
+    "tsallis_product",
+    "renyi_confidence",
 }
 
 
@@ -129,3 +136,44 @@ def signal_auroc(table: ExitTable, name: str) -> np.ndarray:
     sign = 1.0 if name in HIGH_IS_GOOD else -1.0
     values, errors = sign * table.signal(name), table.errors
     return np.array([auroc(values[:, k], errors[:, k] <= errors[:, -1]) for k in range(table.n_exits - 1)])
+
+
+def pooled_auroc(table: ExitTable, name: str) -> float:
+    """The same with all inner exits together: also how well a signal tells an early exit from a late one.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+    name : str
+        A signal, as for `signal_auroc`.
+
+    Returns
+    -------
+    float
+        nan where all agree.
+    """
+    sign = 1.0 if name in HIGH_IS_GOOD else -1.0
+    inner = table.errors[:, :-1]
+    return auroc((sign * table.signal(name)[:, :-1]).ravel(), (inner <= table.errors[:, -1:]).ravel())
+
+
+def signal_aurocs(table: ExitTable) -> dict[str, dict[str, Any]]:
+    """AUROC of every stored signal.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+
+    Returns
+    -------
+    dict of str to dict
+        By signal: "per_exit", a list by inner exit, and "pooled"; None where undefined, so that it can be JSON.
+    """
+    worth = {}
+    for name in sorted(table.signals):
+        per_exit = [None if np.isnan(value) else float(value) for value in signal_auroc(table, name)]
+        pooled = pooled_auroc(table, name)
+        worth[name] = {"per_exit": per_exit, "pooled": None if np.isnan(pooled) else pooled}
+    return worth

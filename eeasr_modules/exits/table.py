@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits.edits import count_character_errors, count_edits
+from eeasr_modules.exits.edits import edit_counts
+from eeasr_modules.exits.lexical_signals import LEXICAL_SIGNALS, lexical_signals
 from eeasr_modules.exits.signals_text import text_signals, uniform
-from eeasr_modules.exits.table_checks import PER_EXIT, PER_UTTERANCE, check_table, coerced
+from eeasr_modules.exits.table_checks import AVERAGED, PER_EXIT, PER_UTTERANCE, check_table, coerced
+from eeasr_modules.exits.word_resources import word_resources
 
 SCHEMA_VERSION = 1
-DERIVED_SIGNALS = ("uniform", "duration_s", "exit_layer")
+DERIVED_SIGNALS = ("uniform", "duration_s", "exit_layer", "hypothesis", *LEXICAL_SIGNALS)
+# where durations were guessed from references, a policy gets them guessed from what it heard, at this rate
+HEARD_PAUSE_S = 0.5
+HEARD_CHARS_PER_S = 15.45
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +55,11 @@ class ExitTable:
         What was said; None in tables that are passed on without it.
     signals : dict of str to np.ndarray of shape (n_utterances, n_exits)
         Finite numbers that a policy may read.
+    word_lists : dict of str to np.ndarray of shape (n_utterances, n_exits)
+        Of objects, each a float32 array as long as that transcript's words: signals of single words. May be empty.
+    averaged : dict of str to np.ndarray of shape (n_utterances, n_exits), or None
+        `hypotheses, n_sub, n_del, n_ins, n_char_errors` of the mean posterior of the last exits up to each one
+        (`average_exits` of the metadata says how many), collected while posteriors lived; see `averaged_output`.
     metadata : dict
         Values that JSON can hold: set_name, set_label, model_digest, seed, n_layers and so on.
 
@@ -76,6 +86,8 @@ class ExitTable:
     head_macs: np.ndarray | None = None
     references: np.ndarray | None = None
     signals: dict[str, np.ndarray] = field(default_factory=dict)
+    word_lists: dict[str, np.ndarray] = field(default_factory=dict)
+    averaged: dict[str, np.ndarray] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -95,6 +107,8 @@ class ExitTable:
         n_frames: Sequence[int],
         speakers: Sequence[str] | None = None,
         signals: Mapping[str, Any] | None = None,
+        word_lists: Mapping[str, Any] | None = None,
+        averaged_hypotheses: Sequence[Sequence[str]] | None = None,
         cost_macs: Any = None,
         head_macs: Any = None,
         metadata: Mapping[str, Any] | None = None,
@@ -119,6 +133,10 @@ class ExitTable:
             Who speaks; None where unknown.
         signals : mapping of str to array of shape (n_utterances, n_exits), or None
             Acoustic signals; those of text are added.
+        word_lists : mapping of str to rows of lists of numbers, (n_utterances, n_exits), or None
+            A number for each word of each transcript.
+        averaged_hypotheses : sequence of sequences of str, (n_utterances, n_exits), or None
+            Transcripts of averaged posteriors.
         cost_macs : array of shape (n_utterances, n_exits), or None
             Front end and layers up to each exit.
         head_macs : array of shape (n_utterances, n_exits), or None
@@ -140,10 +158,10 @@ class ExitTable:
         texts = _objects(hypotheses, len(exit_layers))
         if len(references) != len(texts):
             raise ValueError(f"references must number {len(texts)} as the utterances do, got {len(references)}")
-        pairs = [[(ref, hyp) for hyp in row] for ref, row in zip(references, texts)]
-        # (n_utterances, n_exits, 3)
-        edits = np.array([[count_edits(*pair) for pair in row] for row in pairs], dtype=np.int64)
-        edits = edits.reshape(*texts.shape, 3)
+        averaged = None
+        if averaged_hypotheses is not None:
+            averaged_texts = _objects(averaged_hypotheses, len(exit_layers))
+            averaged = {"hypotheses": averaged_texts, **edit_counts(averaged_texts, references)}
         durations = np.asarray(duration_s, dtype=np.float64)
         return cls(
             utt_ids=np.asarray(utt_ids),
@@ -151,11 +169,8 @@ class ExitTable:
             exit_layers=np.asarray(exit_layers),
             hypotheses=texts,
             n_ref_words=np.array([len(ref.split()) for ref in references]),
-            n_sub=edits[:, :, 0],
-            n_del=edits[:, :, 1],
-            n_ins=edits[:, :, 2],
+            **edit_counts(texts, references),
             n_ref_chars=np.array([len(" ".join(ref.split())) for ref in references]),
-            n_char_errors=np.array([[count_character_errors(*pair) for pair in row] for row in pairs]),
             duration_s=durations,
             n_frames=np.asarray(n_frames),
             cost_layers=durations[:, None] * np.asarray(exit_layers, dtype=np.float64),
@@ -163,6 +178,8 @@ class ExitTable:
             head_macs=head_macs,
             references=np.array([*references], dtype=object),
             signals={**(signals or {}), **text_signals(texts)},
+            word_lists=dict(word_lists or {}),
+            averaged=averaged,
             metadata=dict(metadata or {}),
         )
 
@@ -197,7 +214,11 @@ class ExitTable:
         return 100.0 * self.n_char_errors.sum(axis=0) / self.n_ref_chars.sum()
 
     def signal(self, name: str) -> np.ndarray:
-        """One signal, stored or derived (`uniform`, `duration_s`, `exit_layer`).
+        """One signal, stored or derived (`DERIVED_SIGNALS`).
+
+        Lexical ones are those of the language that the metadata names (`language`, else English). `duration_s` is
+        that of the audio; where the metadata says `duration_is_approximate`, it is guessed from each exit's own
+        transcript instead, since the table's own would give the reference's length away.
 
         Arguments
         ---------
@@ -207,6 +228,7 @@ class ExitTable:
         Returns
         -------
         np.ndarray of shape (n_utterances, n_exits)
+            Of numbers; `hypothesis` holds the transcripts, a word list an array for each.
 
         Raises
         ------
@@ -215,21 +237,37 @@ class ExitTable:
         """
         if name in self.signals:
             return self.signals[name]
+        if name in self.word_lists:
+            return self.word_lists[name]
         shape = (self.n_utterances, self.n_exits)
-        if name == "duration_s":
-            return np.broadcast_to(self.duration_s[:, None], shape)
         if name == "exit_layer":
             return np.broadcast_to(self.exit_layers, shape)
-        if name == "uniform":
-            return self._uniform
-        known = ", ".join(sorted(self.signals)) or "none"
+        if name == "hypothesis":
+            return self.hypotheses
+        if name in DERIVED_SIGNALS:
+            if name not in self._derived:
+                self._derived[name] = self._derive(name)
+            return np.broadcast_to(self._derived[name], shape)
+        known = ", ".join([*sorted(self.signals), *sorted(self.word_lists)]) or "none"
         raise KeyError(f"the exit table has no signal {name!r}; it has: {known}")
 
     @cached_property
-    def _uniform(self) -> np.ndarray:
-        """Kept, since a curve over thresholds asks for it hundreds of times."""
-        seed = int(self.metadata.get("seed", 0))
-        return np.stack([uniform(self.utt_ids, int(layer), seed=seed) for layer in self.exit_layers], axis=1)
+    def _derived(self) -> dict[str, np.ndarray]:
+        """Derived signals that were asked for; kept, since a curve over thresholds asks hundreds of times."""
+        return {}
+
+    def _derive(self, name: str) -> np.ndarray:
+        if name == "uniform":
+            seed = int(self.metadata.get("seed", 0))
+            return np.stack([uniform(self.utt_ids, int(layer), seed=seed) for layer in self.exit_layers], axis=1)
+        if name == "duration_s":
+            if not self.metadata.get("duration_is_approximate"):
+                return self.duration_s[:, None]
+            n_chars = np.array([[len(text) for text in row] for row in self.hypotheses])
+            return HEARD_PAUSE_S + np.maximum(3, n_chars) / HEARD_CHARS_PER_S
+        words = word_resources(self.metadata.get("language", "en"))
+        columns = [lexical_signals(texts, words=words, names=[name])[name] for texts in self.hypotheses.T]
+        return np.stack(columns, axis=1)
 
     def select(self, rows: np.ndarray) -> "ExitTable":
         """The table of some utterances only.
@@ -252,7 +290,28 @@ class ExitTable:
             value = getattr(self, name)
             changed[name] = None if value is None else value[rows]
         changed["signals"] = {name: values[rows] for name, values in self.signals.items()}
-        return replace(self, **changed)
+        changed["word_lists"] = {name: lists[rows] for name, lists in self.word_lists.items()}
+        if self.averaged is not None:
+            changed["averaged"] = {name: values[rows] for name, values in self.averaged.items()}
+        selected = replace(self, **changed)
+        selected._derived.update({name: values[rows] for name, values in self._derived.items()})
+        return selected
+
+    def with_signals(self, signals: Mapping[str, np.ndarray]) -> "ExitTable":
+        """The same table with further signals.
+
+        Arguments
+        ---------
+        signals : mapping of str to np.ndarray of shape (n_utterances, n_exits)
+            By name; one that is there is replaced.
+
+        Returns
+        -------
+        ExitTable
+        """
+        extended = replace(self, signals={**self.signals, **signals})
+        extended._derived.update(self._derived)
+        return extended
 
     def without_references(self) -> "ExitTable":
         """The same table without the reference texts, to pass on where those may not be.
@@ -262,6 +321,25 @@ class ExitTable:
         ExitTable
         """
         return replace(self, references=None)
+
+    def averaged_output(self) -> "ExitTable":
+        """The same table with the transcripts and errors of the averaged posteriors.
+
+        Policies decide on the table itself; the errors of their choices are then read here. Stored signals stay, word
+        lists, which belong to the exits' own transcripts, do not.
+
+        Returns
+        -------
+        ExitTable
+
+        Raises
+        ------
+        ValueError
+            When none were collected.
+        """
+        if self.averaged is None:
+            raise ValueError("the table has no averaged transcripts: collect it with average_exits of 2 or more")
+        return replace(self, **{name: self.averaged[name] for name in AVERAGED}, word_lists={}, averaged=None)
 
 
 def _objects(rows: Sequence[Sequence[str]], n_exits: int) -> np.ndarray:

@@ -15,6 +15,8 @@ PER_UTTERANCE = {
 PER_EXIT = {"n_sub": np.int64, "n_del": np.int64, "n_ins": np.int64, "n_char_errors": np.int64}
 PER_EXIT |= {"cost_layers": np.float64, "cost_macs": np.float64, "head_macs": np.float64}
 OPTIONAL = ("cost_macs", "head_macs")
+AVERAGED_COUNTS = ("n_sub", "n_del", "n_ins", "n_char_errors")
+AVERAGED = ("hypotheses", *AVERAGED_COUNTS)
 
 
 def coerced(table: Any) -> dict[str, Any]:
@@ -59,7 +61,35 @@ def coerced(table: Any) -> dict[str, Any]:
     for name, value in signals.items():
         if value.shape != (n, e):
             raise ValueError(f"signal {name} must have shape {(n, e)} (utterances, exits), got {value.shape}")
-    return {**values, "signals": signals, "metadata": dict(table.metadata)}
+    extras = {"word_lists": _coerced_word_lists(table, (n, e)), "averaged": _coerced_averaged(table, (n, e))}
+    return {**values, **extras, "signals": signals, "metadata": dict(table.metadata)}
+
+
+def _coerced_word_lists(table: Any, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """Object arrays of float32 arrays, whatever nesting they come in."""
+    word_lists = {}
+    for name, rows in table.word_lists.items():
+        if len(rows) != shape[0] or any(len(row) != shape[1] for row in rows):
+            raise ValueError(f"word list {name} must have shape {shape} (utterances, exits), each a list of numbers")
+        lists = np.empty(shape, dtype=object)
+        for i, row in enumerate(rows):
+            for k, values in enumerate(row):
+                lists[i, k] = np.asarray(values, dtype=np.float32)
+        word_lists[name] = lists
+    return word_lists
+
+
+def _coerced_averaged(table: Any, shape: tuple[int, int]) -> dict[str, np.ndarray] | None:
+    if table.averaged is None:
+        return None
+    if set(table.averaged) != set(AVERAGED):
+        raise ValueError(f"averaged must hold {', '.join(AVERAGED)}, got {', '.join(table.averaged) or 'nothing'}")
+    kinds = {"hypotheses": object}
+    averaged = {name: np.asarray(table.averaged[name], dtype=kinds.get(name, np.int64)) for name in AVERAGED}
+    for name, values in averaged.items():
+        if values.shape != shape:
+            raise ValueError(f"averaged {name} must have shape {shape} (utterances, exits), got {values.shape}")
+    return averaged
 
 
 def check_table(table: Any) -> None:
@@ -99,9 +129,13 @@ def _check_names(table: Any) -> None:
         "hypothesis",
         "exit_layer",
     }
+    reserved |= {"averaged_hypothesis", *(f"averaged_{name}" for name in AVERAGED_COUNTS)}
     clash = sorted(reserved & set(table.signals))
     if clash:
         raise ValueError(f"signal names must differ from the table's own columns, got {', '.join(clash)}")
+    clash = sorted((reserved | set(table.signals)) & set(table.word_lists))
+    if clash:
+        raise ValueError(f"names of word lists must differ from columns and signals, got {', '.join(clash)}")
 
 
 def _check_numbers(table: Any) -> None:
@@ -127,8 +161,27 @@ def _check_numbers(table: Any) -> None:
         _require(np.diff(table.cost_macs, axis=1) >= 0, table, "cost_macs must not fall from an exit to the next")
     for name, value in table.signals.items():
         _require(np.isfinite(value), table, f"signal {name} must be finite")
+    _check_word_lists(table)
+    if table.averaged is not None:
+        for name in AVERAGED_COUNTS:
+            _require(table.averaged[name] >= 0, table, f"averaged {name} must not be negative")
     if table.n_ref_words.sum() == 0:
         raise ValueError("the references hold no words at all, so no word error rate can be computed")
+
+
+def _check_word_lists(table: Any) -> None:
+    """As many finite numbers as the transcript has words."""
+    if not table.word_lists:
+        return
+    shape = table.hypotheses.shape
+    n_words = np.array([len(text.split()) for text in table.hypotheses.ravel()]).reshape(shape)
+    for name, lists in table.word_lists.items():
+        shapes = [values.shape for values in lists.ravel()]
+        fits = np.array([one == (n,) for one, n in zip(shapes, n_words.ravel(), strict=True)]).reshape(shape)
+        _require(fits, table, f"word list {name} must hold a number for each word of the transcript")
+        if not np.isfinite(np.concatenate(lists.ravel())).all():
+            finite = np.array([np.isfinite(values).all() for values in lists.ravel()]).reshape(shape)
+            _require(finite, table, f"word list {name} must be finite")
 
 
 def _require(holds: np.ndarray, table: Any, rule: str) -> None:

@@ -1,17 +1,175 @@
 """Acoustic signals: numbers per utterance and exit that a policy may read, from one exit's log-probs.
 
-Everything ignores padding and is computed in float32. Text signals (edit distances, lengths) are in
-`eeasr_modules.exits.signals_text`.
+Everything ignores padding and is computed in float32; what several signals share is computed once, and what
+nobody asks for is not computed. Text signals (edit distances, lengths) are in `eeasr_modules.exits.signals_text`,
+those of single words in `eeasr_modules.models.word_signals`.
+
+*Tokens* here are those of the greedy path: runs of frames with the same best token, blank left out.
+
+Normalised entropies after Laptev & Ginsburg 2022, "Fast Entropy-Based Methods of Word-Level Confidence Estimation for
+End-to-End Automatic Speech Recognition" (SLT): confidences from 0 (all tokens equally likely) to 1, with their
+exponential normalisation (exp(-H) - exp(-H_max)) / (1 - exp(-H_max)), over frames that are not blank, Tsallis' and
+Renyi's with alpha 1/3. They aggregate frames to tokens and tokens to words; here tokens are aggregated to utterances.
 """
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
-ACOUSTIC_SIGNALS = ("entropy", "entropy_nonblank", "confidence", "margin", "blank_rate", "cross_entropy", "cosine")
+from eeasr_modules.models.decode import run_starts, valid_frames
+
+ALPHA = 1 / 3  # of Tsallis' and Renyi's entropies; below 1 the unlikely tokens weigh more than in Gibbs'
+LEAST_LOG_PROB = -100.0  # in place of -inf: 0 log 0 is 0, not nan
 
 
-def _mean(values: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-    """Mean over valid frames, (batch, frames) -> (batch,); 0 where none is valid."""
-    return (values * valid).sum(dim=1) / valid.sum(dim=1).clamp(min=1)
+@dataclass(frozen=True, eq=False)
+class ExitFrames:
+    """One exit's frames, and what signals are made of, each part computed when it is first asked for.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor of shape (batch, frames, tokens)
+        Of this exit, float32.
+    hidden, previous_hidden : torch.Tensor of shape (batch, frames, dim)
+        Layer states at this exit and at the one before.
+    n_frames : torch.Tensor of shape (batch,)
+        Valid frames.
+    previous_log_probs : torch.Tensor of shape (batch, frames, tokens) or None
+        Of the exit before; None at the first exit.
+    blank_index : int
+        Index of blank.
+    """
+
+    log_probs: torch.Tensor
+    hidden: torch.Tensor
+    n_frames: torch.Tensor
+    previous_log_probs: torch.Tensor | None
+    previous_hidden: torch.Tensor
+    blank_index: int
+
+    @cached_property
+    def valid(self) -> torch.Tensor:
+        """True for frames that are not padding, (batch, frames)."""
+        return valid_frames(self.log_probs, self.n_frames)
+
+    @cached_property
+    def finite(self) -> torch.Tensor:
+        """Log-probs without -inf."""
+        return self.log_probs.clamp(min=LEAST_LOG_PROB)
+
+    @cached_property
+    def path(self) -> torch.Tensor:
+        """Best token of each frame, (batch, frames)."""
+        return self.log_probs.argmax(dim=-1)
+
+    @cached_property
+    def spoken(self) -> torch.Tensor:
+        """True for valid frames whose best token is not blank."""
+        return self.valid & (self.path != self.blank_index)
+
+    @cached_property
+    def run(self) -> torch.Tensor:
+        """Which run of equal best tokens each frame is in, from 0, (batch, frames)."""
+        return run_starts(self.path).long().cumsum(dim=1) - 1
+
+    @cached_property
+    def top_probs(self) -> torch.Tensor:
+        """The two largest probabilities of each frame, (batch, frames, 2)."""
+        return self.log_probs.topk(2, dim=-1).values.exp()
+
+    @cached_property
+    def entropy(self) -> torch.Tensor:
+        """Nats of each frame, (batch, frames)."""
+        return -(self.log_probs.exp() * self.finite).sum(dim=-1)
+
+    @cached_property
+    def power_sum(self) -> torch.Tensor:
+        """Sum of p ** ALPHA of each frame, (batch, frames)."""
+        return (self.log_probs * ALPHA).exp().sum(dim=-1)
+
+    @cached_property
+    def tsallis(self) -> torch.Tensor:
+        """Confidence of each frame by Tsallis' entropy, (batch, frames)."""
+        largest = (self.log_probs.shape[-1] ** (1 - ALPHA) - 1) / (1 - ALPHA)
+        return _confidence((self.power_sum - 1) / (1 - ALPHA), largest)
+
+    def mean(self, values: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        """Mean over the frames kept, (batch, frames) -> (batch,); 0 where there is none."""
+        return (values * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
+
+    def per_token(self, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean over each token's frames, and where there is a token, both (batch, frames): one column per run."""
+        zeros = torch.zeros_like(values)
+        counts = zeros.scatter_add(1, self.run, self.spoken.to(values.dtype))
+        sums = zeros.scatter_add(1, self.run, values * self.spoken)
+        return sums / counts.clamp(min=1), counts > 0
+
+
+def _confidence(entropy: torch.Tensor, largest: float) -> torch.Tensor:
+    """Laptev & Ginsburg's exponential normalisation of an entropy that is at most `largest`."""
+    return ((-entropy).exp() - math.exp(-largest)) / -math.expm1(-largest)
+
+
+def _cross_entropy(frames: ExitFrames) -> torch.Tensor:
+    if frames.previous_log_probs is None:
+        return frames.mean(-frames.finite[..., frames.blank_index], frames.valid)
+    return frames.mean(-(frames.previous_log_probs.float().exp() * frames.finite).sum(dim=-1), frames.valid)
+
+
+def _cosine(frames: ExitFrames) -> torch.Tensor:
+    states = torch.cosine_similarity(frames.hidden.float(), frames.previous_hidden.float(), dim=-1)
+    return frames.mean(states, frames.valid)
+
+
+def _token_mean(frames: ExitFrames, values: torch.Tensor) -> torch.Tensor:
+    return frames.mean(*frames.per_token(values))
+
+
+def _gibbs(frames: ExitFrames) -> torch.Tensor:
+    return _token_mean(frames, _confidence(frames.entropy, math.log(frames.log_probs.shape[-1])))
+
+
+def _renyi(frames: ExitFrames) -> torch.Tensor:
+    entropy = frames.power_sum.log() / (1 - ALPHA)
+    return _token_mean(frames, _confidence(entropy, math.log(frames.log_probs.shape[-1])))
+
+
+def _tsallis_min(frames: ExitFrames) -> torch.Tensor:
+    values, is_token = frames.per_token(frames.tsallis)
+    return values.masked_fill(~is_token, 1.0).amin(dim=1) * is_token.any(dim=1)
+
+
+def _tsallis_product(frames: ExitFrames) -> torch.Tensor:
+    values, is_token = frames.per_token(frames.tsallis)
+    return values.clamp(0.0, 1.0).masked_fill(~is_token, 1.0).prod(dim=1) * is_token.any(dim=1)
+
+
+# One line per signal; a new one is a function of `ExitFrames` to (batch,). All are 0 where no frame counts.
+SIGNALS: dict[str, Callable[[ExitFrames], torch.Tensor]] = {
+    # mean frame entropy, nats; over frames whose best token is not blank; mean over tokens of a token's mean
+    "entropy": lambda f: f.mean(f.entropy, f.valid),
+    "entropy_nonblank": lambda f: f.mean(f.entropy, f.spoken),
+    "entropy_token": lambda f: _token_mean(f, f.entropy),
+    # mean of the best probability, of best minus second; share of frames whose best token is blank
+    "confidence": lambda f: f.mean(f.top_probs[..., 0], f.valid),
+    "margin": lambda f: f.mean(f.top_probs[..., 0] - f.top_probs[..., 1], f.valid),
+    "blank_rate": lambda f: f.mean((f.path == f.blank_index).float(), f.valid),
+    # log-probability of the greedy path, nats per frame
+    "path_log_prob": lambda f: f.mean(f.finite.amax(dim=-1), f.valid),
+    # normalised entropies, 0 to 1: mean, least and product over tokens
+    "gibbs_confidence": _gibbs,
+    "tsallis_confidence": lambda f: _token_mean(f, f.tsallis),
+    "tsallis_min": _tsallis_min,
+    "tsallis_product": _tsallis_product,
+    "renyi_confidence": _renyi,
+    # compared with the exit before: mean of -sum p_previous log p; mean cosine of the layer states
+    "cross_entropy": _cross_entropy,
+    "cosine": _cosine,
+}
+ACOUSTIC_SIGNALS = tuple(SIGNALS)
 
 
 def acoustic_signals(
@@ -22,6 +180,7 @@ def acoustic_signals(
     previous_log_probs: torch.Tensor | None,
     previous_hidden: torch.Tensor,
     blank_index: int,
+    names: Sequence[str] = ACOUSTIC_SIGNALS,
 ) -> dict[str, torch.Tensor]:
     """Signals of one exit for a batch.
 
@@ -30,40 +189,39 @@ def acoustic_signals(
     log_probs : torch.Tensor of shape (batch, frames, tokens)
         Of this exit.
     hidden, previous_hidden : torch.Tensor of shape (batch, frames, dim)
-        Layer states at this exit and at the one before (the input of layer 1 before the first exit).
+        Layer states at this exit and at the one before (the input of layer 1 before the first exit). Read by
+        `cosine` only.
     n_frames : torch.Tensor of shape (batch,)
         Valid frames.
     previous_log_probs : torch.Tensor of shape (batch, frames, tokens) or None
         Of the exit before; None at the first exit, which is compared with the all-blank posterior (the empty
-        transcript).
+        transcript). Read by `cross_entropy` only.
     blank_index : int
         Index of blank.
+    names : sequence of str
+        Which of `SIGNALS`; others are not computed.
 
     Returns
     -------
     dict of str to torch.Tensor of shape (batch,)
-        `entropy`: mean frame entropy, nats. `entropy_nonblank`: over frames whose best token is not blank (0 where
-        there is none). `confidence`: mean of the best probability. `margin`: mean of best minus second. `blank_rate`:
-        share of frames whose best token is blank. `cross_entropy`: mean over frames of -sum p_previous log p.
-        `cosine`: mean cosine between the two states.
+        In the order of `names`, float32; what each is says `SIGNALS`.
+
+    Raises
+    ------
+    ValueError
+        When there is no signal of a name; those there are, are named.
+
+    Example
+    -------
+    >>> log_probs = torch.tensor([[[0.9, 0.05, 0.05], [0.1, 0.1, 0.8]]]).log()
+    >>> states = torch.ones(1, 2, 4)
+    >>> found = acoustic_signals(log_probs, states, torch.tensor([2]), previous_log_probs=None,
+    ...                          previous_hidden=states, blank_index=0, names=["confidence", "blank_rate"])
+    >>> {name: round(values.item(), 3) for name, values in found.items()}
+    {'confidence': 0.85, 'blank_rate': 0.5}
     """
-    log_probs, hidden, previous_hidden = log_probs.float(), hidden.float(), previous_hidden.float()
-    valid = torch.arange(log_probs.shape[1], device=log_probs.device) < n_frames.unsqueeze(1)
-    probs = log_probs.exp()
-    frame_entropy = -(probs * log_probs.clamp(min=-100.0)).sum(dim=-1)  # 0 log 0 is 0, not nan
-    top = log_probs.topk(2, dim=-1)
-    top_probs = top.values.exp()
-    spoken = valid & (top.indices[..., 0] != blank_index)
-    if previous_log_probs is None:
-        frame_cross = -log_probs[..., blank_index].clamp(min=-100.0)
-    else:
-        frame_cross = -(previous_log_probs.float().exp() * log_probs.clamp(min=-100.0)).sum(dim=-1)
-    return {
-        "entropy": _mean(frame_entropy, valid),
-        "entropy_nonblank": _mean(frame_entropy, spoken),
-        "confidence": _mean(top_probs[..., 0], valid),
-        "margin": _mean(top_probs[..., 0] - top_probs[..., 1], valid),
-        "blank_rate": _mean((top.indices[..., 0] == blank_index).float(), valid),
-        "cross_entropy": _mean(frame_cross, valid),
-        "cosine": _mean(torch.cosine_similarity(hidden, previous_hidden, dim=-1), valid),
-    }
+    unknown = [name for name in names if name not in SIGNALS]
+    if unknown:
+        raise ValueError(f"no acoustic signal {unknown[0]!r}; those there are: {', '.join(SIGNALS)}")
+    frames = ExitFrames(log_probs.float(), hidden, n_frames, previous_log_probs, previous_hidden, blank_index)
+    return {name: SIGNALS[name](frames) for name in names}

@@ -1,7 +1,7 @@
 """The test pass: every exit of every utterance of a set, into an exit table.
 
-One batch is in memory at a time and of it one exit's log-probs and the one's before; what grows with the set is the
-table's rows.
+One batch is in memory at a time and of it one exit's log-probs and those of the few before that it is compared with or
+averaged with; what grows with the set is the table's rows.
 """
 
 import logging
@@ -23,7 +23,9 @@ from eeasr_modules.models.decode import greedy_decode
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, acoustic_signals
 from eeasr_modules.models.walk import Walk
+from eeasr_modules.models.word_signals import WORD_SIGNALS
 from eeasr_modules.training.corpora import EvaluationSet
+from eeasr_modules.training.readings import PosteriorReadings, ReadExit
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ def length_batches(durations: list[float], batch_seconds: float) -> list[list[in
 
 @torch.no_grad()
 def read_exits(
-    model: MultiExit, wavs: torch.Tensor, n_samples: torch.Tensor
+    model: MultiExit, wavs: torch.Tensor, n_samples: torch.Tensor, *, on_exit: ReadExit | None = None
 ) -> tuple[list[list[list[int]]], dict[str, np.ndarray], np.ndarray]:
     """Tokens and acoustic signals of every exit for a batch.
 
@@ -59,6 +61,8 @@ def read_exits(
         Zero-padded.
     n_samples : torch.Tensor of shape (batch,)
         Valid samples.
+    on_exit : callable or None
+        Called at every exit with its `exit_index`, log-probs and frame counts, while they live.
 
     Returns
     -------
@@ -72,9 +76,11 @@ def read_exits(
     walk = Walk(model.encoder, wavs, n_samples)
     previous_hidden, previous_log_probs = walk.state.hidden, None
     tokens, columns = [], {name: [] for name in ACOUSTIC_SIGNALS}
-    for layer, head in zip(model.exit_layers, model.heads, strict=True):
+    for exit_index, (layer, head) in enumerate(zip(model.exit_layers, model.heads, strict=True)):
         hidden = walk.advance(layer)
         log_probs = head(hidden, walk.n_frames)
+        if on_exit is not None:
+            on_exit(exit_index, log_probs, walk.n_frames)
         tokens.append(greedy_decode(log_probs, walk.n_frames, blank_index=model.blank_index))
         signals = acoustic_signals(
             log_probs,
@@ -100,9 +106,11 @@ def collect(
     metadata: dict,
     limit: int | None = None,
     precision: str = "fp32",
+    average_exits: int = 0,
+    nbest: int = 0,
     progress: bool = True,
 ) -> ExitTable:
-    """The exit table of one set.
+    """The exit table of one set, with every acoustic signal and the lists of words' signals.
 
     Arguments
     ---------
@@ -122,6 +130,10 @@ def collect(
         An evenly spaced slice of each manifest.
     precision : str
         fp32, or bf16 and fp16 by autocast.
+    average_exits : int
+        Also transcribe the mean posterior of so many last exits; 0 for none.
+    nbest : int
+        Beam of the search for the signal `nbest_posterior`, which is slow; 0 for none.
     progress : bool
         Show a bar.
 
@@ -142,6 +154,7 @@ def collect(
     n, n_exits = len(utt_ids), len(model.exit_layers)
     hypotheses = np.empty((n, n_exits), dtype=object)
     signals = {name: np.empty((n, n_exits)) for name in ACOUSTIC_SIGNALS}
+    readings = PosteriorReadings(model, vocabulary, n, average_exits=average_exits, nbest=nbest)
     n_frames, n_samples = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
 
     batches = length_batches([items[utt_id]["duration"] for utt_id in utt_ids], batch_seconds)
@@ -151,7 +164,9 @@ def collect(
             lengths = torch.tensor([len(wav) for wav in wavs])
             padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
             with autocast:
-                tokens, batch_signals, frames = read_exits(model, padded.to(device), lengths.to(device))
+                tokens, batch_signals, frames = read_exits(
+                    model, padded.to(device), lengths.to(device), on_exit=readings.of(batch)
+                )
             n_frames[batch], n_samples[batch] = frames, lengths.numpy()
             for name, values in batch_signals.items():
                 signals[name][batch] = values
@@ -168,7 +183,9 @@ def collect(
         exit_layers=model.exit_layers,
         duration_s=n_samples / sample_rate,
         n_frames=n_frames,
-        signals=signals,
+        signals={**signals, **readings.signals},
+        word_lists=readings.word_lists,
+        averaged_hypotheses=readings.averaged_hypotheses,
         cost_macs=np.array([layers for layers, _ in macs]),
         head_macs=np.array([heads for _, heads in macs]),
         metadata=metadata,
@@ -212,24 +229,36 @@ def collect_or_reuse(
     *,
     metadata: dict,
     precision: str = "fp32",
+    average_exits: int = 0,
+    nbest: int = 0,
     **collect_options,
 ) -> ExitTable:
-    """The table at `path` if model, manifest, shift, seed and precision are the same; else a new one, written there."""
-    metadata = {**metadata, "precision": precision}
+    """The table at `path` if it is what would be collected; else a new one, written there.
+
+    It is when model, manifest, shift, seed, precision, averaging and beam are the same and no signal is missing.
+    """
+    options = {"precision": precision, "average_exits": average_exits, "nbest": nbest}
+    metadata = {**metadata, **options}
     if path.is_file():
         try:
             table = read_table(path)
         except (ValueError, OSError) as err:
             logger.warning("'%s' cannot be read (%s): collected again", path, err)
         else:
-            same = ("model_digest", "manifest_digest", "shift", "seed", "set_label", "precision")
-            if all(table.metadata.get(name) == metadata[name] for name in same):
+            if _is_what_would_be_collected(table, metadata):
                 logger.info("%s: model, data and seed are the same, table reused", path)
                 return table
-    table = collect(model, vocabulary, evaluation_set, metadata=metadata, precision=precision, **collect_options)
+    table = collect(model, vocabulary, evaluation_set, metadata=metadata, **options, **collect_options)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, path)
     return table
+
+
+def _is_what_would_be_collected(table: ExitTable, metadata: dict) -> bool:
+    asked = ("model_digest", "manifest_digest", "shift", "seed", "set_label", "precision", "average_exits", "nbest")
+    absent = {"average_exits": 0, "nbest": 0}  # of tables older than these
+    same = all(table.metadata.get(name, absent.get(name)) == metadata[name] for name in asked)
+    return same and set(ACOUSTIC_SIGNALS) <= set(table.signals) and set(WORD_SIGNALS) <= set(table.word_lists)
 
 
 def current_commit() -> str | None:

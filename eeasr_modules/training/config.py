@@ -116,6 +116,9 @@ def _check_together(config: Config) -> None:
         raise ValueError(f"tokens: {config.tokens} needs n_tokens, the size of the vocabulary")
     if config.n_epochs == 0 and config.init_from is None:
         raise ValueError("n_epochs: 0 only evaluates and needs init_from, a trained model folder")
+    for name in ("average_exits", "nbest"):
+        if getattr(config, name) == 1:
+            raise ValueError(f"{name} must be 0 (none) or at least 2, got 1")
     if config.encoder == "conformer":
         _check_conformer(config)
     else:

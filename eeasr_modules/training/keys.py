@@ -119,6 +119,8 @@ COMMON_KEYS: dict[str, Key] = {
     "n_workers": Key(int, low=0),
     # test pass
     "test_batch_seconds": _positive(float),
+    "average_exits": Key(int, low=0),
+    "nbest": Key(int, low=0),
 }
 
 CONFORMER_KEYS: dict[str, Key] = {

@@ -146,6 +146,8 @@ def collect_all(run: Run, model) -> tuple[ExitTable, list[ExitTable]]:
             batch_seconds=config.test_batch_seconds,
             limit=config.test_utterances,
             precision=run.run_opts.eval_precision,
+            average_exits=config.average_exits,
+            nbest=config.nbest,
             progress=not run.run_opts.noprogressbar,
         )
         write_transcripts(table, folder / "transcripts" / one.name)

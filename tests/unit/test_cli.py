@@ -1,5 +1,6 @@
 """The command `eeasr`: what a user types, and what comes back."""
 
+import json
 import subprocess
 import sys
 
@@ -89,7 +90,7 @@ def test_a_file_that_is_no_exit_table_is_refused(tmp_path, capsys):
 
 
 def test_an_unknown_command_lists_the_known(capsys):
-    assert failure(capsys, "analyse") == "unknown command 'analyse'; known: analyze, import-transcripts"
+    assert failure(capsys, "analyse") == "unknown command 'analyse'; known: analyze, import-transcripts, score"
     assert "COMMAND" in failure(capsys)
 
 
@@ -118,6 +119,54 @@ def test_a_folder_without_transcripts_is_refused(tmp_path, capsys):
     assert "format must be one of exit-traces" in failure(
         capsys, "import-transcripts", "--format", "x", tmp_path, "--split", "clean", "-o", tmp_path / "T"
     )
+
+
+def test_a_plain_file_is_imported(tmp_path, capsys):
+    rows = ["id\texit\thypothesis", "u\t2\tGo.", "u\t4\tgo left", "v\t2\tstop", "v\t4\tstop", "w\t4\tno"]
+    (tmp_path / "x.tsv").write_text("\n".join(rows))
+    (tmp_path / "r.tsv").write_text("id\treference\nu\tgo left\nv\tstop\nw\tno\n")
+    argv = ["import-transcripts", "--format", "plain", str(tmp_path / "x.tsv"), "-o", str(tmp_path / "T.parquet")]
+    argv += ["--references", str(tmp_path / "r.tsv"), "--normaliser", "words", "--set-name", "mine"]
+    assert "1 of 3 utterances" in failure(capsys, *argv) and not (tmp_path / "T.parquet").exists()
+    assert main([*argv, "--drop-incomplete"]) == 0
+    printed = capsys.readouterr().out
+    assert printed == f"{tmp_path / 'T.parquet'}: 2 utterances, exits after layers 2, 4; 1 incomplete left out\n"
+    table = read_table(tmp_path / "T.parquet")
+    assert table.errors.tolist() == [[1, 0], [0, 0]] and table.metadata["set_name"] == "mine"
+
+
+def test_a_table_is_scored(tables, tmp_path, capsys):
+    (tmp_path / "c.tsv").write_text("id\texit_layer\n" + "".join(f"test{i}\t4\n" for i in range(40)))
+    argv = ["score", str(tables["test"]), "--policy", "static(4), entropy", "--choices", str(tmp_path / "c.tsv")]
+    assert main([*argv, "--budgets", "3,0.75", "--out", str(tmp_path / "s")]) == 0
+    printed = capsys.readouterr().out
+    assert "# ExitBench: test" in printed and "## c.tsv" in printed and "## entropy" in printed
+    assert printed.endswith(f"Written: {tmp_path / 's' / 'score.json'}, {tmp_path / 's' / 'score.md'}\n")
+    score = json.loads((tmp_path / "s" / "score.json").read_text())
+    assert score["policies"][0]["points"][0]["wer"] == score["choices"][0]["points"][0]["wer"]
+    assert [b["layers"] for b in score["budgets"]] == [3.0, 4.5]
+
+
+def test_plain_transcripts_are_scored_without_a_table(tmp_path, capsys):
+    rows = ["id\texit\thypothesis\treference", "u\t2\tgo\tgo left", "u\t4\tgo left\tgo left"]
+    (tmp_path / "x.tsv").write_text("\n".join([*rows, "v\t2\tno\tno", "v\t4\tno\tno"]))
+    assert main(["score", str(tmp_path / "x.tsv"), "--set-name", "mine"]) == 0
+    assert "# ExitBench: mine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--budgets", "7,x"], "--budgets must be numbers separated by commas, got '7,x'"),
+        (["--budgets", "9"], "a budget must lie between the first and the last exit, 2 and 6, got 9"),
+        (["--policy", "margin"], "margin"),
+        (["--references", "r.tsv"], "are for plain files, not tables"),
+        (["--choices", "none.tsv"], "no file of transcripts or references at none.tsv"),
+    ],
+)
+def test_what_is_wrong_with_score_is_said_in_one_sentence(tables, tmp_path, capsys, options, sentence):
+    assert sentence in failure(capsys, "score", tables["test"], "--out", tmp_path / "s", *options)
+    assert not (tmp_path / "s").exists()
 
 
 def test_the_module_runs_as_a_program(root):

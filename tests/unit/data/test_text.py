@@ -114,6 +114,11 @@ def test_vocabularies_that_cannot_work_are_refused(tmp_path):
         load_vocabulary(tmp_path)
 
 
+def test_spellings_are_what_each_token_adds_to_a_transcript():
+    assert CharVocabulary().spellings[:3] == ("", " ", "A")
+    assert CharVocabulary(["<pad>", "<s>", "|", "A"]).spellings == ("", "", " ", "A")
+
+
 SENTENCES = [f"{first} {second}" for first in ("ENTER", "RUBOUT", "ERASE") for second in ("SIX", "SEVEN", "TEN")]
 
 
@@ -126,6 +131,7 @@ def test_subwords_survive_encoding_decoding_and_saving(tmp_path, model_type):
         ids = loaded.encode(sentence)
         assert vocabulary.blank_index not in ids
         assert loaded.decode([0, *ids, 0]) == sentence
+        assert "".join(loaded.spellings[index] for index in [0, *ids, 0]).strip() == sentence
     with pytest.raises(ValueError, match=r"cannot spell.*Q"):
         loaded.encode("SIX Q")
 

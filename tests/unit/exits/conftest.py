@@ -1,5 +1,7 @@
 """Small random exit tables, checked by construction like real ones."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ def random_table(seed: int = 0, *, n: int = 30, layers=(2, 4, 6, 8), n_speakers:
     duration = rng.uniform(0.5, 6.0, n).round(2)
     macs_up_to = duration[:, None] * (2.7 + 0.4 * np.array(layers))
     names = ("entropy", "confidence", "margin", "cosine", "char_change", "cross_entropy", "word_change")
+    names += ("nbest_posterior",)
     return ExitTable(
         utt_ids=np.array([f"s{i % n_speakers}-{i}" for i in range(n)]),
         speakers=np.array([f"s{i % n_speakers}" for i in range(n)]),
@@ -42,3 +45,19 @@ def random_table(seed: int = 0, *, n: int = 30, layers=(2, 4, 6, 8), n_speakers:
 def make_table():
     """The maker of random tables."""
     return random_table
+
+
+def with_words(table: ExitTable, *, seed: int = 0) -> ExitTable:
+    """The same table with random signals of words and averaged transcripts that are the next exit's."""
+    rng = np.random.default_rng(seed)
+    lists = [[rng.uniform(0, 1, len(text.split())) for text in row] for row in table.hypotheses]
+    later = np.r_[1 : table.n_exits, table.n_exits - 1]
+    averaged = {"hypotheses": table.hypotheses[:, later]}
+    averaged |= {name: getattr(table, name)[:, later] for name in ("n_sub", "n_del", "n_ins", "n_char_errors")}
+    return replace(table, word_lists={"word_entropy": lists}, averaged=averaged)
+
+
+@pytest.fixture
+def add_words():
+    """Adds word lists and averaged transcripts to a table."""
+    return with_words

@@ -6,6 +6,7 @@ from eeasr_modules.exits.bootstrap import (
     blocks_of,
     bootstrap_above_static,
     bootstrap_difference,
+    bootstrap_test,
     bootstrap_wer,
 )
 from eeasr_modules.exits.bounds import static_line
@@ -108,3 +109,15 @@ def test_beyond_the_best_exit_the_static_line_is_flat():
         chosen_costs=5 * ones,  # more than any exit costs: deciding was dear
     )
     assert (interval.estimate, interval.low, interval.high) == pytest.approx((0, 0, 0))
+
+
+def test_the_p_value_is_small_where_the_interval_leaves_out_zero():
+    rng = np.random.default_rng(0)
+    words, speakers = np.full(300, 10), np.array([f"s{i % 30}" for i in range(300)])
+    errors = rng.integers(0, 4, 300)
+    arguments = {"n_ref_words": words, "speakers": speakers}
+    for other, clear in ((errors + rng.integers(0, 2, 300), True), (rng.permutation(errors), False)):
+        interval, p = bootstrap_test(errors, other, **arguments, rng=np.random.default_rng(1))
+        assert interval == bootstrap_difference(errors, other, **arguments, rng=np.random.default_rng(1))
+        assert (p < 0.05) == clear == (interval.high < 0)
+    assert bootstrap_test(errors, errors, **arguments, rng=rng)[1] == 1.0

@@ -92,3 +92,36 @@ def test_files_that_are_no_exit_tables_are_refused_in_one_sentence(make_table, t
     pq.write_table(gaps, tmp_path / "gaps.parquet")
     with pytest.raises(ValueError, match=r"column gaps of .* must have no gaps, got 1"):
         read_table(tmp_path / "gaps.parquet")
+
+
+def test_word_lists_and_averaged_transcripts_come_back_exactly(make_table, add_words, tmp_path):
+    table = add_words(make_table())
+    write_table(table, tmp_path / "t.parquet")
+    back = read_table(tmp_path / "t.parquet")
+    assert list(back.word_lists) == ["word_entropy"] and list(back.signals) == list(table.signals)
+    for one, two in zip(back.word_lists["word_entropy"].ravel(), table.word_lists["word_entropy"].ravel()):
+        assert one.dtype == np.float32 and one.tolist() == two.tolist()
+    for name, values in table.averaged.items():
+        assert (back.averaged[name] == values).all(), name
+    assert pq.read_schema(tmp_path / "t.parquet").field("word_entropy").type == pa.list_(pa.float32())
+
+
+def test_transcripts_without_words_have_empty_lists(tmp_path):
+    common = {"utt_ids": ["u", "v"], "exit_layers": [1, 2], "duration_s": [1.0, 1.0], "n_frames": [9, 9]}
+    lists = {"word_margin": [[[], [0.5]], [[], [0.25]]]}
+    table = ExitTable.from_hypotheses([["", "a"], ["", "b"]], ["a", "a"], word_lists=lists, **common)
+    write_table(table, tmp_path / "t.parquet")
+    back = read_table(tmp_path / "t.parquet").word_lists["word_margin"]
+    assert [[cell.tolist() for cell in row] for row in back] == lists["word_margin"]
+
+
+def test_half_of_the_averaged_columns_or_lists_of_texts_are_refused(make_table, add_words, tmp_path):
+    write_table(add_words(make_table(n=3)), tmp_path / "t.parquet")
+    stored = pq.read_table(tmp_path / "t.parquet")
+    pq.write_table(stored.drop_columns(["averaged_n_sub"]), tmp_path / "half.parquet")
+    with pytest.raises(ValueError, match="needs the columns averaged_n_sub"):
+        read_table(tmp_path / "half.parquet")
+    texts = pa.array([["a"]] * stored.num_rows)
+    pq.write_table(stored.append_column("word_tags", texts), tmp_path / "texts.parquet")
+    with pytest.raises(ValueError, match=r"column word_tags .* must hold numbers, as signals do, or lists of them"):
+        read_table(tmp_path / "texts.parquet")

@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 
-from eeasr_modules.exits.stats import auroc, overthinking, pooled_wer, signal_auroc
+from eeasr_modules.exits.stats import auroc, overthinking, pooled_auroc, pooled_wer, signal_auroc, signal_aurocs
 
 
 def test_wer_is_summed_errors_over_summed_words_not_a_mean():
@@ -33,3 +35,24 @@ def test_a_signal_is_oriented_by_what_it_means(make_table):
     for name in ("entropy", "confidence", "nbest_posterior"):
         assert signal_auroc(table, name).tolist() == [1, 1, 1]
     assert np.abs(signal_auroc(table, "char_change") - 0.5).max() < 0.15
+
+
+def test_pooled_auroc_takes_all_inner_exits_as_one_sample(make_table):
+    table = make_table(n=100)
+    inner = table.errors[:, :-1] <= table.errors[:, -1:]
+    for name, sign in (("entropy", -1), ("confidence", 1)):
+        values = sign * table.signals[name][:, :-1]
+        true, false = values[inner][:, None], values[~inner][None, :]
+        assert pooled_auroc(table, name) == pytest.approx(((true > false) + 0.5 * (true == false)).mean())
+
+
+def test_worth_of_all_signals_is_json_even_where_undefined(make_table):
+    table = make_table(n=20)
+    worth = signal_aurocs(table)
+    assert set(worth) == set(table.signals)
+    assert worth["entropy"]["per_exit"] == pytest.approx(signal_auroc(table, "entropy").tolist())
+    table.n_sub[:] = 0
+    table.n_ins[:] = 0
+    undefined = signal_aurocs(table)
+    assert undefined["entropy"] == {"per_exit": [None] * 3, "pooled": None}
+    json.dumps(undefined, allow_nan=False)

@@ -100,3 +100,56 @@ def test_a_table_without_utterances_or_reference_words_is_refused(make_table):
         ExitTable.from_hypotheses([["a", "b"]], ["a"], **common)
     with pytest.raises(ValueError, match="references must number 1"):
         ExitTable.from_hypotheses([["a"]], ["a", "b"], **common)
+
+
+def test_word_lists_and_averaged_transcripts_go_with_their_utterances(make_table, add_words):
+    table = add_words(make_table())
+    kept = table.select(np.array([4, 1]))
+    assert kept.signal("word_entropy")[0, 2].tolist() == table.word_lists["word_entropy"][4, 2].tolist()
+    assert kept.averaged["hypotheses"].tolist() == table.hypotheses[[4, 1]][:, [1, 2, 3, 3]].tolist()
+    assert kept.word_lists["word_entropy"][1, 0].dtype == np.float32
+    with pytest.raises(KeyError, match=r"it has: .*word_entropy"):
+        table.signal("word_margin")
+
+
+def test_the_averaged_output_has_its_own_errors_and_the_same_signals(make_table, add_words):
+    table = add_words(make_table())
+    output = table.averaged_output()
+    assert (output.errors == table.errors[:, [1, 2, 3, 3]]).all()
+    assert (output.signals["entropy"] == table.signals["entropy"]).all()
+    assert output.averaged is None and output.word_lists == {}
+    with pytest.raises(ValueError, match="collect it with average_exits"):
+        make_table().averaged_output()
+
+
+def lists_with(table, cell, values):
+    lists = table.word_lists["word_entropy"].copy()
+    lists[cell] = np.array(values)
+    return {"word_entropy": lists}
+
+
+REFUSED_WORDS = [
+    ("word_lists", lambda t: lists_with(t, (2, 1), [0.1]), "a number for each word .* 's2-2' at exit 1"),
+    ("word_lists", lambda t: lists_with(t, (2, 1), [[0.1, 0.2, 0.3]]), "a number for each word"),
+    (
+        "word_lists",
+        lambda t: lists_with(t, (3, 0), [0.1, np.nan, 0.2]),
+        "word_entropy must be finite.* 's3-3' at exit 0",
+    ),
+    ("word_lists", lambda t: {"word_entropy": t.word_lists["word_entropy"][:, :2]}, r"must have shape \(30, 4\)"),
+    (
+        "word_lists",
+        lambda t: {"margin": t.word_lists["word_entropy"]},
+        "must differ from columns and signals, got margin",
+    ),
+    ("averaged", lambda t: {"hypotheses": t.hypotheses}, "averaged must hold hypotheses, n_sub, .* got hypotheses"),
+    ("averaged", lambda t: {**t.averaged, "n_sub": t.n_sub[:2]}, r"averaged n_sub must have shape \(30, 4\)"),
+    ("averaged", lambda t: {**t.averaged, "n_ins": t.n_ins - 9}, "averaged n_ins must not be negative"),
+]
+
+
+@pytest.mark.parametrize("name, value, message", REFUSED_WORDS)
+def test_broken_word_lists_and_averages_are_refused_in_one_sentence(make_table, add_words, name, value, message):
+    table = add_words(make_table())
+    with pytest.raises(ValueError, match=message):
+        replace(table, **{name: value(table)})

@@ -56,17 +56,26 @@ def test_a_model_with_one_exit_and_no_signals_is_read_too(traces):
 def test_what_is_not_there_or_not_whole_is_refused(traces):
     with pytest.raises(ValueError, match="split must be one of clean, other, got 'dev'"):
         import_transcripts(traces, "dev")
-    with pytest.raises(ValueError, match="format must be one of exit-traces, got 'kaldi'"):
+    with pytest.raises(ValueError, match="format must be one of exit-traces, plain, got 'kaldi'"):
         import_transcripts(traces, "clean", format="kaldi")
     with pytest.raises(FileNotFoundError, match=r"expected test.clean_results.txt \(or .xz\) in .*none"):
         import_transcripts(traces, "clean", model="none")
     results = traces / "ee40" / "test.clean_results.txt"
     whole = results.read_text()
     results.write_text(whole + "file: 5-5-5.flac\nexpected: x\n\tlayer_2: x\n")
-    with pytest.raises(ValueError, match=r"must have layers \[2, 12\], but '5-5-5' has \[2\]"):
+    with pytest.raises(ValueError, match=r"1 of 3 utterances .* '5-5-5', which lacks layer 12 of \[2, 12\]"):
         import_transcripts(traces, "clean")
     results.write_text(whole + "file: 5-5-5.flac\n")
-    with pytest.raises(ValueError, match="not whole"):
+    with pytest.raises(ValueError, match="'5-5-5', which lacks its line 'expected'"):
+        import_transcripts(traces, "clean")
+    results.write_text(whole + BLOCK.format(id="12-3-0001", ref="x", a="x", b="x"))
+    with pytest.raises(ValueError, match=r"line 11 of .* begins '12-3-0001' again"):
+        import_transcripts(traces, "clean")
+    results.write_text(whole + "\tlayer_12: again\n")
+    with pytest.raises(ValueError, match=r"line 11 of .* says again what layer 12 heard in '14-3-0002'"):
+        import_transcripts(traces, "clean")
+    results.write_text("")
+    with pytest.raises(ValueError, match="it is empty"):
         import_transcripts(traces, "clean")
     results.write_text("hello\n")
     with pytest.raises(ValueError, match=r"line 1 of .* must begin with file"):
@@ -75,6 +84,24 @@ def test_what_is_not_there_or_not_whole_is_refused(traces):
     (traces / "ee40" / "entropy_2.txt").write_text("-0.1 0.5\n")
     with pytest.raises(ValueError, match=r"entropy_2.txt must have a line for each utterance .*\(3 in"):
         import_transcripts(traces, "clean")
+    (traces / "ee40" / "entropy_2.txt").write_text("-0.1 0.5\nnan 0.5\n-0.1 0.5\n")
+    with pytest.raises(ValueError, match=r"line 2 of .*entropy_2.txt: the value must be a finite number, got 'nan'"):
+        import_transcripts(traces, "clean")
     (traces / "ee40" / "test.other_results.txt.xz").write_bytes(b"no xz")
     with pytest.raises(ValueError, match="cannot be read as text"):
         import_transcripts(traces, "other")
+
+
+def test_blocks_that_are_not_whole_can_be_left_out_with_their_signals(traces):
+    results = traces / "ee40" / "test.clean_results.txt"
+    results.write_text(results.read_text().replace("\tlayer_2: a bg dog\n", ""))
+    table = import_transcripts(traces, "clean", drop_incomplete=True)
+    assert table.utt_ids.tolist() == ["14-3-0002"] and table.metadata["n_dropped"] == 1
+    assert table.signal("entropy") == pytest.approx(32 * np.array([[0.03, 0.005]]))
+
+
+def test_options_of_another_format_are_refused(traces, tmp_path):
+    with pytest.raises(ValueError, match="references, normaliser cannot be given with format exit-traces"):
+        import_transcripts(traces, "clean", references="r.tsv", normaliser="upper")
+    with pytest.raises(ValueError, match="split cannot be given with format plain"):
+        import_transcripts(tmp_path / "x.tsv", "clean", format="plain")

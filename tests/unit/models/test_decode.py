@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eeasr_modules.models.decode import greedy_decode
+from eeasr_modules.models.decode import average_posteriors, greedy_decode
 
 
 def decode(*frames, n_frames=None, n_tokens=4, blank=0):
@@ -41,3 +41,19 @@ def test_log_probs_logits_and_probs_say_the_same():
     lengths = torch.tensor([20, 7, 13])
     same = [greedy_decode(f(logits), lengths, blank_index=2) for f in (lambda x: x, torch.exp, lambda x: x.softmax(-1))]
     assert same[0] == same[1] == same[2] and all(same[0])
+
+
+def test_averaged_posteriors_are_probabilities_and_of_one_exit_its_own():
+    one, two, three = (
+        torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(seed)).log_softmax(dim=-1) for seed in range(3)
+    )
+    mean = average_posteriors([one, two, three]).exp()
+    torch.testing.assert_close(mean, (one.exp() + two.exp() + three.exp()) / 3)
+    torch.testing.assert_close(mean.sum(dim=-1), torch.ones(2, 5))
+    torch.testing.assert_close(average_posteriors([one]), one)
+
+
+def test_averaging_lets_two_sure_exits_outvote_an_unsure_one():
+    unsure, sure = torch.tensor([[[0.1, 0.5, 0.4]]]).log(), torch.tensor([[[0.0, 0.1, 0.9]]]).log()
+    assert greedy_decode(unsure, torch.tensor([1]), blank_index=0) == [[1]]
+    assert greedy_decode(average_posteriors([unsure, sure]), torch.tensor([1]), blank_index=0) == [[2]]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, acoustic_signals
+from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, SIGNALS, acoustic_signals
 
 # two frames of three tokens, blank is token 0; the first frame is blank, the second is token 2
 PROBS = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])
@@ -14,7 +14,9 @@ HIDDEN = torch.tensor([[[1.0, 0.0], [3.0, 4.0]]])
 PREVIOUS_HIDDEN = torch.tensor([[[0.0, 2.0], [6.0, 8.0]]])
 
 
-def signals(probs=PROBS, hidden=HIDDEN, n_frames=(2,), *, previous=PREVIOUS, previous_hidden=PREVIOUS_HIDDEN, blank=0):
+def signals(
+    probs=PROBS, hidden=HIDDEN, n_frames=(2,), *, previous=PREVIOUS, previous_hidden=PREVIOUS_HIDDEN, blank=0, **names
+):
     return acoustic_signals(
         probs.log(),
         hidden,
@@ -22,7 +24,15 @@ def signals(probs=PROBS, hidden=HIDDEN, n_frames=(2,), *, previous=PREVIOUS, pre
         previous_log_probs=None if previous is None else previous.log(),
         previous_hidden=previous_hidden,
         blank_index=blank,
+        **names,
     )
+
+
+def tsallis(*probs):
+    """Normalised exponentially, alpha 1/3."""
+    largest = (len(probs) ** (2 / 3) - 1) / (2 / 3)
+    own = (sum(p ** (1 / 3) for p in probs) - 1) / (2 / 3)
+    return (math.exp(-own) - math.exp(-largest)) / (1 - math.exp(-largest))
 
 
 def entropy(*probs):
@@ -38,9 +48,16 @@ def test_every_signal_has_the_value_worked_out_by_hand():
     expected = {
         "entropy": (entropy(0.5, 0.25, 0.25) + entropy(0.1, 0.2, 0.7)) / 2,
         "entropy_nonblank": entropy(0.1, 0.2, 0.7),
+        "entropy_token": entropy(0.1, 0.2, 0.7),
         "confidence": (0.5 + 0.7) / 2,
         "margin": (0.25 + 0.5) / 2,
         "blank_rate": 0.5,
+        "path_log_prob": (math.log(0.5) + math.log(0.7)) / 2,
+        "gibbs_confidence": (3 * math.exp(-entropy(0.1, 0.2, 0.7)) - 1) / 2,
+        "tsallis_confidence": tsallis(0.1, 0.2, 0.7),
+        "tsallis_min": tsallis(0.1, 0.2, 0.7),
+        "tsallis_product": tsallis(0.1, 0.2, 0.7),
+        "renyi_confidence": (3 * sum(p ** (1 / 3) for p in (0.1, 0.2, 0.7)) ** -1.5 - 1) / 2,
         "cross_entropy": sum(cross) / 2,
         "cosine": (0.0 + 1.0) / 2,
     }
@@ -104,3 +121,62 @@ def test_signals_are_float32_whatever_came():
     )
     assert {values.dtype for values in half.values()} == {torch.float32}
     assert half["confidence"].item() == pytest.approx(0.6, abs=0.01)
+
+
+# six frames: blank, token 1 for two frames, token 2, blank, token 2 again: three tokens
+RUNS = torch.tensor([[[8, 1, 1], [1, 8, 1], [2, 6, 2], [0.5, 0.5, 9], [9, 0.5, 0.5], [3, 3, 4]]]) / 10
+
+
+def of_runs(*names, n_frames=6):
+    probs = torch.cat([RUNS, torch.tensor([[[0.0, 1.0, 0.0]] * 2])], dim=1)  # and two of padding
+    states = torch.ones(1, 8, 2)
+    found = signals(probs, states, (n_frames,), previous=None, previous_hidden=states, names=names)
+    assert tuple(found) == names
+    return [values.item() for values in found.values()]
+
+
+def test_a_token_counts_once_however_many_frames_it_lasts():
+    per_token = [
+        (entropy(0.1, 0.8, 0.1) + entropy(0.2, 0.6, 0.2)) / 2,
+        entropy(0.05, 0.05, 0.9),
+        entropy(0.3, 0.3, 0.4),
+    ]
+    assert of_runs("entropy_token")[0] == pytest.approx(sum(per_token) / 3, abs=1e-6)
+    assert of_runs("entropy_token", n_frames=3)[0] == pytest.approx(per_token[0], abs=1e-6)
+
+
+def test_normalised_entropies_are_aggregated_over_tokens_by_mean_least_and_product():
+    one = [(tsallis(0.1, 0.8, 0.1) + tsallis(0.2, 0.6, 0.2)) / 2, tsallis(0.05, 0.05, 0.9), tsallis(0.3, 0.3, 0.4)]
+    found = of_runs("tsallis_confidence", "tsallis_min", "tsallis_product")
+    assert found == pytest.approx([sum(one) / 3, min(one), math.prod(one)], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in SIGNALS if name.endswith("_confidence") or "tsallis" in name])
+@pytest.mark.parametrize("n_tokens", [3, 29, 1000])
+def test_a_normalised_entropy_is_0_where_all_tokens_are_equally_likely_and_1_where_one_is_certain(name, n_tokens):
+    states = torch.ones(2, 1, 2)
+    certain = torch.zeros(n_tokens)
+    certain[1] = 1.0
+    even = torch.full((n_tokens,), 1.0 / n_tokens)
+    even[1] += 1e-6  # so that the best is not blank
+    probs = torch.stack([certain, even]).unsqueeze(1)
+    found = signals(probs, states, (1, 1), previous=None, previous_hidden=states, names=[name])[name]
+    assert found.tolist() == pytest.approx([1.0, 0.0], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "name", ["entropy_nonblank", "entropy_token", "tsallis_min", "tsallis_product", "gibbs_confidence"]
+)
+def test_signals_of_tokens_are_0_where_nothing_was_said(name):
+    states = torch.ones(1, 2, 2)
+    blanks = torch.tensor([[[0.9, 0.05, 0.05]] * 2])
+    found = signals(blanks, states, previous=None, previous_hidden=states, names=[name])
+    assert found[name].item() == 0.0
+
+
+def test_a_signal_alone_is_what_it_is_among_all_and_unknown_ones_are_refused():
+    every = signals()
+    for name in SIGNALS:
+        assert signals(names=[name])[name].item() == every[name].item()
+    with pytest.raises(ValueError, match=r"no acoustic signal 'entrpy'; those there are: entropy, entropy_nonblank"):
+        signals(names=["entrpy"])

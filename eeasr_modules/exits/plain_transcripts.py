@@ -1,0 +1,215 @@
+"""Exit tables from a plain file that anyone can write: a row per utterance and exit, TSV or JSON lines.
+
+    id      exit  hypothesis      speaker  duration_s  entropy
+    utt-1   6     a bg dog        ann      1.9         0.41
+    utt-1   12    a big dog       ann      1.9         0.02
+
+`exit` is the number of encoder layers run. References stand in a column `reference`, or in a file of their own with a
+row per utterance (`id, reference[, speaker, duration_s]`). Every further column is a signal. Files may be compressed
+(`.gz`, `.xz`). The whole format: docs/transcripts-format.md.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits.signals_text import TEXT_SIGNALS
+from eeasr_modules.exits.table import ExitTable
+from eeasr_modules.exits.transcript_files import (
+    FRAMES_PER_S,
+    approximate_duration_s,
+    complete_only,
+    layer_of,
+    number_of,
+    read_rows,
+)
+
+NORMALISERS: dict[str, Callable[[str], str]] = {
+    "none": lambda text: text,
+    "upper": lambda text: " ".join(text.upper().split()),
+    # letters, digits and apostrophes are kept; what stands between words is one space
+    "words": lambda text: " ".join(re.sub(r"[^\w']|_", " ", text.upper().replace("\u2019", "'")).split()),
+}
+_PER_UTTERANCE = ("reference", "speaker", "duration_s")
+_KEYS = ("id", "exit", "hypothesis")
+
+
+@dataclass
+class _Utterance:
+    """What the rows of one utterance say."""
+
+    hypotheses: dict[int, str] = field(default_factory=dict)
+    signals: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    said: dict[str, Any] = field(default_factory=dict)  # reference, speaker, duration_s
+
+
+def read_plain(
+    path: str | Path,
+    references: str | Path | None = None,
+    *,
+    drop_incomplete: bool = False,
+    normaliser: str = "none",
+    set_name: str | None = None,
+) -> ExitTable:
+    """An exit table from a plain file of transcripts.
+
+    Arguments
+    ---------
+    path : str or Path
+        TSV with a header line (`.tsv`, `.txt`), or JSON lines (`.jsonl`, `.json`); also `.gz` or `.xz` of these.
+    references : str or Path, or None
+        File of the references; None where the transcripts' file holds them.
+    drop_incomplete : bool
+        True leaves out utterances that lack exits, a reference or all transcripts, and counts them in the
+        metadata (`n_dropped`); False refuses them.
+    normaliser : str
+        A key of `NORMALISERS`, applied to references and transcripts alike.
+    set_name : str or None
+        Name of the set; None takes the file's.
+
+    Returns
+    -------
+    ExitTable
+        Durations that are not given are approximated from the reference's length, and the metadata says so.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a file is not there.
+    ValueError
+        When a line cannot be read (file and line are named), or utterances are incomplete.
+    """
+    path = Path(path)
+    if normaliser not in NORMALISERS:
+        raise ValueError(f"normaliser must be one of {', '.join(NORMALISERS)}, got {normaliser!r}")
+    utterances, signal_names = _read_transcripts(path)
+    listed = _read_references(Path(references)) if references is not None else {}
+    _join(utterances, listed, path, references)
+    exit_layers = sorted({layer for one in utterances.values() for layer in one.hypotheses})
+    kept = complete_only(
+        {name: _lacks(one, exit_layers) for name, one in utterances.items()},
+        drop_incomplete=drop_incomplete,
+        source=path,
+    )
+    normal = NORMALISERS[normaliser]
+    rows = [utterances[name] for name in kept]
+    texts = [normal(one.said["reference"]) for one in rows]
+    durations, approximate = _durations(rows, texts, path)
+    shape = (len(rows), len(exit_layers), len(signal_names))
+    signals = np.array([[one.signals[layer] for layer in exit_layers] for one in rows]).reshape(shape)
+    return ExitTable.from_hypotheses(
+        [[normal(one.hypotheses[layer]) for layer in exit_layers] for one in rows],
+        texts,
+        utt_ids=kept,
+        speakers=[one.said.get("speaker", "") for one in rows],
+        exit_layers=exit_layers,
+        duration_s=durations,
+        n_frames=np.round(FRAMES_PER_S * durations).astype(np.int64),
+        signals={name: signals[:, :, j] for j, name in enumerate(signal_names)},
+        metadata={
+            "set_name": set_name or path.name.split(".")[0],
+            "set_label": "unknown",
+            "n_layers": exit_layers[-1],
+            "normaliser": normaliser,
+            "seed": 0,
+            "duration_is_approximate": approximate,
+            "n_dropped": len(utterances) - len(kept),
+        },
+    )
+
+
+def _read_transcripts(path: Path) -> tuple[dict[str, _Utterance], list[str]]:
+    """Utterances by id in the file's order, and the names of the signals."""
+    utterances: dict[str, _Utterance] = {}
+    signal_names: list[str] | None = None
+    for place, row in read_rows(path, needed=_KEYS):
+        name, layer = _text(row, "id", place), layer_of(row["exit"], place)
+        if not name:
+            raise ValueError(f"{place}: the id must not be empty")
+        utterance = utterances.setdefault(name, _Utterance())
+        if layer in utterance.hypotheses:
+            raise ValueError(f"{place} says again what exit {layer} of {name!r} heard; every id and exit stand once")
+        utterance.hypotheses[layer] = _text(row, "hypothesis", place)
+        _note(utterance, row, name, place)
+        names = [key for key in row if key not in (*_KEYS, *_PER_UTTERANCE)]
+        if signal_names is None:
+            signal_names = names
+            if computed := [key for key in names if key in TEXT_SIGNALS]:
+                raise ValueError(f"{place}: {', '.join(computed)} is computed from the transcripts; leave it out")
+        elif set(names) != set(signal_names):
+            odd = sorted(set(names) ^ set(signal_names))
+            raise ValueError(f"{place}: every row must have the same signals, but {', '.join(odd)} is not in all")
+        utterance.signals[layer] = tuple(number_of(row[key], key, place) for key in signal_names)
+    return utterances, signal_names or []
+
+
+def _read_references(path: Path) -> dict[str, _Utterance]:
+    listed: dict[str, _Utterance] = {}
+    for place, row in read_rows(path, needed=("id", "reference")):
+        name = _text(row, "id", place)
+        if name in listed:
+            raise ValueError(f"{place}: {name!r} occurs more than once; every id stands once")
+        listed[name] = _Utterance()
+        _note(listed[name], row, name, place)
+    return listed
+
+
+def _note(utterance: _Utterance, row: dict[str, Any], name: str, place: str) -> None:
+    """Keep what belongs to the utterance; empty speakers and durations are unknown."""
+    for key in _PER_UTTERANCE:
+        value = row.get(key)
+        if value is None or (value == "" and key != "reference"):
+            continue
+        value = number_of(value, key, place) if key == "duration_s" else _text(row, key, place)
+        if key == "duration_s" and value <= 0:
+            raise ValueError(f"{place}: duration_s must be above 0, got {value:g}")
+        if utterance.said.setdefault(key, value) != value:
+            raise ValueError(f"{place}: the {key} of {name!r} must be the same in all of its rows, got {value!r}")
+
+
+def _join(
+    utterances: dict[str, _Utterance], listed: dict[str, _Utterance], path: Path, references: str | Path | None
+) -> None:
+    """Give every utterance what the references' file says; those without transcripts come along, to be counted."""
+    for name, one in listed.items():
+        utterance = utterances.setdefault(name, _Utterance())
+        for key, value in one.said.items():
+            if utterance.said.setdefault(key, value) != value:
+                raise ValueError(f"the {key} of {name!r} differs between {path} and {references}; give it once")
+    if all("reference" not in one.said for one in utterances.values()):
+        raise ValueError(
+            f"{path} holds no references; add a column 'reference', or give a file with id and reference "
+            f"by --references"
+        )
+
+
+def _lacks(utterance: _Utterance, exit_layers: list[int]) -> str:
+    missing = [layer for layer in exit_layers if layer not in utterance.hypotheses]
+    if len(missing) == len(exit_layers):
+        return "its transcripts"
+    if missing:
+        return f"exit {', '.join(map(str, missing))} of {exit_layers}"
+    return "" if "reference" in utterance.said else "its reference"
+
+
+def _durations(rows: list[_Utterance], references: list[str], path: Path) -> tuple[np.ndarray, bool]:
+    """Seconds, and whether they are guessed; a mixture of measured and guessed weights would mean nothing."""
+    known = ["duration_s" in one.said for one in rows]
+    if not any(known):
+        return approximate_duration_s(references), True
+    if not all(known):
+        raise ValueError(
+            f"duration_s of {path} must be given for all utterances or none, got {sum(known)} of {len(known)}"
+        )
+    return np.array([one.said["duration_s"] for one in rows]), False
+
+
+def _text(row: dict[str, Any], key: str, place: str) -> str:
+    value = row[key]
+    if not isinstance(value, str) and (key not in ("id", "speaker") or not isinstance(value, int)):
+        raise ValueError(f"{place}: {key} must be text, got {value!r}")
+    return str(value).strip() if key in ("id", "speaker") else str(value)

@@ -1,0 +1,246 @@
+"""ExitBench: anyone's per-exit transcripts, and anyone's choices of exits, scored in one frozen way.
+
+Definitions, files and rules: docs/exitbench.md. In short: word errors are pooled; depth is weighted by seconds; on the
+sets that `KNOWN_SETS` recognises by their references, seconds come from the references' lengths, so that
+everybody's depth counts the same; open policies are cross-fitted over ten folds of speakers
+(`cross_fit.speaker_folds`); intervals are 1,000 draws of speakers from a fixed seed.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits.bootstrap import Interval, bootstrap_above_static, bootstrap_wer
+from eeasr_modules.exits.bounds import Frontier, gap_closed, oracle_a, oracle_b, oracle_c, static_line
+from eeasr_modules.exits.choices import exit_costs, mean_cost, replay
+from eeasr_modules.exits.cross_fit import cross_fit
+from eeasr_modules.exits.edits import count_word_edits
+from eeasr_modules.exits.plain_transcripts import NORMALISERS
+from eeasr_modules.exits.policies import Policy
+from eeasr_modules.exits.score_baselines import BASELINES, KNOWN_SETS
+from eeasr_modules.exits.score_choices import Choices, bench_table, set_digest
+from eeasr_modules.exits.stats import overthinking, pooled_wer
+from eeasr_modules.exits.table import ExitTable
+
+SCORE_VERSION = 1
+BUDGETS = (7 / 12, 8 / 12, 9 / 12, 10 / 12)  # shares of full depth; on twelve layers 7, 8, 9, 10
+N_DRAWS = 1000
+SEED = 0
+
+
+def score_table(
+    table: ExitTable,
+    *,
+    policies: Sequence[Policy] = (),
+    choices: Sequence[Choices] = (),
+    budgets: Sequence[float] = BUDGETS,
+) -> dict[str, Any]:
+    """Everything that ExitBench says about a table, policies and choices on it.
+
+    Arguments
+    ---------
+    table : ExitTable
+        Transcripts of every exit.
+    policies : sequence of policies
+        Open ones are cross-fitted at every budget; the others are replayed as they are.
+    choices : sequence of Choices
+        Decisions made elsewhere.
+    budgets : sequence of float
+        Mean depths: up to 1 shares of the full depth, above 1 layers.
+
+    Returns
+    -------
+    dict
+        As docs/exitbench.md lists; JSON can hold it.
+
+    Raises
+    ------
+    ValueError
+        When a budget is not reachable, or a policy cannot decide on this table.
+    """
+    table = bench_table(table)
+    known = KNOWN_SETS.get(set_digest(table))
+    lines = lines_of(table)
+    layers = [budget_layers(budget, table) for budget in budgets]
+    baselines = BASELINES.get(known, [])
+    single = next((wer for one in baselines if one["kind"] == "single exit" for wer in one["wer_at"].values()), None)
+    return {
+        "schema_version": SCORE_VERSION,
+        "set": _set_numbers(table, known),
+        "exits": [_exit_numbers(table, k) for k in range(table.n_exits)],
+        "oracles": {name: _oracle_point(table, chosen) for name, chosen in _oracles(table).items()},
+        "overthinking": vars(overthinking(table.errors)),
+        "single_exit_wer": single,
+        "budgets": [
+            {"layers": b, "static": _finite(lines[0].at(b)), "oracle_c": _finite(lines[1].at(b))} for b in layers
+        ],
+        "policies": [_score_policy(policy, table, layers, lines) for policy in policies],
+        "choices": [{"name": one.name, "points": [_choice_point(one, table, lines)]} for one in choices],
+        "baselines": baselines,
+    }
+
+
+def budget_layers(budget: float, table: ExitTable) -> float:
+    """A budget as a mean depth.
+
+    Arguments
+    ---------
+    budget : float
+        Up to 1 a share of the last exit's depth, above 1 layers.
+    table : ExitTable
+        Whose depth.
+
+    Returns
+    -------
+    float
+    """
+    first, last = table.exit_layers[0], table.exit_layers[-1]
+    layers = budget * last if budget <= 1 else budget
+    if not first <= layers <= last:
+        raise ValueError(f"a budget must lie between the first and the last exit, {first} and {last}, got {budget:g}")
+    return round(float(layers), 6)
+
+
+def point_numbers(
+    table: ExitTable, exit_index: np.ndarray, *, lines: tuple[Frontier, Frontier], errors: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Depth, WER, the two lines there, gap closed and intervals of one choice of exits.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+    exit_index : np.ndarray of shape (n_utterances,)
+        What was chosen, from 0.
+    lines : tuple of Frontier
+        Static line and oracle C of the table.
+    errors : np.ndarray of shape (n_utterances,), or None
+        Word errors of what was emitted; None takes the chosen exit's.
+
+    Returns
+    -------
+    dict
+        depth, saved, wer, wer_interval, static, oracle_c, above_static, above_static_interval, gap_closed.
+    """
+    rows = np.arange(table.n_utterances)
+    emitted = table.errors[rows, exit_index] if errors is None else errors
+    depth = mean_cost(table.cost_layers[rows, exit_index], table.duration_s)
+    wer = pooled_wer(emitted, table.n_ref_words)
+    own = bootstrap_wer(emitted, table.n_ref_words, speakers=table.speakers, rng=_rng(), n_draws=N_DRAWS)
+    # what was emitted stands as one more exit, too dear for any static mixture to use
+    beyond = np.full((table.n_utterances, 1), 1e9 * table.cost_layers.max())
+    above = bootstrap_above_static(
+        np.full(table.n_utterances, table.n_exits),
+        np.column_stack([table.errors, emitted]),
+        costs=np.column_stack([table.cost_layers, beyond]),
+        chosen_costs=table.cost_layers[rows, exit_index],
+        n_ref_words=table.n_ref_words,
+        weights=table.duration_s,
+        speakers=table.speakers,
+        rng=_rng(),
+        n_draws=N_DRAWS,
+    )
+    return {
+        "depth": depth,
+        "saved": 1.0 - depth / float(table.exit_layers[-1]),
+        "wer": wer,
+        "wer_interval": _ends(own),
+        "static": _finite(lines[0].at(depth)),
+        "oracle_c": _finite(lines[1].at(depth)),
+        "above_static": above.estimate,
+        "above_static_interval": _ends(above),
+        "gap_closed": _finite(gap_closed(depth, wer, static=lines[0], oracle=lines[1])),
+    }
+
+
+def lines_of(table: ExitTable) -> tuple[Frontier, Frontier]:
+    """Static line and oracle C of a table, by depth.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+
+    Returns
+    -------
+    tuple of Frontier
+    """
+    common = {"n_ref_words": table.n_ref_words, "weights": table.duration_s}
+    costs = exit_costs(table)
+    return static_line(table.errors, costs, **common), oracle_c(table.errors, costs, **common)
+
+
+def _set_numbers(table: ExitTable, known: str | None) -> dict[str, Any]:
+    return {
+        "set_name": table.metadata.get("set_name"),
+        "known_as": known,
+        "digest": set_digest(table),
+        "model_name": table.metadata.get("model_name"),
+        "n_utterances": table.n_utterances,
+        "n_speakers": len(set(table.speakers)) if "" not in table.speakers else None,
+        "n_ref_words": int(table.n_ref_words.sum()),
+        "duration_s": float(table.duration_s.sum()),
+        "duration_is_approximate": bool(table.metadata.get("duration_is_approximate", False)),
+        "n_dropped": int(table.metadata.get("n_dropped", 0)),
+        "normaliser": table.metadata.get("normaliser"),
+    }
+
+
+def _exit_numbers(table: ExitTable, k: int) -> dict[str, Any]:
+    errors = table.errors[:, k]
+    interval = bootstrap_wer(errors, table.n_ref_words, speakers=table.speakers, rng=_rng(), n_draws=N_DRAWS)
+    cer = pooled_wer(table.n_char_errors[:, k], table.n_ref_chars)
+    return {"layer": int(table.exit_layers[k]), "wer": interval.estimate, "wer_interval": _ends(interval), "cer": cer}
+
+
+def _oracles(table: ExitTable) -> Mapping[str, np.ndarray]:
+    return {"a": oracle_a(table.errors), "b": oracle_b(table.errors, table.cost_layers)}
+
+
+def _oracle_point(table: ExitTable, exit_index: np.ndarray) -> dict[str, Any]:
+    rows = np.arange(table.n_utterances)
+    errors = table.errors[rows, exit_index]
+    interval = bootstrap_wer(errors, table.n_ref_words, speakers=table.speakers, rng=_rng(), n_draws=N_DRAWS)
+    depth = mean_cost(table.cost_layers[rows, exit_index], table.duration_s)
+    return {"wer": interval.estimate, "wer_interval": _ends(interval), "depth": depth}
+
+
+def _score_policy(
+    policy: Policy, table: ExitTable, layers: Sequence[float], lines: tuple[Frontier, Frontier]
+) -> dict[str, Any]:
+    if not policy.is_open:
+        points = [point_numbers(table, replay(policy, table), lines=lines)]
+        return {"name": str(policy), "protocol": "as given", "points": points}
+    fitted = cross_fit(table, policy, budgets=layers)
+    points = [
+        {"budget": budget, **point_numbers(table, chosen, lines=lines)}
+        for budget, chosen in zip(layers, fitted.exit_index)
+    ]
+    return {"name": str(policy), "protocol": "cross-fitted over 10 folds of speakers", "points": points}
+
+
+def _choice_point(choices: Choices, table: ExitTable, lines: tuple[Frontier, Frontier]) -> dict[str, Any]:
+    errors = None
+    if choices.hypotheses is not None:
+        if table.references is None:
+            raise ValueError(
+                f"{choices.name} gives hypotheses, but the table has no references to count errors against"
+            )
+        normal = NORMALISERS.get(str(table.metadata.get("normaliser")), NORMALISERS["none"])
+        pairs = zip(table.references, choices.hypotheses)
+        errors = np.array([count_word_edits(said, normal(heard)) for said, heard in pairs])
+    emits = "the exit's transcript" if errors is None else "transcripts of its own"
+    return {"emits": emits, **point_numbers(table, choices.exit_index, lines=lines, errors=errors)}
+
+
+def _ends(interval: Interval) -> list[float]:
+    return [interval.low, interval.high]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(SEED)

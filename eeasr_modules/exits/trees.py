@@ -1,0 +1,272 @@
+"""Boosted regression trees: fitted by scikit-learn, kept as plain arrays, predicted in numpy.
+
+Prediction follows QuickScorer (Lucchese et al. 2015): a tree's leaves are bits, numbered from left to right;
+each comparison that sends a row to the right clears the bits of the leaves on its left; what remains lowest is
+the leaf. Whatever one feature clears depends only on which of the feature's thresholds its value passes, so
+the masks of all trees are tabled per feature and interval of values, and a row costs one table row per feature.
+No pickle is read or written.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+MAX_LEAVES = 16
+CHUNK_ROWS = 1024  # what a row needs for 240 trees stays in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Trees:
+    """A sum of small regression trees.
+
+    Arguments
+    ---------
+    feature : np.ndarray of int, of shape (n_trees, n_nodes)
+        Which feature a node compares; -1 at leaves (and beyond the tree's last node).
+    threshold : np.ndarray of shape (n_trees, n_nodes)
+        A row goes to the left child where its value is at most this.
+    left, right : np.ndarray of int, of shape (n_trees, n_nodes)
+        Children.
+    value : np.ndarray of shape (n_trees, n_nodes)
+        What a leaf adds.
+    baseline : float
+        What the trees add to.
+
+    Raises
+    ------
+    ValueError
+        When a tree has more than 16 leaves, or the arrays differ in shape.
+    """
+
+    feature: np.ndarray
+    threshold: np.ndarray
+    left: np.ndarray
+    right: np.ndarray
+    value: np.ndarray
+    baseline: float
+
+    def __post_init__(self) -> None:
+        shape = self.feature.shape
+        if len(shape) != 2 or any(getattr(self, name).shape != shape for name in ("threshold", *_INTEGERS, "value")):
+            raise ValueError(f"all arrays of trees must be of shape (n_trees, n_nodes), got feature {shape}")
+        if shape[1] > 2 * MAX_LEAVES - 1:
+            raise ValueError(f"trees must have at most {MAX_LEAVES} leaves, got room for {shape[1]} nodes")
+
+    @classmethod
+    def fit(
+        cls,
+        features: np.ndarray,
+        target: np.ndarray,
+        *,
+        weights: np.ndarray | None = None,
+        n_trees: int = 50,
+        learning_rate: float = 0.15,
+        min_samples_leaf: int = 150,
+        l2: float = 10.0,
+        max_bins: int = 127,
+    ) -> "Trees":
+        """Trees boosted on squared error by scikit-learn's `HistGradientBoostingRegressor`.
+
+        Arguments
+        ---------
+        features : np.ndarray of shape (n_rows, n_features)
+            Finite.
+        target : np.ndarray of shape (n_rows,)
+            What to predict.
+        weights : np.ndarray of shape (n_rows,), or None
+            Of the rows.
+        n_trees : int
+            How many.
+        learning_rate : float
+            Share of each tree that is kept.
+        min_samples_leaf : int
+            Fewest rows in a leaf.
+        l2 : float
+            Shrinks the leaves.
+        max_bins : int
+            Intervals of each feature that are told apart, at most 255.
+
+        Returns
+        -------
+        Trees
+        """
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        model = HistGradientBoostingRegressor(
+            max_iter=n_trees,
+            learning_rate=learning_rate,
+            max_leaf_nodes=MAX_LEAVES,
+            min_samples_leaf=min_samples_leaf,
+            l2_regularization=l2,
+            max_bins=max_bins,
+            early_stopping=False,
+            random_state=0,
+        )
+        return cls.from_sklearn(model.fit(features, target, sample_weight=weights))
+
+    @classmethod
+    def from_sklearn(cls, model) -> "Trees":
+        """The trees of a fitted `HistGradientBoostingRegressor` of one output and without categories.
+
+        Arguments
+        ---------
+        model : HistGradientBoostingRegressor
+            Fitted on features without missing values.
+
+        Returns
+        -------
+        Trees
+        """
+        nodes = [predictor.nodes for (predictor,) in model._predictors]
+        shape = (len(nodes), max((len(tree) for tree in nodes), default=1))
+        arrays = {
+            "feature": np.full(shape, -1, dtype=np.int16),
+            "threshold": np.zeros(shape),
+            "left": np.zeros(shape, dtype=np.int16),
+            "right": np.zeros(shape, dtype=np.int16),
+            "value": np.zeros(shape),
+        }
+        for i, tree in enumerate(nodes):
+            inner = tree["is_leaf"] == 0
+            here = i, slice(len(tree))
+            arrays["feature"][here] = np.where(inner, tree["feature_idx"], -1)
+            arrays["threshold"][here] = np.where(inner, tree["num_threshold"], 0.0)
+            arrays["left"][here] = np.where(inner, tree["left"], 0)
+            arrays["right"][here] = np.where(inner, tree["right"], 0)
+            arrays["value"][here] = np.where(inner, 0.0, tree["value"])
+        return cls(**arrays, baseline=float(np.ravel(model._baseline_prediction)[0]))
+
+    def predict(self, features: np.ndarray) -> np.ndarray:
+        """The sum of all trees for each row; a row's is the same whatever rows come with it.
+
+        Arguments
+        ---------
+        features : np.ndarray of shape (n_rows, n_features)
+            Finite; in the order of fitting.
+
+        Returns
+        -------
+        np.ndarray of shape (n_rows,)
+
+        Example
+        -------
+        >>> x = np.arange(400.0)[:, None]
+        >>> trees = Trees.fit(x, np.where(x[:, 0] < 200, 1.0, 3.0), min_samples_leaf=20)
+        >>> trees.predict(np.array([[10.0], [390.0]])).round(1)
+        array([1., 3.])
+        """
+        tables, leaf_values = self._tables
+        if len(features) > CHUNK_ROWS:
+            parts = np.split(features, range(CHUNK_ROWS, len(features), CHUNK_ROWS))
+            return np.concatenate([self.predict(part) for part in parts])
+        # (rows, trees): the leaves that no comparison has ruled out
+        alive = np.full((len(features), len(self.feature)), 0xFFFF, dtype=np.uint16)
+        for column, (thresholds, masks) in tables.items():
+            # how many thresholds lie strictly below the value: those comparisons send it to the right
+            alive &= masks[np.searchsorted(thresholds, features[:, column], side="left")]
+        reached = leaf_values[np.arange(alive.shape[1]) * MAX_LEAVES + _LOWEST_BIT[alive]]
+        return self.baseline + reached.sum(axis=1)
+
+    @cached_property
+    def _tables(self) -> tuple[dict[int, tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        """Per feature its thresholds and the masks (n_thresholds + 1, n_trees); leaf values, 16 for each tree."""
+        comparisons: dict[int, list[tuple[float, int, int]]] = {}
+        leaf_values = np.zeros(len(self.feature) * MAX_LEAVES)
+        for tree in range(len(self.feature)):
+            self._number_leaves(tree, 0, 0, comparisons=comparisons, leaf_values=leaf_values)
+        tables = {}
+        for column, nodes in sorted(comparisons.items()):
+            thresholds = np.unique([threshold for threshold, _, _ in nodes])
+            masks = np.full((len(thresholds) + 1, len(self.feature)), 0xFFFF, dtype=np.uint16)
+            for threshold, tree, cleared in nodes:
+                masks[np.searchsorted(thresholds, threshold) + 1 :, tree] &= np.uint16(0xFFFF & ~cleared)
+            tables[column] = (thresholds, masks)
+        return tables, leaf_values
+
+    def _number_leaves(self, tree: int, node: int, first_leaf: int, *, comparisons: dict, leaf_values: np.ndarray):
+        """Number the leaves below a node from `first_leaf`; the number after the last is returned."""
+        column = int(self.feature[tree, node])
+        if column < 0:
+            leaf_values[tree * MAX_LEAVES + first_leaf] = self.value[tree, node]
+            return first_leaf + 1
+        kept = {"comparisons": comparisons, "leaf_values": leaf_values}
+        middle = self._number_leaves(tree, int(self.left[tree, node]), first_leaf, **kept)
+        left_leaves = (1 << middle) - (1 << first_leaf)
+        comparisons.setdefault(column, []).append((float(self.threshold[tree, node]), tree, left_leaves))
+        return self._number_leaves(tree, int(self.right[tree, node]), middle, **kept)
+
+    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """Everything as arrays for an `.npz` file.
+
+        Arguments
+        ---------
+        prefix : str
+            Put before each name.
+
+        Returns
+        -------
+        dict of str to np.ndarray
+        """
+        named = {name: getattr(self, name) for name in _ARRAYS}
+        return {f"{prefix}{name}": array for name, array in {**named, "baseline": np.array(self.baseline)}.items()}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> "Trees":
+        """The trees that `arrays` gave.
+
+        Arguments
+        ---------
+        arrays : mapping of str to np.ndarray
+            Such as an opened `.npz` file.
+        prefix : str
+            As given to `arrays`.
+
+        Returns
+        -------
+        Trees
+
+        Raises
+        ------
+        ValueError
+            When an array is not there.
+        """
+        missing = [f"{prefix}{name}" for name in (*_ARRAYS, "baseline") if f"{prefix}{name}" not in arrays]
+        if missing:
+            raise ValueError(f"fitted trees must come with the arrays {', '.join(missing)}; the file is not whole")
+        loaded = {name: np.asarray(arrays[f"{prefix}{name}"]) for name in _ARRAYS}
+        return cls(**loaded, baseline=float(arrays[f"{prefix}baseline"]))
+
+
+def mean_of_trees(several: Sequence[Trees]) -> Trees:
+    """Trees that predict the mean of what several predict.
+
+    Arguments
+    ---------
+    several : sequence of Trees
+        At least one.
+
+    Returns
+    -------
+    Trees
+    """
+    n_nodes = max(trees.feature.shape[1] for trees in several)
+
+    def joined(name: str) -> np.ndarray:
+        absent = -1 if name == "feature" else 0
+        arrays = [getattr(trees, name) for trees in several]
+        padded = [np.pad(a, ((0, 0), (0, n_nodes - a.shape[1])), constant_values=absent) for a in arrays]
+        return np.concatenate(padded)
+
+    arrays = {name: joined(name) for name in _ARRAYS}
+    arrays["value"] = arrays["value"] / len(several)
+    return Trees(**arrays, baseline=sum(trees.baseline for trees in several) / len(several))
+
+
+_INTEGERS = ("left", "right")
+_ARRAYS = ("feature", "threshold", *_INTEGERS, "value")
+# of each 16-bit number the place of its lowest set bit
+_LOWEST_BIT = np.zeros(1 << 16, dtype=np.intp)
+for _bit in reversed(range(16)):
+    _LOWEST_BIT[np.arange(1 << _bit, 1 << 16, 1 << (_bit + 1))] = _bit

@@ -1,0 +1,171 @@
+"""Decisions while the model runs: exit by exit, each utterance stops where its policy says and leaves the batch.
+
+The walk, the heads, the signals and the policy's `step` are those of training and replay, so an utterance leaves
+here where it leaves when the exit table is replayed. A head is read where the policy reads it and for those who
+leave; signals that the policy does not need are not computed. Per exit one small copy goes to the host, and one
+more where somebody leaves.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
+from eeasr_modules.exits.combinations import check_against
+from eeasr_modules.exits.policies import Policy
+from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.word_signals import WordFrames
+from eeasr_modules.runtime.compaction import Always, Compaction
+from eeasr_modules.runtime.leaving import Leaving, Recognised
+from eeasr_modules.runtime.live_signals import SignalPlan, spelled
+
+
+class Engine:
+    """A model, its vocabulary and a policy, ready to transcribe batches.
+
+    Arguments
+    ---------
+    model : MultiExit
+        In eval mode, on its device.
+    vocabulary : CharVocabulary or SentencePieceVocabulary
+        The model's.
+    policy : policy
+        Not open, naming only layers with an exit.
+    compaction : Compaction or None
+        When those who left are taken out of the batch; None for always.
+    seed : int
+        Of the policy `random`; an exit table's is in its metadata.
+    language : str
+        Of the words that text policies look up.
+
+    Raises
+    ------
+    ValueError
+        When the policy cannot decide for this model.
+    """
+
+    def __init__(
+        self,
+        model: MultiExit,
+        vocabulary: CharVocabulary | SentencePieceVocabulary,
+        *,
+        policy: Policy,
+        compaction: Compaction | None = None,
+        seed: int = 0,
+        language: str = "en",
+    ):
+        if policy.is_open:
+            raise ValueError(f"{policy} is open and cannot decide: give its arguments or calibrate it on dev")
+        check_against(policy, model.exit_layers)
+        if len(vocabulary) != model.config["n_tokens"]:
+            raise ValueError(
+                f"the vocabulary must hold the model's {model.config['n_tokens']} tokens, got {len(vocabulary)}"
+            )
+        self.model, self.vocabulary, self.policy = model, vocabulary, policy
+        self.compaction = Always() if compaction is None else compaction
+        self.seed, self.language = seed, language
+        self.plan = SignalPlan(policy, model.exit_layers)
+        self.spellings = vocabulary.spellings
+        self.word_frames = WordFrames(self.spellings, blank_index=model.blank_index) if self.plan.of_words else None
+        self.sample_rate = model.config["sample_rate"]
+        one, two = (int(model.encoder.frames_for(n * 100 * self.sample_rate)) for n in (1, 2))
+        self.frame_s = 100 / (two - one)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
+    @torch.inference_mode()
+    def run(self, wavs: torch.Tensor, n_samples: torch.Tensor, *, utt_ids: Sequence[str]) -> list[Recognised]:
+        """Transcribe one batch.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor of shape (batch, samples)
+            Zero-padded waveforms.
+        n_samples : torch.Tensor of shape (batch,)
+            Valid samples.
+        utt_ids : sequence of str, batch long
+            Names; only the policy `random` looks at them.
+
+        Returns
+        -------
+        list of Recognised
+            In the order of the batch.
+        """
+        return Leaving(self, wavs, n_samples, utt_ids).run()
+
+    def run_all(
+        self, wavs: Sequence[torch.Tensor], *, utt_ids: Sequence[str], batch_seconds: float = 60.0
+    ) -> list[Recognised]:
+        """Transcribe many utterances in batches of similar length; results in the order they were given.
+
+        Arguments
+        ---------
+        wavs : sequence of torch.Tensor of shape (samples,)
+            At the model's sample rate.
+        utt_ids : sequence of str
+            Names.
+        batch_seconds : float
+            Longest padded batch (a longer utterance is alone); results do not depend on it.
+
+        Returns
+        -------
+        list of Recognised
+        """
+        results: list[Recognised | None] = [None] * len(wavs)
+        for batch in length_batches([len(wav) / self.sample_rate for wav in wavs], batch_seconds):
+            padded = torch.nn.utils.rnn.pad_sequence([wavs[i] for i in batch], batch_first=True)
+            n_samples = torch.tensor([len(wavs[i]) for i in batch])
+            for i, one in zip(batch, self.run(padded, n_samples, utt_ids=[utt_ids[i] for i in batch]), strict=True):
+                results[i] = one
+        return results
+
+    @torch.inference_mode()
+    def every_exit(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> Iterator[tuple[int, list[str]]]:
+        """Transcripts of every exit for a batch, as (exit layer, texts); nobody leaves, the policy is not asked.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor of shape (batch, samples)
+            Zero-padded waveforms.
+        n_samples : torch.Tensor of shape (batch,)
+            Valid samples.
+        """
+        for output in self.model.exits(wavs.to(self.device), n_samples.to(self.device)):
+            best = output.log_probs.argmax(dim=-1).cpu().numpy()
+            yield output.exit_layer, self.texts(best, output.n_frames.tolist())
+
+    def texts(self, best: np.ndarray, n_frames: Sequence[int]) -> list[str]:
+        """Transcripts of greedy paths (n, frames)."""
+        return spelled(best, n_frames, vocabulary=self.vocabulary, blank_index=self.model.blank_index)
+
+
+def length_batches(durations_s: Sequence[float], batch_seconds: float) -> list[list[int]]:
+    """Positions in batches of similar length, longest first; padded length at most `batch_seconds` (one at the least).
+
+    Arguments
+    ---------
+    durations_s : sequence of float
+        Of each utterance.
+    batch_seconds : float
+        Longest padded batch.
+
+    Returns
+    -------
+    list of list of int
+
+    Example
+    -------
+    >>> length_batches([3.0, 1.0, 1.5, 9.0], 4.0)
+    [[3], [0], [2, 1]]
+    """
+    batches: list[list[int]] = []
+    for position in sorted(range(len(durations_s)), key=lambda i: -durations_s[i]):
+        if batches and durations_s[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_seconds:
+            batches[-1].append(position)
+        else:
+            batches.append([position])
+    return batches

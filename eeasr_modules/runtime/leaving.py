@@ -1,0 +1,248 @@
+"""One batch on its way through the exits: who is undecided, what they carry along, what has come out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from eeasr_modules.models.walk import Walk
+from eeasr_modules.models.word_signals import word_signals
+from eeasr_modules.runtime.live_signals import head_signals, plain_signals, transcript_signals
+from eeasr_modules.runtime.words import Word, spell_words
+
+if TYPE_CHECKING:
+    from eeasr_modules.runtime.engine import Engine
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What came out for one utterance.
+
+    Arguments
+    ---------
+    text : str
+        Transcript of the exit it left at.
+    exit_layer : int
+        That exit, from 1.
+    layers_run : int
+        Encoder layers that ran with it in the batch: `exit_layer`, or more where compaction waited.
+    confidence : float
+        Mean over frames of the best token's probability.
+    words : tuple of Word
+        Of `text`, with times.
+    """
+
+    text: str
+    exit_layer: int
+    layers_run: int
+    confidence: float
+    words: tuple[Word, ...]
+
+
+@dataclass
+class _Exit:
+    """What is known of the undecided at one exit; the head's part stays None until somebody asks."""
+
+    index: int
+    hidden: torch.Tensor  # (undecided, frames, dim)
+    n_frames: torch.Tensor  # (undecided,)
+    log_probs: torch.Tensor | None = None  # (undecided, frames, tokens)
+    path: np.ndarray | None = None  # (2, undecided, frames): best token of each frame, its probability
+    texts: list[str] | None = None
+
+
+class Leaving:
+    """The walk of one batch under a policy.
+
+    Arguments
+    ---------
+    engine : Engine
+        Model, policy and the rest.
+    wavs : torch.Tensor of shape (batch, samples)
+        Zero-padded waveforms.
+    n_samples : torch.Tensor of shape (batch,)
+        Valid samples.
+    utt_ids : sequence of str, batch long
+        Names.
+    """
+
+    def __init__(self, engine: Engine, wavs: torch.Tensor, n_samples: torch.Tensor, utt_ids: Sequence[str]):
+        self.engine, self.model, self.plan = engine, engine.model, engine.plan
+        self.walk = Walk(self.model.encoder, wavs.to(engine.device), n_samples.to(engine.device))
+        n = len(utt_ids)
+        self.utt_ids = np.array([*utt_ids], dtype=object)
+        self.duration_s = n_samples.cpu().numpy() / engine.sample_rate
+        self.n_frames = self.walk.n_frames.cpu().numpy()
+        # The walk's rows are utterances; while compaction waits, some of them are decided already.
+        self.in_walk, self.rows = np.arange(n), np.arange(n)  # utterance of each row; rows of the undecided
+        self.state = engine.policy.start(n)  # of the undecided
+        self.previous = _Exit(-1, self.walk.state.hidden, self.walk.n_frames)
+        self.results: list[dict | None] = [None] * n
+        self.layers_run = np.zeros(n, dtype=np.int64)
+
+    @property
+    def undecided(self) -> np.ndarray:
+        """Positions in the batch."""
+        return self.in_walk[self.rows]
+
+    def run(self) -> list[Recognised]:
+        """Everybody's result, in the order of the batch."""
+        layers = self.model.exit_layers
+        for k in range(len(layers) - 1):
+            if not len(self.rows):
+                break
+            self._visit(k)
+            self._compact(n_layers=layers[k + 1] - layers[k])
+        if len(self.rows):  # the last exit takes whoever is left
+            last = self._arrive(len(layers) - 1)
+            self._emit(last, np.arange(len(self.rows)))
+        self.layers_run[self.in_walk] = self.walk.layer
+        return [
+            Recognised(layers_run=int(n_layers), **result)
+            for n_layers, result in zip(self.layers_run, self.results, strict=True)
+        ]
+
+    def _visit(self, k: int) -> None:
+        """Exit k: read what the policy needs, ask it, take down those who stop."""
+        here = self._arrive(k)
+        stop, self.state = self.engine.policy.step(self._signals(here), self.state)
+        if not stop.any():
+            self.previous = here
+            return
+        self._emit(here, np.flatnonzero(stop))
+        self.state, self.rows = self.state[~stop], self.rows[~stop]
+        if len(self.rows):
+            self.previous = self._of_those_left(here, ~stop)
+
+    def _arrive(self, k: int) -> _Exit:
+        """Layer states of the undecided at exit k."""
+        hidden, n_frames = self.walk.advance(self.model.exit_layers[k]), self.walk.n_frames
+        if len(self.rows) < len(self.in_walk):
+            rows = torch.from_numpy(self.rows).to(hidden.device)
+            hidden, n_frames = hidden[rows][:, : int(self.n_frames[self.undecided].max())], n_frames[rows]
+        return _Exit(k, hidden, n_frames)
+
+    def _signals(self, here: _Exit) -> dict[str, np.ndarray]:
+        plan, undecided = self.plan, self.undecided
+        signals = plain_signals(
+            plan.names,
+            utt_ids=self.utt_ids[undecided],
+            duration_s=self.duration_s[undecided],
+            exit_layer=self.model.exit_layers[here.index],
+            seed=self.engine.seed,
+        )
+        if not plan.reads_head[here.index]:
+            signals.update(self._copied(here, plan.headless))
+            # what the policy names but does not read here (below a floor) cannot stop anybody
+            return {name: signals.get(name, np.full(len(undecided), np.nan)) for name in plan.names}
+        here.log_probs = self.model.heads[here.index](here.hidden, here.n_frames)
+        signals.update(self._copied(here, plan.acoustic))
+        if plan.transcribes:
+            here.texts = self.engine.texts(here.path[0].astype(np.int64), self.n_frames[undecided])
+            signals.update(transcript_signals(plan, here.texts, self.previous.texts, language=self.engine.language))
+        if plan.of_words:
+            signals.update(self._of_words(here))
+        return signals
+
+    def _copied(self, here: _Exit, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Acoustic signals on the host; where transcripts are needed, the greedy paths come in the same copy."""
+        on_device = self._acoustic(here, names)
+        if here.log_probs is not None and self.plan.transcribes:
+            values, here.path = _to_host(on_device, _best_path(here.log_probs))
+        else:
+            values = torch.stack(on_device).cpu().numpy() if on_device else ()
+        return dict(zip(names, values, strict=True))
+
+    def _of_words(self, here: _Exit) -> dict[str, np.ndarray]:
+        """Lists of numbers, one per word, as object arrays (undecided,)."""
+        found = word_signals(here.log_probs, here.n_frames, words=self.engine.word_frames, frame_s=self.engine.frame_s)
+        signals = {name: np.empty(len(here.n_frames), dtype=object) for name in self.plan.of_words}
+        for name, values in signals.items():
+            values[:] = found[name]
+        return signals
+
+    def _acoustic(self, here: _Exit, names: Sequence[str]) -> list[torch.Tensor]:
+        if not names:
+            return []
+        return head_signals(
+            names,
+            here.log_probs,
+            here.hidden,
+            here.n_frames,
+            previous_log_probs=self.previous.log_probs,
+            previous_hidden=self.previous.hidden,
+            blank_index=self.model.blank_index,
+        )
+
+    def _emit(self, here: _Exit, who: np.ndarray) -> None:
+        """Take down what the exit says of these (positions among the undecided)."""
+        if here.path is None:
+            log_probs = here.log_probs
+            if log_probs is None or len(who) < len(here.n_frames):
+                rows = torch.from_numpy(who).to(here.hidden.device)
+                if log_probs is None:
+                    log_probs = self.model.heads[here.index](here.hidden[rows], here.n_frames[rows])
+                else:
+                    log_probs = log_probs[rows]
+            best, probabilities = _best_path(log_probs).cpu().numpy()
+        else:
+            best, probabilities = here.path[:, who]
+        best, utterances = best.astype(np.int64), self.undecided[who]
+        texts = [here.texts[i] for i in who] if here.texts else self.engine.texts(best, self.n_frames[utterances])
+        for row, (utterance, text) in enumerate(zip(utterances, texts, strict=True)):
+            n_frames = self.n_frames[utterance]
+            heard = probabilities[row, :n_frames]
+            self.results[utterance] = {
+                "text": text,
+                "exit_layer": self.model.exit_layers[here.index],
+                "confidence": float(heard.mean(dtype=np.float64)) if n_frames else 0.0,
+                "words": spell_words(
+                    best[row, :n_frames],
+                    heard,
+                    spellings=self.engine.spellings,
+                    blank_index=self.model.blank_index,
+                    frame_s=self.engine.frame_s,
+                ),
+            }
+
+    def _of_those_left(self, here: _Exit, left: np.ndarray) -> _Exit:
+        """What the next exit is compared with, for those who go on: only what the policy will ask for."""
+        kept = torch.from_numpy(left).to(here.hidden.device)
+        longest = int(self.n_frames[self.undecided].max())
+        hidden = here.hidden[kept][:, :longest] if self.plan.keeps_states else here.hidden[:0]
+        log_probs = None
+        if here.log_probs is not None and self.plan.keeps_log_probs:
+            log_probs = here.log_probs[kept][:, :longest]
+        texts = None if here.texts is None else [text for text, stays in zip(here.texts, left, strict=True) if stays]
+        return _Exit(here.index, hidden, here.n_frames[kept], log_probs, texts=texts)
+
+    def _compact(self, *, n_layers: int) -> None:
+        """Take those who left out of the walk, if that pays before the next exit."""
+        if len(self.rows) == len(self.in_walk) or not len(self.rows):
+            return
+        before = len(self.in_walk), self.walk.state.hidden.shape[1]
+        after = len(self.rows), int(self.n_frames[self.undecided].max())
+        if not self.engine.compaction.pays(before, after, n_layers=n_layers):
+            return
+        kept = np.zeros(len(self.in_walk), dtype=bool)
+        kept[self.rows] = True
+        self.layers_run[self.in_walk[~kept]] = self.walk.layer
+        self.walk.keep(torch.from_numpy(kept).to(self.walk.rows.device))
+        self.in_walk, self.rows = self.in_walk[kept], np.arange(len(self.rows))
+
+
+def _best_path(log_probs: torch.Tensor) -> torch.Tensor:
+    """Best token of each frame and its probability, (2, batch, frames), in float32, exact for 2^24 tokens."""
+    best = log_probs.float().max(dim=-1)
+    return torch.stack([best.indices.float(), best.values.exp()])
+
+
+def _to_host(signals: list[torch.Tensor], path: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Signals (n_signals, batch) and path (2, batch, frames), in one copy."""
+    flat = torch.cat([*(values.float().flatten() for values in signals), path.flatten()]).cpu().numpy()
+    n = len(signals) * path.shape[1]
+    return flat[:n].reshape(len(signals), path.shape[1]), flat[n:].reshape(tuple(path.shape))

@@ -1,0 +1,273 @@
+"""Transcripts on disk: lines that are appended as recordings are done, and files of subtitles.
+
+What was written before a kill is kept: the next run drops a half-written last line and does the rest.
+"""
+
+import csv
+import errno
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from eeasr_modules.runtime.transcript import Transcript
+from eeasr_modules.runtime.words import Word
+
+FORMATS = ("jsonl", "csv", "txt", "srt")
+COLUMNS = (
+    "audio",
+    "text",
+    "exit_layer",
+    "layers_run",
+    "n_layers",
+    "confidence",
+    "duration_s",
+    "policy",
+    "model",
+    "warnings",
+    "error",
+)
+SYNC_S = 1.0
+SUBTITLE_WORDS, SUBTITLE_S, PAUSE_S = 12, 6.0, 0.8
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def json_line(transcript: Transcript) -> str:
+    """One JSON object in a line."""
+    return json.dumps(transcript.as_dict(), ensure_ascii=False)
+
+
+def csv_line(transcript: Transcript) -> str:
+    """The values of `COLUMNS`; words are left out."""
+    values = {**transcript.as_dict(), "warnings": "; ".join(transcript.warnings)}
+    return _csv_row([values[name] for name in COLUMNS])
+
+
+def text_line(transcript: Transcript) -> str:
+    """Path, tab, transcript; `error:` and the reason where there is none."""
+    said = transcript.text if transcript.error is None else f"error: {transcript.error}"
+    return f"{transcript.audio}\t{said}"
+
+
+def _csv_row(values: Sequence[object]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="").writerow(values)
+    return buffer.getvalue()
+
+
+LINES: dict[str, Callable[[Transcript], str]] = {"jsonl": json_line, "csv": csv_line, "txt": text_line}
+
+
+class LineFile:
+    """A file with a line for each recording.
+
+    Arguments
+    ---------
+    path : str or Path
+        Gone on with where it exists.
+    format : str
+        jsonl, csv or txt.
+    policy, model : str
+        Of this run; a file of another's lines is refused (a txt file does not say whose it is).
+
+    Attributes
+    ----------
+    done : set of str
+        Paths of recordings that have a line already.
+    n_failed : int
+        How many of these lines are errors.
+
+    Raises
+    ------
+    ValueError
+        When the file holds something else, or comes from another policy or model.
+    """
+
+    def __init__(self, path: str | Path, *, format: str, policy: str, model: str):
+        self.path, self.format = Path(path), format
+        self.done: set[str] = set()
+        self.n_failed = 0
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.is_dir():
+            raise ValueError(f"the output must be a file, '{self.path}' is a folder")
+        self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
+        try:
+            self._resume(policy, model)
+        except Exception:
+            self._file.close()
+            raise
+        self._synced = time.monotonic()
+
+    def _resume(self, policy: str, model: str) -> None:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        try:
+            lines = whole.decode("utf-8").splitlines()
+            for number, line in enumerate(lines, start=1):
+                if not (self.format == "csv" and number == 1):
+                    self._take_in(line, number, policy, model)
+            if self.format == "csv" and lines and lines[0] != _csv_row(COLUMNS):
+                raise ValueError(f"its first line must be {_csv_row(COLUMNS)}")
+        except (ValueError, KeyError, TypeError, IndexError) as err:
+            raise ValueError(f"'{self.path}' cannot be gone on with ({err}): name another output") from err
+        self._file.truncate(len(whole))
+        self.size = len(whole)
+        if self.format == "csv" and not whole:
+            self._write(_csv_row(COLUMNS))
+
+    def _take_in(self, line: str, number: int, policy: str, model: str) -> None:
+        if self.format == "txt":
+            audio, said = line.split("\t", 1)
+            failed = said.startswith("error: ")
+        else:
+            values = json.loads(line) if self.format == "jsonl" else dict(zip(COLUMNS, next(csv.reader([line]))))
+            if (values["policy"], values["model"]) != (policy, model):
+                theirs = f"{values['model']} with {values['policy']}"
+                raise ValueError(f"line {number} comes from {theirs}, this run is {model} with {policy}")
+            audio, failed = values["audio"], bool(values["error"])
+        self.done.add(audio)
+        self.n_failed += failed
+
+    def add(self, transcript: Transcript) -> None:
+        """Append a line; it reaches the disk within a second or so.
+
+        Raises
+        ------
+        OSError
+            When the disk is full: what was written before stays whole.
+        """
+        self._write(LINES[self.format](transcript))
+        self.done.add(transcript.audio)
+        if time.monotonic() - self._synced >= SYNC_S:
+            os.fsync(self._file.fileno())
+            self._synced = time.monotonic()
+
+    def _write(self, line: str) -> None:
+        content = (line.replace("\n", " ").replace("\r", " ") + "\n").encode("utf-8")
+        left = memoryview(content)
+        try:
+            while left:
+                left = left[self._file.write(left) :]
+        except OSError as err:
+            os.ftruncate(self._file.fileno(), self.size)  # a line that did not fit goes
+            if err.errno not in _FULL:
+                raise
+            raise OSError(
+                f"no room for '{self.path}' ({err.strerror}): its {len(self.done)} lines are whole, "
+                "free some and give the same command again"
+            ) from err
+        self.size += len(content)
+
+    def close(self) -> None:
+        """Everything on disk."""
+        if not self._file.closed:
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+
+def srt(words: Sequence[Word]) -> str:
+    """Subtitles in SubRip's format: at most twelve words or six seconds each, broken at pauses.
+
+    Arguments
+    ---------
+    words : sequence of Word
+        With times.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> print(srt([Word("HELLO", 0.5, 0.9, 1.0), Word("THERE", 1.0, 1.4, 1.0), Word("YES", 3.0, 3.2, 1.0)]))
+    1
+    00:00:00,500 --> 00:00:01,400
+    HELLO THERE
+    <BLANKLINE>
+    2
+    00:00:03,000 --> 00:00:03,200
+    YES
+    <BLANKLINE>
+    """
+    groups: list[list[Word]] = []
+    for word in words:
+        goes_on = (
+            groups
+            and len(groups[-1]) < SUBTITLE_WORDS
+            and word.end_s - groups[-1][0].start_s <= SUBTITLE_S
+            and word.start_s - groups[-1][-1].end_s <= PAUSE_S
+        )
+        if goes_on:
+            groups[-1].append(word)
+        else:
+            groups.append([word])
+    return "\n".join(
+        f"{number}\n{_clock(group[0].start_s)} --> {_clock(group[-1].end_s)}\n{' '.join(w.text for w in group)}\n"
+        for number, group in enumerate(groups, start=1)
+    )
+
+
+def _clock(seconds: float) -> str:
+    ms = round(seconds * 1000)
+    return f"{ms // 3600000:02d}:{ms // 60000 % 60:02d}:{ms // 1000 % 60:02d},{ms % 1000:03d}"
+
+
+class SubtitleFiles:
+    """A file of subtitles for each recording, all under one folder; or one file for a single recording.
+
+    Arguments
+    ---------
+    output : str or Path
+        A name that ends in `.srt`, for one recording; else a folder.
+    paths : sequence of str
+        Of the recordings; below their common folder, their folders are kept.
+
+    Attributes
+    ----------
+    done : set of str
+        Paths of recordings whose file is there already.
+    n_failed : int
+        0: recordings that failed are tried again.
+
+    Raises
+    ------
+    ValueError
+        When two recordings would share a file.
+    """
+
+    def __init__(self, output: str | Path, *, paths: Sequence[str]):
+        output = Path(output)
+        if output.suffix.lower() == ".srt":
+            if len(paths) != 1:
+                raise ValueError(f"'{output}' holds one recording's subtitles, got {len(paths)}: name a folder")
+            self.files = {paths[0]: output}
+        else:
+            common = Path(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]))
+            relative = {path: Path(os.path.abspath(path)).relative_to(common) for path in paths}
+            self.files = {path: output / one.with_suffix(".srt") for path, one in relative.items()}
+        if len(set(self.files.values())) < len(paths):
+            raise ValueError(
+                "two recordings differ in their suffix only and would share a file of subtitles: rename one"
+            )
+        self.done = {path for path, file in self.files.items() if file.is_file()}
+        self.n_failed = 0
+
+    def add(self, transcript: Transcript) -> None:
+        """Write a recording's file; it appears when it is whole. A failed recording gets none."""
+        if transcript.error is not None:
+            return
+        file = self.files[transcript.audio]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_name(file.name + ".tmp")
+        try:
+            aside.write_text(srt(transcript.words), encoding="utf-8")
+        except OSError as err:
+            aside.unlink(missing_ok=True)
+            raise OSError(f"'{file}' cannot be written ({err.strerror}): the others are whole") from err
+        os.replace(aside, file)
+
+    def close(self) -> None:
+        """Nothing is left open."""

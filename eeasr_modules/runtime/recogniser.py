@@ -1,0 +1,317 @@
+"""`EarlyExitASR`: a model that transcribes files and arrays, each stopping where its policy says."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eeasr_modules.exits.policies import Policy
+from eeasr_modules.runtime.audio import AudioReader, as_waveform
+from eeasr_modules.runtime.choosing import choose_policy
+from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, Stretch, chunks, stitch
+from eeasr_modules.runtime.compaction import Always, Compaction, measure_compaction
+from eeasr_modules.runtime.engine import Engine
+from eeasr_modules.runtime.leaving import Recognised
+from eeasr_modules.runtime.sources import Source, find_source
+from eeasr_modules.runtime.transcript import Transcript
+
+logger = logging.getLogger(__name__)
+
+Audio = str | Path | np.ndarray | torch.Tensor
+COMPACTIONS = ("always", "when_it_pays")
+POOL_BATCHES = 8  # chunks of so many batches are sorted by length together
+POOL_CHUNKS = 256
+
+
+class EarlyExitASR:
+    """Speech to text; made by `EarlyExitASR.from_pretrained`.
+
+    The weights are read when something is first transcribed, and left out of a pickle.
+
+    Arguments
+    ---------
+    source : Source
+        Where the model is.
+    policy : policy
+        Not open.
+    device : str
+        Such as "cpu" or "cuda".
+    batch_seconds : float
+        Longest padded batch; results do not depend on it.
+    longest_s : float
+        Of what is recognised in one piece; longer recordings are cut in chunks.
+    compaction : str
+        "always", or "when_it_pays" by a short measurement: when those who left are taken out of a batch.
+    seed : int
+        Of the policy `random`.
+
+    Example
+    -------
+    >>> asr = EarlyExitASR.from_pretrained("runs/an4/model", policy="entropy", budget=0.6)  # doctest: +SKIP
+    >>> asr.transcribe("hello.flac").text                                                   # doctest: +SKIP
+    'HELLO'
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        policy: Policy,
+        device: str = "cpu",
+        batch_seconds: float = 60.0,
+        longest_s: float = LONGEST_S,
+        compaction: str = "always",
+        seed: int = 0,
+    ):
+        if compaction not in COMPACTIONS:
+            raise ValueError(f"compaction must be one of {', '.join(COMPACTIONS)}, got {compaction!r}")
+        if not batch_seconds > 0:
+            raise ValueError(f"batch_seconds must be above 0, got {batch_seconds}")
+        if not longest_s >= 1:
+            raise ValueError(f"longest_s must be at least 1 (seconds in one piece), got {longest_s}")
+        self.source, self.policy, self.device = source, policy, _checked_device(device)
+        self.batch_seconds, self.longest_s = batch_seconds, longest_s
+        self.compaction, self.seed = compaction, seed
+        self._engine: Engine | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        policy: str | None = None,
+        budget: float | None = None,
+        device: str | None = None,
+        batch_seconds: float = 60.0,
+        longest_s: float = LONGEST_S,
+        compaction: str = "always",
+        seed: int = 0,
+    ) -> EarlyExitASR:
+        """A model by its name.
+
+        Arguments
+        ---------
+        name : str or Path
+            A folder that `train.py` left; a Hugging Face CTC checkpoint's folder, or an id on the hub, which is used
+            at its last layer.
+        policy : str or None
+            Text such as "entropy(0.12)", or the name of a policy that was calibrated for this model; None takes the
+            first of its `policy.json`, and without one the last exit.
+        budget : float or None
+            Mean cost allowed on the calibration data: up to 1 a share of full depth, above 1 layers.
+        device : str or None
+            None takes a GPU where there is one.
+        batch_seconds, longest_s, compaction, seed : float, float, str, int
+            See the class.
+
+        Returns
+        -------
+        EarlyExitASR
+
+        Raises
+        ------
+        FileNotFoundError
+            When a file of the model is missing.
+        ValueError
+            When there is no such model or policy, or the policy was not calibrated for this model.
+        """
+        source = find_source(name)
+        chosen = choose_policy(
+            source.calibrated, text=policy, budget=budget, exit_layers=source.exit_layers, name=str(name)
+        )
+        return cls(
+            source,
+            policy=chosen,
+            device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            batch_seconds=batch_seconds,
+            longest_s=longest_s,
+            compaction=compaction,
+            seed=seed,
+        )
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_engine": None}
+
+    @property
+    def engine(self) -> Engine:
+        """Model, heads and policy, read from disk when first asked for."""
+        if self._engine is None:
+            model, vocabulary = self.source.load(self.device)
+            rule: Compaction = Always() if self.compaction == "always" else measure_compaction(model.encoder)
+            language = self.source.config.get("language") or "en"
+            self._engine = Engine(
+                model, vocabulary, policy=self.policy, compaction=rule, seed=self.seed, language=language
+            )
+        return self._engine
+
+    def transcribe(
+        self, audio: Audio | Sequence[Audio], *, sample_rate: int | None = None
+    ) -> Transcript | list[Transcript]:
+        """Transcript of a recording, or those of several.
+
+        Arguments
+        ---------
+        audio : path, array of shape (samples,) or (samples, channels), or list of these
+            Any format, rate and length.
+        sample_rate : int or None
+            Hz of arrays; None means the model's.
+
+        Returns
+        -------
+        Transcript or list of Transcript
+            In a list, a recording that cannot be read has `error` set, and the others are done.
+
+        Raises
+        ------
+        ValueError, FileNotFoundError
+            When a single recording cannot be read.
+        """
+        several = isinstance(audio, list | tuple)
+        found = dict(self.stream(audio if several else [audio], sample_rate=sample_rate, strict=not several))
+        transcripts = [found[i] for i in range(len(found))]
+        return transcripts if several else transcripts[0]
+
+    def stream(
+        self,
+        audio: Iterable[Audio],
+        *,
+        utt_ids: Sequence[str] | None = None,
+        sample_rate: int | None = None,
+        strict: bool = False,
+    ) -> Iterator[tuple[int, Transcript]]:
+        """Transcripts as they become ready, each with its recording's number from 0; memory stays flat.
+
+        Arguments
+        ---------
+        audio : iterable of paths and arrays
+            Read when their turn comes.
+        utt_ids : sequence of str or None
+            Names, by which the policy `random` decides; None for the paths.
+        sample_rate : int or None
+            Hz of arrays; None means the model's.
+        strict : bool
+            Raise at the first recording that cannot be read.
+        """
+        pool = _Pool(self)
+        for number, one in enumerate(audio):
+            path = str(one) if isinstance(one, str | Path) else None
+            name = utt_ids[number] if utt_ids is not None else path or f"array-{number}"
+            recording = _Recording(number, path)
+            try:
+                for chunk in self._chunks(one, recording, sample_rate):
+                    yield from pool.add(recording, chunk, name)
+            except (ValueError, OSError) as err:
+                if strict:
+                    raise
+                recording.error = str(err)
+            recording.is_read = True
+            pool.note(recording)
+        yield from pool.flush()
+
+    def _chunks(self, one: Audio, recording: _Recording, sample_rate: int | None) -> Iterator[Chunk]:
+        rate = self.engine.sample_rate
+        shape = {"sample_rate": rate, "longest_s": self.longest_s, "overlap_s": min(OVERLAP_S, self.longest_s / 7.5)}
+        if recording.audio is None:
+            wav = as_waveform(one, from_rate=sample_rate or rate, sample_rate=rate)
+            recording.n_samples = len(wav)
+            yield from chunks([wav], **shape)
+            return
+        reader = AudioReader(one, rate)
+        yield from chunks(reader.blocks(), **shape)
+        recording.n_samples, recording.warnings = reader.n_samples, reader.warnings
+        for warning in reader.warnings:
+            logger.warning("'%s' is %s", recording.audio, warning)
+
+    def _transcript(self, recording: _Recording) -> Transcript:
+        common = {
+            "audio": recording.audio,
+            "n_layers": self.source.exit_layers[-1],
+            "policy": str(self.policy),
+            "model": self.source.name,
+        }
+        if recording.error is not None:
+            return Transcript(error=recording.error, **common)
+        parts = recording.parts
+        seconds = [stretch.end_s - stretch.start_s for stretch, _ in parts]
+        words = parts[0][1].words if len(parts) == 1 else stitch([(stretch, one.words) for stretch, one in parts])
+        return Transcript(
+            text=parts[0][1].text if len(parts) == 1 else " ".join(word.text for word in words),
+            words=tuple(words),
+            exit_layer=max(one.exit_layer for _, one in parts),
+            exit_layers=tuple(one.exit_layer for _, one in parts),
+            layers_run=float(np.average([one.layers_run for _, one in parts], weights=seconds)),
+            confidence=float(np.average([one.confidence for _, one in parts], weights=seconds)),
+            duration_s=recording.n_samples / self.engine.sample_rate,
+            warnings=recording.warnings,
+            **common,
+        )
+
+
+@dataclass
+class _Recording:
+    """One recording on its way."""
+
+    number: int
+    audio: str | None
+    is_read: bool = False
+    n_samples: int = 0
+    n_waiting: int = 0  # chunks in the pool
+    parts: list[tuple[Stretch, Recognised]] = field(default_factory=list)
+    warnings: tuple[str, ...] = ()
+    error: str | None = None
+
+
+class _Pool:
+    """Chunks of several recordings that are recognised together, in batches of similar length."""
+
+    def __init__(self, asr: EarlyExitASR):
+        self.asr, self.seconds = asr, 0.0
+        self.waiting: list[tuple[_Recording, Chunk, str]] = []
+        self.open: list[_Recording] = []
+
+    def note(self, recording: _Recording) -> None:
+        """A recording that was read to its end, or failed."""
+        if recording not in self.open:
+            self.open.append(recording)
+
+    def add(self, recording: _Recording, chunk: Chunk, name: str) -> Iterator[tuple[int, Transcript]]:
+        """Take a chunk in; what becomes ready by that."""
+        self.note(recording)
+        n_before = recording.n_waiting + len(recording.parts)
+        self.waiting.append((recording, chunk, name if not n_before else f"{name}#{n_before}"))
+        recording.n_waiting += 1
+        self.seconds += len(chunk.wav) / self.asr.engine.sample_rate
+        if self.seconds >= POOL_BATCHES * self.asr.batch_seconds or len(self.waiting) >= POOL_CHUNKS:
+            yield from self.flush()
+
+    def flush(self) -> Iterator[tuple[int, Transcript]]:
+        """Recognise what waits; recordings that are complete, in their order."""
+        waiting, self.waiting, self.seconds = self.waiting, [], 0.0
+        waiting = [one for one in waiting if one[0].error is None]
+        results = self.asr.engine.run_all(
+            [chunk.wav for _, chunk, _ in waiting],
+            utt_ids=[name for _, _, name in waiting],
+            batch_seconds=self.asr.batch_seconds,
+        )
+        for (recording, chunk, _), result in zip(waiting, results, strict=True):
+            recording.n_waiting -= 1
+            recording.parts.append((chunk.stretch, result))
+        done = [one for one in self.open if one.is_read]
+        self.open = [one for one in self.open if not one.is_read]
+        for recording in done:
+            yield recording.number, self.asr._transcript(recording)
+
+
+def _checked_device(device: str) -> str:
+    """`device`, or ValueError where torch cannot use it."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as err:
+        reason = str(err).splitlines()[0].split(". ")[0].rstrip(".")
+        raise ValueError(f"device must be one that torch can use here, such as cpu, got {device!r}: {reason}") from err
+    return device

@@ -1,0 +1,177 @@
+"""Where models come from: a folder that train.py left, a Hugging Face CTC checkpoint's folder, or the hub."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, load_vocabulary
+from eeasr_modules.exits.calibration import Calibrated
+from eeasr_modules.exits.policy_file import read_policies
+from eeasr_modules.models.multi_exit import MultiExit
+
+MODEL_FILES = ("config.json", "model.safetensors")
+HUB_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that was found and looked at; its weights are not read yet.
+
+    Arguments
+    ---------
+    name : str
+        As the user gave it.
+    folder : Path or None
+        A model folder of this program; None for a checkpoint of transformers.
+    config : dict
+        Its `config.json`, or what `MultiExit` makes the checkpoint from.
+    tokens : tuple of str or None
+        The checkpoint's vocabulary; None where the folder holds one.
+    calibrated : tuple of Calibrated
+        The folder's policies, the default one first.
+    """
+
+    name: str
+    folder: Path | None
+    config: dict
+    tokens: tuple[str, ...] | None
+    calibrated: tuple[Calibrated, ...]
+
+    @property
+    def exit_layers(self) -> list[int]:
+        """Layers of the exits."""
+        return self.config["exit_layers"]
+
+    def load(self, device: str | torch.device) -> tuple[MultiExit, CharVocabulary | SentencePieceVocabulary]:
+        """Model in eval mode on `device`, and vocabulary."""
+        if self.folder is not None:
+            return MultiExit.load(self.folder, device=str(device)), load_vocabulary(self.folder)
+        return MultiExit(self.config).to(device).eval(), CharVocabulary(self.tokens)
+
+
+def find_source(name: str | Path) -> Source:
+    """Look at a model without reading its weights.
+
+    Arguments
+    ---------
+    name : str or Path
+        Folder of a model or checkpoint, or an id on the hub.
+
+    Returns
+    -------
+    Source
+        A checkpoint of transformers becomes a model with one exit, its own CTC head.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a file of the folder is missing.
+    ValueError
+        When there is no such model, it has no CTC head, or its policies belong to another model.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        if folder.exists() or folder.is_absolute() or str(name).startswith("."):
+            raise FileNotFoundError(f"expected a model folder at '{name}', found {_what_is(folder)}")
+        folder = _model_folder_on_hub(str(name))
+    if folder is not None and (folder / "config.json").is_file():
+        config = _json(folder / "config.json")
+        if "folder_version" in config:
+            return _of_folder(str(name), folder, config)
+    elif folder is not None:
+        raise FileNotFoundError(f"expected a model folder with config.json in it, found none in '{name}'")
+    return _of_checkpoint(str(name))
+
+
+def _what_is(path: Path) -> str:
+    return "a file" if path.is_file() else "nothing"
+
+
+def _json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as err:
+        raise ValueError(f"'{path}' is not readable JSON: {err}") from err
+    if not isinstance(content, dict):
+        raise ValueError(f"'{path}' must hold a JSON object, got {type(content).__name__}")
+    return content
+
+
+def _of_folder(name: str, folder: Path, config: dict) -> Source:
+    for file in MODEL_FILES:
+        if not (folder / file).is_file():
+            raise FileNotFoundError(f"expected a model folder with {file} in it, found none in '{name}'")
+    load_vocabulary(folder)
+    calibrated: list[Calibrated] = []
+    if (folder / "policy.json").is_file():
+        calibrated = read_policies(folder / "policy.json", model_digest=model_digest(folder))
+    return Source(name, folder, config, None, tuple(calibrated))
+
+
+def model_digest(folder: Path) -> str:
+    """SHA-256 over a model folder's settings and weights, as calibration notes it.
+
+    Arguments
+    ---------
+    folder : Path
+        With `config.json` and `model.safetensors`.
+
+    Returns
+    -------
+    str
+    """
+    digest = hashlib.sha256()
+    for name in MODEL_FILES:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()
+
+
+def _of_checkpoint(name: str) -> Source:
+    from eeasr_modules.models.huggingface_checkpoint import checkpoint_config, checkpoint_vocabulary
+
+    tokens = checkpoint_vocabulary(name)
+    if tokens is None:
+        raise ValueError(f"checkpoint '{name}' has no CTC head to transcribe with: train exits on it first (train.py)")
+    vocabulary = CharVocabulary(tokens)
+    config = {
+        "encoder": {"encoder": "huggingface", "source": name},
+        "exit_layers": [checkpoint_config(name).num_hidden_layers],
+        "n_tokens": len(tokens),
+        "blank_index": vocabulary.blank_index,
+        "head_dropout": None,
+        "checkpoint_head": True,
+    }
+    return Source(name, None, config, tuple(tokens), ())
+
+
+def _model_folder_on_hub(name: str) -> Path | None:
+    """A copy of a model folder that lies on the hub (fetched, or cached); None where that is something else."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        offline = not _hub_answers(name)
+        path = hf_hub_download(name, "config.json", local_files_only=offline)
+    except (HFValidationError, OSError):
+        return None  # what is wrong says the reader of checkpoints
+    if "folder_version" not in _json(Path(path)):
+        return None
+    wanted = ["*.json", "*.safetensors", "*.npz", "spm.model"]
+    return Path(snapshot_download(name, allow_patterns=wanted, local_files_only=offline))
+
+
+def _hub_answers(name: str) -> bool:
+    """Asked once: the downloader itself would try for half a minute before it says that the hub does not."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_TIMEOUT_S)
+    except HfHubHTTPError:
+        return True
+    except Exception:  # what its HTTP library raises without a network; which library that is changes with its version
+        return False
+    return True

@@ -1,0 +1,208 @@
+"""`EarlyExitASR`: models from folders, policies by name and budget, recordings in and transcripts out."""
+
+import json
+import pickle
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny_checkpoint import save_checkpoint
+
+from eeasr_modules.exits import choose, parse_policy, read_policies, replay, write_policies
+from eeasr_modules.runtime import EarlyExitASR, Transcript
+from eeasr_modules.runtime.sources import model_digest
+from eeasr_modules.training.fit import model_digest as digest_of_training
+
+
+def replayed(table, policy, rows):
+    exits = replay(parse_policy(str(policy)), table)[rows]
+    return [(table.hypotheses[i, e], int(table.exit_layers[e])) for i, e in zip(rows, exits)]
+
+
+def test_files_are_transcribed_as_the_exit_table_says(model_folder, audio_folder, table):
+    asr = EarlyExitASR.from_pretrained(model_folder, seed=11)
+    found = asr.transcribe([audio_folder / f"u{i}.wav" for i in range(6)])
+    assert str(asr.policy).startswith("entropy(")  # the first of policy.json
+    assert [(one.text, one.exit_layer) for one in found] == replayed(table, asr.policy, range(6))
+    assert all(one.layers_run == one.exit_layer and one.n_layers == 5 and one.error is None for one in found)
+    np.testing.assert_allclose([one.duration_s for one in found], table.duration_s[:6])
+
+
+def test_path_array_and_list_give_the_same(model_folder, audio_folder, wavs):
+    asr = EarlyExitASR.from_pretrained(str(model_folder))
+    from_path = asr.transcribe(audio_folder / "u2.wav")
+    from_array = asr.transcribe(wavs[2].numpy())
+    (from_list,) = asr.transcribe([wavs[2]])
+    assert isinstance(from_path, Transcript)
+    assert from_path.text == from_array.text == from_list.text
+    assert (from_path.audio, from_array.audio) == (str(audio_folder / "u2.wav"), None)
+
+
+def test_arrays_of_another_rate_are_resampled(model_folder, wavs):
+    asr = EarlyExitASR.from_pretrained(model_folder)
+    twice = wavs[0].repeat_interleave(3).numpy()
+    assert asr.transcribe(twice, sample_rate=48000).duration_s == pytest.approx(len(wavs[0]) / 16000)
+
+
+def test_in_a_list_a_broken_recording_loses_nothing_and_alone_it_raises(model_folder, audio_folder, tmp_path):
+    (tmp_path / "broken.wav").write_text("no audio")
+    asr = EarlyExitASR.from_pretrained(model_folder)
+    found = asr.transcribe([audio_folder / "u0.wav", tmp_path / "broken.wav", np.zeros(3), audio_folder / "u1.wav"])
+    assert [one.error is None for one in found] == [True, False, False, True]
+    assert "broken.wav' is not audio" in found[1].error and "3 samples" in found[2].error
+    assert found[1].text == "" and found[1].exit_layer is None
+    with pytest.raises(ValueError, match="not audio"):
+        asr.transcribe(tmp_path / "broken.wav")
+
+
+def test_the_weights_are_read_late_and_left_out_of_a_pickle(model_folder, audio_folder):
+    asr = EarlyExitASR.from_pretrained(model_folder)
+    assert asr._engine is None
+    text = asr.transcribe(audio_folder / "u0.wav").text
+    content = pickle.dumps(asr)
+    assert len(content) < (model_folder / "model.safetensors").stat().st_size
+    assert pickle.loads(content).transcribe(audio_folder / "u0.wav").text == text
+
+
+def test_a_long_recording_is_decided_chunk_by_chunk(model_folder, wavs, tmp_path):
+    whole = torch.cat(wavs[:12]).numpy()
+    soundfile.write(tmp_path / "long.wav", whole, 16000, subtype="FLOAT")
+    asr = EarlyExitASR.from_pretrained(model_folder, policy="random(0.5)", longest_s=1.5)
+    one = asr.transcribe(tmp_path / "long.wav")
+    assert one.duration_s == pytest.approx(len(whole) / 16000)
+    assert len(one.exit_layers) > 5 and len(set(one.exit_layers)) > 1
+    assert one.exit_layer == max(one.exit_layers) and min(one.exit_layers) <= one.layers_run <= one.exit_layer
+    assert " ".join(word.text for word in one.words) == one.text
+    middles = [(word.start_s + word.end_s) / 2 for word in one.words]
+    assert all(0 <= time <= one.duration_s + 0.1 for time in middles)
+
+
+def test_results_do_not_depend_on_batches(model_folder, audio_folder):
+    paths = sorted(audio_folder.glob("*.wav"))
+    small = EarlyExitASR.from_pretrained(model_folder, batch_seconds=0.5).transcribe(paths)
+    large = EarlyExitASR.from_pretrained(model_folder, batch_seconds=60).transcribe(paths)
+    assert [(a.text, a.exit_layer) for a in small] == [(b.text, b.exit_layer) for b in large]
+
+
+def test_compaction_by_measured_cost_gives_the_same_words(model_folder, audio_folder):
+    paths = sorted(audio_folder.glob("*.wav"))
+    always = EarlyExitASR.from_pretrained(model_folder).transcribe(paths)
+    measured = EarlyExitASR.from_pretrained(model_folder, compaction="when_it_pays").transcribe(paths)
+    assert [one.text for one in always] == [one.text for one in measured]
+
+
+def test_a_budget_takes_the_best_threshold_of_the_calibrated_grid(model_folder):
+    (entry,) = [one for one in read_policies(model_folder / "policy.json") if str(one.open_policy) == "entropy"]
+    chosen = EarlyExitASR.from_pretrained(model_folder, policy="entropy", budget=0.6).policy
+    affordable = [
+        (wer, cost, str(policy))
+        for policy, cost, wer in zip(entry.grid.policies, entry.grid.cost, entry.grid.wer)
+        if cost <= 0.6 * 5
+    ]
+    assert (chosen is not None) and str(chosen) == min(affordable, key=lambda one: one[:2])[2]
+    layers = EarlyExitASR.from_pretrained(model_folder, budget=3.0).policy  # the default policy, the same budget
+    assert str(layers) == str(chosen)
+
+
+def test_a_name_finds_its_policy_with_floor_and_ceiling(model_folder):
+    assert str(EarlyExitASR.from_pretrained(model_folder, policy="margin").policy).startswith("between(")
+
+
+def test_a_fitted_policy_comes_with_its_numbers(model_folder, dev, table, audio_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    calibration = replace(dev, metadata={**dev.metadata, "model_digest": model_digest(folder)})
+    write_policies(folder / "policy.json", [choose(calibration, parse_policy("gain"), budget=0.7)])
+    asr = EarlyExitASR.from_pretrained(folder)
+    expected = replay(asr.policy, table)[:6]
+    found = asr.transcribe([audio_folder / f"u{i}.wav" for i in range(6)])
+    assert [one.exit_layer for one in found] == table.exit_layers[expected].tolist()
+    assert not EarlyExitASR.from_pretrained(folder, policy="gain", budget=0.9).policy.is_open
+    assert not EarlyExitASR.from_pretrained(folder, policy="gain(0.5)").policy.is_open
+    with pytest.raises(ValueError, match="was not calibrated"):
+        EarlyExitASR.from_pretrained(model_folder, policy="gain(0.5)")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"policy": "confidence"}, r"confidence was not calibrated for .* \(calibrated: entropy, between\(margin\)\)"),
+        ({"policy": "entropy(0.1)", "budget": 0.5}, "has its numbers already"),
+        ({"policy": "static(4)"}, "names layer 4"),
+        ({"policy": "entrpy"}, "entropy"),
+        ({"budget": 9}, "above 0 and at most 5"),
+        ({"policy": "entropy", "budget": 0.001}, "costs at least"),
+        ({"device": "tpu"}, "device must be one that torch can use here"),
+        ({"compaction": "sometimes"}, "always, when_it_pays"),
+        ({"batch_seconds": 0}, "above 0"),
+        ({"longest_s": 0.5}, "longest_s must be at least 1"),
+    ],
+)
+def test_wrong_choices_are_refused_before_anything_is_read(options, complaint, model_folder):
+    with pytest.raises(ValueError, match=complaint):
+        EarlyExitASR.from_pretrained(model_folder, **options)
+
+
+def test_a_policy_calibrated_for_another_model_is_refused(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "language": "en"}))
+    with pytest.raises(ValueError, match="calibrated on the exits of model"):
+        EarlyExitASR.from_pretrained(folder)
+
+
+def test_without_policy_json_the_last_exit_decides(model_folder, tmp_path, audio_folder):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / "policy.json").unlink()
+    asr = EarlyExitASR.from_pretrained(folder)
+    assert str(asr.policy) == "static(5)"
+    assert asr.transcribe(audio_folder / "u0.wav").layers_run == 5
+    with pytest.raises(ValueError, match=r"no policy\.json"):
+        EarlyExitASR.from_pretrained(folder, budget=0.5)
+
+
+@pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "vocab.json"])
+def test_a_missing_file_of_the_model_is_named(missing, model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    (folder / missing).unlink()
+    with pytest.raises(FileNotFoundError, match=missing):
+        EarlyExitASR.from_pretrained(folder)
+
+
+def test_what_is_no_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="found nothing"):
+        EarlyExitASR.from_pretrained(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="found a file"):
+        EarlyExitASR.from_pretrained(__file__)
+
+
+def test_digests_are_those_of_training(model_folder):
+    assert model_digest(model_folder) == digest_of_training(model_folder)
+
+
+def test_a_ctc_checkpoint_says_what_transformers_says(tmp_path, audio_folder):
+    from transformers import AutoModelForCTC, Wav2Vec2FeatureExtractor
+
+    folder = save_checkpoint(tmp_path / "ctc", kind="wav2vec2", n_layers=3, ctc=True)
+    asr = EarlyExitASR.from_pretrained(folder)
+    found = asr.transcribe([audio_folder / "u0.wav", audio_folder / "u1.wav"])
+    stock = AutoModelForCTC.from_pretrained(folder).eval()
+    extractor = Wav2Vec2FeatureExtractor.from_pretrained(folder)
+    for one, name in zip(found, ("u0.wav", "u1.wav")):
+        wav = soundfile.read(audio_folder / name, dtype="float32")[0]
+        values = extractor(wav, sampling_rate=16000, return_tensors="pt").input_values
+        with torch.no_grad():
+            best = stock(values).logits[0].argmax(-1).numpy()
+        assert one.text == asr.engine.texts(best[None], [len(best)])[0]
+        assert one.exit_layer == one.n_layers == 3
+    assert any(one.text for one in found)
+    with pytest.raises(ValueError, match="was not calibrated"):
+        EarlyExitASR.from_pretrained(folder, policy="entropy")
+
+
+def test_a_checkpoint_without_ctc_head_is_refused(tmp_path):
+    folder = save_checkpoint(tmp_path / "bare", kind="wav2vec2", n_layers=2)
+    with pytest.raises(ValueError, match="has no CTC head"):
+        EarlyExitASR.from_pretrained(folder)
