@@ -39,12 +39,12 @@ setup(
         "matplotlib",
         "tqdm",
         "scikit-learn",
+        "wordfreq>=3.1",  # policies lexical, gain, gain_words
     ],
     extras_require={
-        "lexical": ["wordfreq>=3.1"],  # word frequencies of 40 languages: policies lexical, gain, gain_words
         "microphone": ["sounddevice"],  # eeasr try
-        "av": ["av"],  # m4a, aac, webm
-        "dev": ["pytest>=8", "ruff", "hypothesis", "wordfreq>=3.1"],
+        "audio": ["av"],  # m4a, aac, webm
+        "dev": ["pytest>=8", "ruff", "hypothesis"],
     },
     entry_points={"console_scripts": ["eeasr = eeasr_modules.cli:main"]},
 )

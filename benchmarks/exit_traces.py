@@ -121,7 +121,8 @@ def measure_policy(table: ExitTable, text: str, others: dict[str, ExitTable], *,
     """
     policy = parse_policy(text)
     if text in WORD_FORMS:
-        scores = word_scores(table, text, others, folder=folder, fits=3 if others else 1)
+        fits = 10 if text == "gain_words" else 3 if others else 1
+        scores = word_scores(table, text, others, folder=folder, fits=fits)
         others = {name: with_scores(one, text, scores[name])[0] for name, one in others.items()}
         table, policy = with_scores(table, text, scores["own"])
     fit = cross_fit(table, policy, budgets=BUDGETS)
@@ -183,17 +184,15 @@ def measure(tables: dict[tuple[str, str], ExitTable], cache: Cache, *, skip: set
         for text in HEURISTICS + FITTED:
             if text not in skip:
                 used = others if text in UNIVERSAL else {}
-                key = f"policy-{text}-{name}"
-                folder = cache.folder / key
-                work = partial(measure_policy, table, text, used, folder=folder)
-                results["policies"].setdefault(text, {})[name] = cache.get(key, work)
+                work = partial(measure_policy, table, text, used, folder=cache.folder / f"words-{text}-{name}")
+                results["policies"].setdefault(text, {})[name] = cache.get(f"policy-{text}-{name}", work)
         for model, text in [(model, text) for model in OTHER_MODELS for text in UNIVERSAL if text not in skip]:
             key = f"native-{model}-{text}-{name}"
             got = cache.get(key, partial(measure_policy, others[model], text, {}, folder=cache.folder / key))
             results["native"].setdefault(model, {}).setdefault(text, {})[name] = got["value"]["points"]
     for source, target in (SETS, SETS[::-1]):
         for text in [text for text in SHIFTED if text not in skip]:
-            folder = cache.folder / f"shift-{text}-{source}"
+            folder = cache.folder / f"words-{text}-{source}"
             pair = tables["ee40", source], tables["ee40", target]
             got = cache.get(f"shift-{text}-{source}", partial(measure_shift, *pair, text, folder=folder))
             results["shift"].setdefault(text, {})[f"{source} -> {target}"] = got["value"]

@@ -13,7 +13,7 @@ from eeasr_modules.exits.fitted import KINDS, Fitted
 from eeasr_modules.exits.fitting import RecordedScores, scores_of
 from eeasr_modules.exits.folds import speaker_folds
 
-N_FOLDS = 10
+N_FOLDS = 10  # of fusion
 
 
 def kept_arrays(path: Path, work: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -11,29 +11,26 @@ that arise when fusing with the first trees (imitation on the learner's own stat
 the speakers is fused by trees of the other parts; all parts' trees, averaged, are the model.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
 from eeasr_modules.exits.choices import needed_signal
 from eeasr_modules.exits.edits import edit_counts
 from eeasr_modules.exits.fitted import common_exits, described
-from eeasr_modules.exits.folds import speaker_folds
-from eeasr_modules.exits.gain import exit_position, signal_of
-from eeasr_modules.exits.region_features import Heard, feature_names, region_rows
+from eeasr_modules.exits.fusion_fit import fit_fusion
+from eeasr_modules.exits.gain import exit_position
+from eeasr_modules.exits.region_features import feature_names
+from eeasr_modules.exits.region_fusion import pass_exit
 from eeasr_modules.exits.signals_text import text_signals
 from eeasr_modules.exits.table import ExitTable
-from eeasr_modules.exits.trees import Trees, mean_of_trees
-from eeasr_modules.exits.word_alignment import Region, regions, splice
-from eeasr_modules.exits.word_features import WordSpelling, word_spelling
+from eeasr_modules.exits.trees import Trees
+from eeasr_modules.exits.word_spelling import common_language, word_spelling
 
 N_PARTS = 5
 MARGIN = 0.05
-MOST_CHANGE = 3.0
-TREE_KNOBS = {"n_trees": 100, "learning_rate": 0.08, "min_samples_leaf": 60}
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,26 +120,10 @@ class FusionModel:
             The tables as `fused_table` makes them: what policies for fused output are calibrated on.
         """
         exit_layers, digest = common_exits(tables)
-        walks = [_Walk.of(table, signals=signals) for table in tables]
-        parts = [speaker_folds(table, n_parts) for table in tables]
-        never = [_Regions.of(walk, lambda features, utterance: np.zeros(len(features), dtype=bool)) for walk in walks]
-        first = _fit_parts(never, parts, n_parts)
-        own = [_Regions.of(walk, _keeps(first, part, MARGIN)) for walk, part in zip(walks, parts)]
-        trees = _fit_parts([*never, *own], [*parts, *parts], n_parts)
-        fused = []
-        for walk, part, table in zip(walks, parts, tables):
-            fused.append(fused_table(table, walk.run(_keeps(trees, part, MARGIN))[0]))
-        model = cls(
-            tuple(signals),
-            walks[0].language,
-            exit_layers,
-            mean_of_trees(trees),
-            MARGIN,
-            digest,
-            described(tables),
-            name,
-        )
-        return model, fused
+        language = common_language(tables)
+        trees, fused = fit_fusion(tables, signals=signals, margin=MARGIN, n_parts=n_parts)
+        model = cls(tuple(signals), language, exit_layers, trees, MARGIN, digest, described(tables), name)
+        return model, [fused_table(table, texts) for table, texts in zip(tables, fused)]
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -169,12 +150,12 @@ class FusionModel:
             Fused transcripts, objects of shape (n,); and the state.
         """
         k = exit_position(signals["exit_layer"], self.exit_layers)
-        scalars = np.stack([np.asarray(signals[name], dtype=np.float64) for name in self.signals] or [[]], axis=-1)
-        heard, _ = _pass_exit(
+        scalars = np.array([signals[name] for name in self.signals], dtype=np.float64).reshape(-1, len(state)).T
+        heard, _ = pass_exit(
             list(signals["hypothesis"]),
             list(state[:, 0]),
             exit_index=k,
-            scalars=scalars if self.signals else np.zeros((len(state), 0)),
+            scalars=scalars,
             spelling=word_spelling(self.language),
             keeps=lambda features, utterance: self.trees.predict(features) < -self.margin,
         )
@@ -257,7 +238,7 @@ def fuse(table: ExitTable, model: FusionModel) -> np.ndarray:
     return fused
 
 
-def fused_table(table: ExitTable, hypotheses: np.ndarray) -> ExitTable:
+def fused_table(table: ExitTable, hypotheses: np.ndarray, *, output: str = "fused") -> ExitTable:
     """The same table with fused transcripts: their errors are counted, and their text signals computed, anew.
 
     Acoustic signals stay; signals of words, which belong to the exits' own transcripts, do not.
@@ -268,6 +249,8 @@ def fused_table(table: ExitTable, hypotheses: np.ndarray) -> ExitTable:
         With references.
     hypotheses : np.ndarray of str objects, of shape (n_utterances, n_exits)
         Of `fuse`.
+    output : str
+        What the metadata calls them.
 
     Returns
     -------
@@ -287,156 +270,5 @@ def fused_table(table: ExitTable, hypotheses: np.ndarray) -> ExitTable:
         signals={**table.signals, **text_signals(hypotheses)},
         word_lists={},
         averaged=None,
-        metadata={**table.metadata, "output": "fused"},
+        metadata={**table.metadata, "output": output},
     )
-
-
-# asked with features (n_regions, n_features) and the utterance of each: True where the earlier variant stays
-_Keeps = Callable[[np.ndarray, np.ndarray], np.ndarray]
-
-
-def _pass_exit(
-    texts: list[str],
-    heard: list[Heard | None],
-    *,
-    exit_index: int,
-    scalars: np.ndarray,
-    spelling: WordSpelling,
-    keeps: _Keeps,
-) -> tuple[list[Heard], "_AtExit"]:
-    """Fuse one exit's transcripts with what was heard before."""
-    words = [text.split() for text in texts]
-    found = [[] if old is None or old.words == new else regions(new, old.words) for new, old in zip(words, heard)]
-    rows, of_row = [], []
-    for i, here in enumerate(found):
-        if here:
-            rows += region_rows(words[i], heard[i], here, exit_index=exit_index, scalars=scalars[i], spelling=spelling)
-            of_row += [i] * len(here)
-    features, utterance = np.array(rows), np.array(of_row, dtype=np.int64)
-    kept = iter(keeps(features, utterance)) if rows else iter(())
-    after = []
-    for new, old, here, text_scalars in zip(words, heard, found, scalars):
-        text = (f" {' '.join(new)} ",)
-        if old is None:
-            after.append(Heard(new, [1] * len(new), text, text_scalars))
-            continue
-        stays = [next(kept) for _ in here]
-        fused, ages = _combine(new, old, here, stays)
-        after.append(Heard(fused, ages, old.transcripts + text, text_scalars))
-    return after, _AtExit(words, found, features, utterance)
-
-
-def _combine(new: list[str], old: Heard, found: list[Region], stays: list[bool]) -> tuple[list[str], list[int]]:
-    """The fused words, and how many exits each has lasted."""
-    words, ages, at, old_at = [], [], 0, 0
-    for region, stay in zip([*found, None], [*stays, False]):
-        end = len(new) if region is None else region.start
-        words += new[at:end]
-        ages += [age + 1 for age in old.ages[old_at : old_at + end - at]]
-        if region is None:
-            break
-        if stay:
-            words += old.words[region.other_start : region.other_end]
-            ages += old.ages[region.other_start : region.other_end]
-        else:
-            words += new[region.start : region.end]
-            ages += [1] * (region.end - region.start)
-        at, old_at = region.end, region.other_end
-    return words, ages
-
-
-@dataclass(frozen=True, eq=False)
-class _AtExit:
-    words: list[list[str]]
-    found: list[list[Region]]
-    features: np.ndarray
-    utterance: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class _Walk:
-    """A table, ready to be fused again and again."""
-
-    table: ExitTable
-    scalars: np.ndarray  # (n_utterances, n_exits, n_signals)
-    language: str
-
-    @classmethod
-    def of(cls, table: ExitTable, *, signals: Sequence[str]) -> "_Walk":
-        if table.references is None:
-            raise ValueError(
-                f"fusion is fitted on references, and the table of {table.metadata.get('set_name')} has none"
-            )
-        columns = [signal_of(table, name) for name in signals]
-        scalars = np.stack(columns, axis=2) if columns else np.zeros((*table.hypotheses.shape, 0))
-        return cls(table, scalars, str(table.metadata.get("language", "en")))
-
-    def run(self, keeps: _Keeps) -> tuple[np.ndarray, list[tuple[_AtExit, list[Heard | None]]]]:
-        """Fused transcripts (n_utterances, n_exits), and at each exit its regions and what was heard before."""
-        heard: list[Heard | None] = [None] * self.table.n_utterances
-        fused, passed = np.empty(self.table.hypotheses.shape, dtype=object), []
-        for k in range(self.table.n_exits):
-            before = heard
-            heard, at_exit = _pass_exit(
-                list(self.table.hypotheses[:, k]),
-                before,
-                exit_index=k,
-                scalars=self.scalars[:, k],
-                spelling=word_spelling(self.language),
-                keeps=keeps,
-            )
-            fused[:, k] = [" ".join(one.words) for one in heard]
-            passed.append((at_exit, before))
-        return fused, passed
-
-
-@dataclass(frozen=True, eq=False)
-class _Regions:
-    """Regions of a walk, with what the trees are to predict."""
-
-    features: np.ndarray  # (n_regions, n_features)
-    utterance: np.ndarray  # (n_regions,)
-    change: np.ndarray  # (n_regions,)
-
-    @classmethod
-    def of(cls, walk: _Walk, keeps: _Keeps) -> "_Regions":
-        references = [reference.split() for reference in walk.table.references]
-        features, utterance, change = [], [], []
-        for at_exit, before in walk.run(keeps)[1]:
-            for i, found in enumerate(at_exit.found):
-                words = at_exit.words[i]
-                errors = Levenshtein.distance(references[i], words) if found else 0
-                for region in found:
-                    spliced = splice(words, before[i].words, [region])
-                    change.append(Levenshtein.distance(references[i], spliced) - errors)
-            if len(at_exit.features):
-                features.append(at_exit.features)
-                utterance.append(at_exit.utterance)
-        if not features:
-            raise ValueError("fusion needs exits that disagree, and all transcripts of the dev table are equal")
-        return cls(np.concatenate(features), np.concatenate(utterance), np.array(change, dtype=np.float64))
-
-
-def _fit_parts(rows: Sequence[_Regions], parts: Sequence[np.ndarray], n_parts: int) -> list[Trees]:
-    """Trees for each part of speakers, fitted on the others."""
-    features = np.concatenate([one.features for one in rows])
-    change = np.clip(np.concatenate([one.change for one in rows]), -MOST_CHANGE, MOST_CHANGE)
-    part = np.concatenate([of_utterance[one.utterance] for one, of_utterance in zip(rows, parts)])
-    fitted = []
-    for held_out in range(n_parts):
-        chosen = part != held_out
-        chosen = chosen if chosen.any() else ~chosen
-        fitted.append(Trees.fit(features[chosen], change[chosen], **TREE_KNOBS))
-    return fitted
-
-
-def _keeps(trees: Sequence[Trees], part: np.ndarray, margin: float) -> _Keeps:
-    """Each utterance decided by the trees that never saw its speaker."""
-
-    def decide(features: np.ndarray, utterance: np.ndarray) -> np.ndarray:
-        predicted, of_row = np.zeros(len(features)), part[utterance]
-        for one in np.unique(of_row):
-            predicted[of_row == one] = trees[one].predict(features[of_row == one])
-        return predicted < -margin
-
-    return decide

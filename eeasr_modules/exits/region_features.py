@@ -11,7 +11,8 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from eeasr_modules.exits.word_alignment import Region
-from eeasr_modules.exits.word_features import NO_NEIGHBOUR_ZIPF, WordSpelling
+from eeasr_modules.exits.word_features import NO_NEIGHBOUR_ZIPF
+from eeasr_modules.exits.word_spelling import WordSpelling
 
 UNCOMMON_ZIPF = 4.0  # how far words are below this is summed
 RARE_ZIPF = 2.0

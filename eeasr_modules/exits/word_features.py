@@ -6,8 +6,6 @@ aligned with the exit before, and how long it has stood is carried along the ali
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,13 +13,12 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from eeasr_modules.exits.word_alignment import align_words
-from eeasr_modules.exits.word_resources import WordResources, word_resources
+from eeasr_modules.exits.word_resources import WordResources
+from eeasr_modules.exits.word_spelling import SPELLING, WordSpelling
 
 RARE_ZIPF = 1.5  # below this a word counts as rare
 NO_NEIGHBOUR_ZIPF = 9.0  # what stands for the frequency of a neighbour at either end
 NO_NEIGHBOUR_EXITS = 99.0  # and for how long it has stood
-VOWELS = frozenset("aeiouy'")
-SPELLING = ("zipf", "n_chars", "char_score", "char_score_mean", "no_vowel", "split_zipf")
 WORD_SIGNALS = ("word_entropy", "word_margin")
 FEATURES = (
     *SPELLING,
@@ -51,7 +48,6 @@ FEATURES = (
     "changed_share",
     "exit_index",
 )
-MAX_KEPT_WORDS = 500_000
 
 
 class Passed(NamedTuple):
@@ -82,78 +78,6 @@ class Passed(NamedTuple):
     most_zipf: np.ndarray
     scalars: np.ndarray
     word_signals: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class WordSpelling:
-    """What is known of each word by itself; kept, since transcripts repeat words.
-
-    Arguments
-    ---------
-    resources : WordResources
-        Frequencies and spellings of the language.
-    known : dict of str to tuple
-        What was looked up so far.
-    """
-
-    resources: WordResources
-    known: dict[str, tuple[float, ...]]
-
-    def rows(self, words: Sequence[str]) -> np.ndarray:
-        """The columns `SPELLING` of each word.
-
-        Arguments
-        ---------
-        words : sequence of str
-            Words.
-
-        Returns
-        -------
-        np.ndarray of shape (n_words, len(SPELLING))
-        """
-        if len(self.known) > MAX_KEPT_WORDS:
-            self.known.clear()
-        return np.array([self.row(word) for word in words], dtype=np.float64).reshape(len(words), len(SPELLING))
-
-    def row(self, word: str) -> tuple[float, ...]:
-        """The columns `SPELLING` of one word.
-
-        Arguments
-        ---------
-        word : str
-            In upper or lower case.
-
-        Returns
-        -------
-        tuple of float
-        """
-        known = self.known.get(word)
-        if known is None:
-            known = self.known[word] = self._look_up(word)
-        return known
-
-    def _look_up(self, word: str) -> tuple[float, ...]:
-        zipf, score = self.resources.zipf, self.resources.char_score(word)
-        # two words run together are a common fault of early exits: the best pair by its rarer half
-        split = max((min(zipf(word[:i]), zipf(word[i:])) for i in range(1, len(word))), default=0.0)
-        no_vowel = not VOWELS.intersection(word.lower())
-        return zipf(word), float(len(word)), score, score / (len(word) + 1), float(no_vowel), split
-
-
-@lru_cache(maxsize=8)
-def word_spelling(language: str) -> WordSpelling:
-    """Spellings of a language; the same object on every call.
-
-    Arguments
-    ---------
-    language : str
-        As for `word_resources`.
-
-    Returns
-    -------
-    WordSpelling
-    """
-    return WordSpelling(word_resources(language), {})
 
 
 def feature_names(scalars: Sequence[str], word_signals: Sequence[str]) -> tuple[str, ...]:

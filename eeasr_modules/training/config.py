@@ -108,6 +108,14 @@ def _check_together(config: Config) -> None:
     for shift in config.shifts:
         if shift not in SHIFTS:
             raise ValueError(f"unknown shift '{shift}', there are {', '.join(SHIFTS)}")
+    if config.exit_risk is not None:
+        if len(config.exit_risk) != 2 or not 0 < config.exit_risk[1] < 1:
+            raise ValueError(f"exit_risk must be [eps, delta] with delta between 0 and 1, got {config.exit_risk}")
+        if not parse_policy(config.exit_policy).is_open:
+            raise ValueError(
+                f"exit_risk chooses the threshold of exit_policy, but {config.exit_policy} has one: "
+                "leave its number out"
+            )
     if config.normaliser not in (None, *NORMALISERS):
         raise ValueError(f"normaliser must be null or one of {', '.join(NORMALISERS)}, got '{config.normaliser}'")
     if not config.speeds:

@@ -13,10 +13,12 @@ from speechbrain.utils.distributed import ddp_init_group, if_main_process, infer
 from eeasr_modules.data.pipeline import AudioCache
 from eeasr_modules.data.text import load_vocabulary
 from eeasr_modules.exits.calibration import Calibrated, choose
+from eeasr_modules.exits.certifying import certify
 from eeasr_modules.exits.parquet import read_table
 from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.policy_file import write_policies
 from eeasr_modules.exits.policy_text import parse_policies, parse_policy
+from eeasr_modules.exits.risk_losses import RiskTarget
 from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.training.collect import collect_or_reuse, table_metadata
 from eeasr_modules.training.config import Config, load
@@ -167,6 +169,10 @@ def compared_policies(config: Config) -> list[Policy]:
 def calibrate(run: Run, dev: ExitTable) -> list[Calibrated]:
     """Thresholds chosen on dev to the budget, saved in the model folder's `policy.json`; the chosen policy first."""
     calibrated = [choose(dev, policy, budget=run.config.exit_budget) for policy in compared_policies(run.config)]
+    if calibrated and run.config.exit_risk is not None:
+        target = RiskTarget(*map(float, run.config.exit_risk))
+        calibrated[0] = certify(dev, parse_policy(run.config.exit_policy), target=target)
+        logger.info("%s", calibrated[0].rule)
     if calibrated:
         write_policies(run.folder / "model" / "policy.json", calibrated)
     for one in calibrated:

@@ -181,3 +181,19 @@ def test_the_public_traces_are_a_known_set(shared_data, split):
     table = import_transcripts(shared_data / "exit-traces", split)
     assert KNOWN_SETS[set_digest(table)] == f"LibriSpeech test-{split}"
     assert bench_table(table).duration_s == pytest.approx(table.duration_s)
+
+
+@pytest.mark.shared_data
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("split", "limits"), [("clean", (6.47, 5.20, 4.59, 4.37)), ("other", (18.40, 15.30, 13.33, 12.54))]
+)
+def test_gain_scores_on_the_public_traces_as_published(shared_data, split, limits):
+    pytest.importorskip("wordfreq")
+    from eeasr_modules.exits.transcripts import import_transcripts
+
+    table = import_transcripts(shared_data / "exit-traces", split)
+    points = score_table(table, policies=parse_policies("gain"))["policies"][0]["points"]
+    for point, limit in zip(points, limits):
+        assert point["wer"] <= limit + 0.05 and point["depth"] == pytest.approx(point["budget"], abs=0.1)
+    assert all(point["above_static_interval"][1] < 0 for point in points[:3])

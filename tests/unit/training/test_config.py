@@ -34,7 +34,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(recipes):
     assert refusal(recipes, exit_polcy="random") == "unknown key exit_polcy (did you mean exit_policy?)"
     sentence = refusal(recipes, zzz=1)
     assert (
-        sentence.startswith("unknown key zzz; known keys are ") and "exit_layers, exit_policy, exit_weights" in sentence
+        sentence.startswith("unknown key zzz; known keys are ") and "exit_layers, exit_policy, exit_risk, exit_weights" in sentence
     )
 
 
@@ -252,6 +252,23 @@ def test_other_corpora_are_trained_on_too(recipes):
 def test_keys_of_other_corpora_are_checked(recipes, more, sentence):
     with pytest.raises(ValueError, match=sentence):
         check({**load_yaml(LIBRI), **more}, recipes=recipes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"exit_risk": [0.5]}, r"exit_risk must be \[eps, delta\] with delta between 0 and 1, got \[0.5\]"),
+        ({"exit_risk": [0.5, 2]}, "exit_risk must be"),
+        (
+            {"exit_risk": [0.5, 0.1], "exit_policy": "entropy(0.1)"},
+            "but entropy\\(0.1\\) has one: leave its number out",
+        ),
+    ],
+)
+def test_a_promise_has_two_numbers_and_an_open_policy(recipes, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check({**VALUES, **changes}, recipes=recipes)
+    assert check({**VALUES, "exit_risk": [0.5, 0.1]}, recipes=recipes).exit_risk == [0.5, 0.1]
 
 
 def test_the_nearer_of_two_values_wins():

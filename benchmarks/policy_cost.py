@@ -1,10 +1,11 @@
-"""What signals of text and decisions cost: microseconds per utterance and exit, in batches of 32 as a decoder asks.
+"""What policies cost, and the signals of text that they read: microseconds per utterance and exit, in batches of 32.
 
-    python benchmarks/signal_costs.py [--document docs/choosing-an-exit-policy.md]
+    python benchmarks/policy_cost.py [--document docs/choosing-an-exit-policy.md]
 
 Transcripts are frequent English words with some letters wrong (18 words each); most of the words have been met before,
-as in a running decoder, because word resources remember. One thread, medians of 30 batches; numbers depend on the
-machine, their order less. `--document` puts the table between that page's marks.
+as in a running decoder, because word resources remember. One thread, medians of 30 batches, time of the
+processor (a busy machine does not count). `--document` puts the table between that page's
+marks. Signals of acoustics: benchmarks/signal_cost.py.
 """
 
 import argparse
@@ -31,7 +32,7 @@ from eeasr_modules.exits.word_resources import word_resources  # noqa: E402
 
 BATCH, N_BATCHES, N_WORDS = 32, 30, 18
 LAYERS = (2, 4, 6, 8, 10, 12)
-BEGIN, END = "<!-- signal costs: written by benchmarks/signal_costs.py -->", "<!-- /signal costs -->"
+BEGIN, END = "<!-- signal costs: written by benchmarks/policy_cost.py -->", "<!-- /signal costs -->"
 
 
 def synthetic_table(n: int, *, rng: np.random.Generator) -> ExitTable:
@@ -76,9 +77,9 @@ def microseconds(work: Callable[[int], object]) -> float:
     """
     times = []
     for batch in range(N_BATCHES):
-        begun = time.perf_counter()
+        begun = time.process_time()
         work(batch)
-        times.append(time.perf_counter() - begun)
+        times.append(time.process_time() - begun)
     return 1e6 * statistics.median(times) / BATCH
 
 
