@@ -1,7 +1,7 @@
 """The convolutions of wav2vec 2.0 and its kin as matrix products over time-major data, a stretch of time at a time.
 
 With features laid out `(time, channels)`, the windows of a convolution with stride s are rows of a matrix that already
-lies in memory: row t starts s x channels after row t - 1. So each layer is a product (two where windows overlap), and a
+lies in memory: row t starts s x channels after row t - 1. So each layer is one product, and a
 layer norm runs along the contiguous axis. Done for a few dozen output frames at a time, everything stays in the cache.
 
 The group norm of "base" models needs every frame of the first layer before it can give one. Its statistics are those
@@ -9,7 +9,9 @@ of a linear map of the waveform's windows, though: with mean m and covariance C 
 mean w'm + b and variance w'Cw. They are folded into the first layer's weights, so nothing is computed twice.
 """
 
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -24,49 +26,45 @@ class ConvolutionLayer:
 
     Arguments
     ---------
-    parts : tuple of torch.Tensor, each of shape (taps x channels, width)
-        The weights; cut every `stride` taps, so that no row of a product's matrix overlaps the next.
-    bias : torch.Tensor of shape (width,) or None
-        As in the model.
+    weights : torch.Tensor of shape (kernel x channels, width)
+        Tap by tap.
+    bias : torch.Tensor of shape (width,)
+        Zeros where the model has none.
     norm : nn.LayerNorm or None
         Over channels.
     norm_weight, norm_bias : torch.Tensor of shape (width,) or None
         Of the norm, in the precision of the products.
     activation : callable
-        On a tensor of any shape.
+        On a tensor of any shape; may work in place.
     kernel, stride : int
         In frames of the layer's input.
     """
 
-    parts: tuple[torch.Tensor, ...]
-    bias: torch.Tensor | None
+    weights: torch.Tensor
+    bias: torch.Tensor
     norm: nn.LayerNorm | None
     norm_weight: torch.Tensor | None
     norm_bias: torch.Tensor | None
-    activation: object
+    activation: Callable[[torch.Tensor], torch.Tensor]
     kernel: int
     stride: int
 
-    def into(self, x: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
-        """Output of shape (frames, width) for `x` of shape (time, channels), contiguous; `out` is written over."""
-        frames, channels = out.shape[0], x.shape[1]
-        for i, weights in enumerate(self.parts):
-            rows = x.as_strided(
-                (frames, weights.shape[0]), (self.stride * channels, 1), x.storage_offset() + i * self.stride * channels
-            )
-            if i:
-                torch.addmm(out, rows, weights, out=out)
-            elif self.bias is None:
-                torch.mm(rows, weights, out=out)
-            else:
-                torch.addmm(self.bias, rows, weights, out=out)
-        return self.finished(out)
+    def windows(self, x: torch.Tensor, frames: int) -> torch.Tensor:
+        """A view of `x` (time, channels), contiguous, of shape (frames, kernel x channels)."""
+        step = self.stride * x.shape[1]
+        return x.as_strided((frames, self.kernel * x.shape[1]), (step, 1), x.storage_offset())
 
-    def finished(self, x: torch.Tensor) -> torch.Tensor:
-        """Norm and activation; `x` is written over."""
+    def apply(self, windows: torch.Tensor, out: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
+        """Output of shape (frames, width), in `out` or, after a norm, in `spare` of the same shape."""
+        torch.addmm(self.bias, windows, self.weights, out=out)
         if self.norm is not None:
-            x = torch.layer_norm(x, self.norm.normalized_shape, self.norm_weight, self.norm_bias, self.norm.eps)
-        return self.activation(x)
+            shape, eps = self.norm.normalized_shape, self.norm.eps
+            statistics = out.new_empty(2, len(out), 1, dtype=out.dtype)
+            torch.ops.aten.native_layer_norm.out(
+                out, shape, self.norm_weight, self.norm_bias, eps, out0=spare, out1=statistics[0], out2=statistics[1]
+            )
+            out = spare
+        return self.activation(out)
 
 
 def why_not(extractor: nn.Module) -> str | None:
@@ -98,38 +96,27 @@ def pack(extractor: nn.Module, dtype: torch.dtype) -> list[ConvolutionLayer]:
     extractor : nn.Module
         `feature_extractor` of a model of transformers.
     dtype : torch.dtype
-        Of the products from the second layer on; the first one's are float32, it costs little and reads the waveform.
+        Of the products from the second layer on; the first one's are float32, they cost little and read the waveform.
     """
     layers = []
     for i, layer in enumerate(extractor.conv_layers):
         conv, norm = layer.conv, getattr(layer, "layer_norm", None)
-        kernel, stride = conv.kernel_size[0], conv.stride[0]
-        wanted = torch.float32 if i == 0 else dtype
-        weights = conv.weight.detach().to(wanted).permute(2, 1, 0)  # (width, channels, kernel) -> (kernel, channels, width)
-        cuts = (kernel,) if i == 0 else (stride,) * (kernel // stride) + ((kernel % stride,) if kernel % stride else ())
-        parts = tuple(part.flatten(0, 1).contiguous() for part in weights.split(cuts))
-        over_channels = norm if isinstance(norm, nn.LayerNorm) else None
-        layers.append(
-            ConvolutionLayer(
-                parts,
-                None if conv.bias is None else conv.bias.detach().to(wanted),
-                over_channels,
-                _copied(over_channels, "weight", wanted),
-                _copied(over_channels, "bias", wanted),
-                _in_place(layer.activation),
-                kernel,
-                stride,
-            )
-        )
+        own = torch.float32 if i == 0 else dtype
+        weights = conv.weight.detach().to(own).permute(2, 1, 0)  # (width, channels, kernel) -> (kernel, channels, width)
+        bias = weights.new_zeros(conv.out_channels) if conv.bias is None else conv.bias.detach().to(own)
+        norm = norm if isinstance(norm, nn.LayerNorm) else None
+        scale, shift = (None, None) if norm is None else (_copied(norm.weight, own), _copied(norm.bias, own))
+        activation, kernel, stride = _in_place(layer.activation), conv.kernel_size[0], conv.stride[0]
+        weights = weights.flatten(0, 1).contiguous()
+        layers.append(ConvolutionLayer(weights, bias, norm, scale, shift, activation, kernel, stride))
     return layers
 
 
-def _copied(module: nn.Module | None, name: str, dtype: torch.dtype) -> torch.Tensor | None:
-    value = None if module is None else getattr(module, name)
+def _copied(value: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
     return None if value is None else value.detach().to(dtype)
 
 
-def _in_place(activation: nn.Module):
+def _in_place(activation: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """The activation; GELU, as every published model has it, without another array."""
     exact = isinstance(activation, nn.GELU) and activation.approximate == "none"
     return torch.ops.aten.gelu_ if exact or type(activation).__name__ == "GELUActivation" else activation
@@ -141,19 +128,14 @@ def group_norm_folded(layer: ConvolutionLayer, norm: nn.GroupNorm, windows: torc
     Arguments
     ---------
     layer : ConvolutionLayer
-        Of `kernel` taps.
+        The first.
     norm : nn.GroupNorm
         One group per channel.
     windows : torch.Tensor of shape (frames, kernel)
         All windows of the utterance.
-
-    Returns
-    -------
-    ConvolutionLayer
-        Without norm; the activation is kept.
     """
-    weights = layer.parts[0].double()  # (kernel, width)
-    x = windows.double()  # in float32 the covariance of a loud, slow waveform would lose what the norm divides by
+    weights = layer.weights.double()
+    x = windows.double()  # float32 would lose, in a loud and slow waveform, what the norm divides by
     mean = x.mean(dim=0)
     x = x - mean
     variance = (weights * ((x.T @ x / len(x)) @ weights)).sum(dim=0).clamp(min=0.0)
@@ -163,10 +145,7 @@ def group_norm_folded(layer: ConvolutionLayer, norm: nn.GroupNorm, windows: torc
     shift = -(mean @ weights) * scale  # the layer's own bias moves its mean as much, and goes
     if norm.bias is not None:
         shift = shift + norm.bias.double()
-    folded = (weights * scale).float()
-    return ConvolutionLayer(
-        (folded,), shift.float(), None, None, None, layer.activation, layer.kernel, layer.stride
-    )
+    return replace(layer, weights=(weights * scale).float(), bias=shift.float())
 
 
 def convolve(
@@ -175,7 +154,6 @@ def convolve(
     *,
     group_norm: nn.GroupNorm | None,
     out: torch.Tensor,
-    dtype: torch.dtype,
     chunk_frames: int = CHUNK_FRAMES,
 ) -> None:
     """Features of one utterance, written to `out`.
@@ -190,8 +168,6 @@ def convolve(
         Of the first layer.
     out : torch.Tensor of shape (frames, width)
         As many frames as the convolutions make of the samples.
-    dtype : torch.dtype
-        Of the products from the second layer on.
     chunk_frames : int
         Output frames at a time.
     """
@@ -199,19 +175,19 @@ def convolve(
     windows = wav.unfold(0, first.kernel, first.stride)  # (frames of the first layer, kernel), a view
     if group_norm is not None:
         first = group_norm_folded(first, group_norm, windows)
-    hop = 1  # frames of the first layer per output frame
-    for layer in later:
-        hop *= layer.stride
-    buffers = [wav.new_empty(n, layer.parts[0].shape[1], dtype=torch.float32 if i == 0 else dtype)
-               for i, (layer, n) in enumerate(zip(layers, _needed(later, min(chunk_frames, len(out)))))]  # fmt: skip
+    hop = math.prod(layer.stride for layer in later)  # frames of the first layer per output frame
+    most = _needed(later, min(chunk_frames, len(out)))
+    buffers = [
+        (layer.weights.new_empty(n, layer.weights.shape[1]), layer.weights.new_empty(n, layer.weights.shape[1]))
+        for layer, n in zip(layers, most)
+    ]
     for start in range(0, len(out), chunk_frames):
-        sizes = _needed(later, min(chunk_frames, len(out) - start))
-        rows = windows[start * hop : start * hop + sizes[0]].contiguous()
-        x = torch.addmm(first.bias, rows, first.parts[0], out=buffers[0][: sizes[0]]) if first.bias is not None else (
-            torch.mm(rows, first.parts[0], out=buffers[0][: sizes[0]]))  # fmt: skip
-        x = first.finished(x).to(dtype)
-        for layer, buffer, size in zip(later, buffers[1:], sizes[1:]):
-            x = layer.into(x, buffer[:size])
+        n_frames, *sizes = _needed(later, min(chunk_frames, len(out) - start))
+        rows = windows[start * hop : start * hop + n_frames]
+        x = first.apply(rows, *(buffer[:n_frames] for buffer in buffers[0]))
+        for layer, pair, n_frames in zip(later, buffers[1:], sizes):
+            x = x.to(layer.weights.dtype)
+            x = layer.apply(layer.windows(x, n_frames), *(buffer[:n_frames] for buffer in pair))
         out[start : start + len(x)] = x
 
 

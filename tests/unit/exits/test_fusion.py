@@ -103,9 +103,9 @@ def test_the_best_path_has_at_most_the_errors_of_every_transcript(reference, tra
 
 
 def test_the_best_path_combines_variants_and_inserted_words():
-    heard = ["the dog sad".split(), "the cog sat down".split(), "thee cat set".split()]
-    assert best_path_errors("the cat sat down".split(), heard[1:]) == 0
-    assert best_path_errors("the dog sat".split(), heard) == 1  # the end is one region: sad, sat down or set
+    heard = [["the", "dog", "sad"], ["the", "cog", "sat", "down"], ["thee", "cat", "set"]]
+    assert best_path_errors(["the", "cat", "sat", "down"], heard[1:]) == 0
+    assert best_path_errors(["the", "dog", "sat"], heard) == 1  # the end is one region: sad, sat down or set
     assert best_path_errors([], [["a"], []]) == 0
     assert best_path_errors(["a"], [["a"], []]) == 0
 
