@@ -31,7 +31,7 @@ $(STAMP): setup.py pyproject.toml constraints/cpu.txt constraints/install.sh
 SHIPPED := eeasr_modules/shipped/small
 mini: env
 	$(BIN)/eeasr analyze $(SHIPPED)/tables/commonvoice_test.parquet $(SHIPPED)/tables/an4_test.parquet \
-	    $(SHIPPED)/tables/librispeech_test-other.parquet $(SHIPPED)/tables/commonvoice_6_1_test.parquet \
+	    $(SHIPPED)/tables/librispeech_test-other.parquet $(SHIPPED)/tables/commonvoice_6_1_validated.parquet \
 	    $(SHIPPED)/tables/digits_test.parquet --dev $(SHIPPED)/tables/mixed_dev.parquet \
 	    --policies "between(entropy), between(patience(1)), between(lexical), gain" --out runs/shipped
 	$(BIN)/python train.py hparams/mini.yaml $(ARGS)

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
         policies=[str(one.open_policy) for one in calibrated],
         policy=str(calibrated[0].open_policy) if calibrated else None,
         budget=run.config.exit_budget,
-        calibrated={str(one.open_policy): str(one.policy) for one in calibrated},
+        calibrated={str(one.open_policy): one.policy for one in calibrated},
         single_exit=single_exit_tables(run.config),
     )
     write_card(run.folder / "model", run.config, summary)

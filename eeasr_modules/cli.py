@@ -57,6 +57,7 @@ def _parser() -> tuple[_Parser, list[str]]:
     _add_score(commands)
     _add_transcribe(commands)
     _add_try(commands)
+    _add_benchmark(commands)
     return parser, list(commands.choices)
 
 
@@ -298,6 +299,77 @@ def _try(options: argparse.Namespace) -> None:
     wavs = hear(files, sentences, sample_rate=asr.source.config.get("sample_rate", 16000))
     trials = run_trials(asr, wavs, sentences)
     print("\n".join(trial_lines(trials, exit_layers=asr.source.exit_layers, policy=str(asr.policy))))
+
+
+def _add_benchmark(commands: argparse._SubParsersAction) -> None:
+    about = "time ways of transcribing side by side: full depth, cut off, all exits then pick, whole batch, ours"
+    parser = _command(commands, "benchmark", _benchmark, about)
+    parser.add_argument("model", metavar="MODEL", help="folder of a model or CTC checkpoint, or an id on the hub")
+    parser.add_argument("inputs", nargs="*", metavar="AUDIO", help="as for transcribe; a .csv may have references")
+    parser.add_argument(
+        "--policies", metavar="TEXT", help='such as "entropy, patience(2, 0.1)" (default: the model\'s)'
+    )
+    parser.add_argument("--budget", type=float, metavar="B", help="mean cost allowed, for policies without numbers")
+    parser.add_argument("--batch", default="1,8,32", metavar="N,N,...", help="utterances in a batch (default: 1,8,32)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each way (default: 5)")
+    parser.add_argument("--limit", type=int, metavar="N", help="recordings at most")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="noise without AUDIO (default: 10)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="on a CPU (default: 1)")
+    parser.add_argument(
+        "--normaliser", default="upper", metavar="NAME", help="for references and transcripts: none, upper, words"
+    )
+    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--out", metavar="DIR", help="folder for benchmark.md and benchmark.csv")
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from eeasr_modules.runtime import EarlyExitASR
+    from eeasr_modules.runtime.bench import bench_policies, run_benchmark
+    from eeasr_modules.runtime.bench_material import noise, read_material
+    from eeasr_modules.runtime.bench_text import benchmark_csv, benchmark_markdown, write_benchmark
+
+    batches = [_whole_number("--batch", part) for part in options.batch.split(",")]
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {options.limit}")
+    if not 0.1 <= options.seconds <= 30:
+        raise ValueError(f"--seconds must be from 0.1 to 30, got {options.seconds:g}")
+    asr = EarlyExitASR.from_pretrained(options.model, device=options.device)
+    policies = bench_policies(asr, options.policies, budget=options.budget)
+    rate = asr.engine.sample_rate
+    if options.inputs:
+        material = read_material(options.inputs, sample_rate=rate, limit=options.limit)
+    else:
+        material = noise(max(batches), sample_rate=rate, seconds=options.seconds)
+    results = run_benchmark(
+        asr,
+        material,
+        policies,
+        batches=batches,
+        repeats=options.repeats,
+        threads=options.threads,
+        normaliser=options.normaliser,
+        progress=lambda line: print(f"eeasr: {line}", file=sys.stderr),
+    )
+    shown = {"device": asr.engine.device}
+    markdown = benchmark_markdown(
+        results, material, model=options.model, threads=options.threads, command=options.command_line, **shown
+    )
+    print(markdown, end="")
+    if options.out:
+        written = write_benchmark(options.out, markdown, benchmark_csv(results, **shown))
+        print("Written: " + ", ".join(str(path) for path in written))
+
+
+def _whole_number(option: str, text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise ValueError(
+            f"{option} must be whole numbers from 1 with commas between them, such as 1,8,32, got {text!r}"
+        )
+    return number
 
 
 def _command(

@@ -138,7 +138,7 @@ def word_features(
     ValueError
         When a signal of words does not have a number for each word.
     """
-    n_words = np.array([len(row) for row in words])
+    n_words = np.array([len(row) for row in words], dtype=np.int64)
     utterance = np.repeat(np.arange(len(words)), n_words)
     flat = [word for row in words for word in row]
     spelled = spelling.rows(flat)

@@ -114,7 +114,7 @@ def evaluate(
     dev: ExitTable | None,
     dev_grids: Mapping[str, Curve] | None,
     rules: Rules,
-    calibrated: Mapping[str, str] | None = None,
+    calibrated: Mapping[str, Policy | str] | None = None,
 ) -> tuple[dict[str, Outcome], dict[str, str]]:
     """All policies on one set.
 
@@ -130,8 +130,9 @@ def evaluate(
         Of `grids` on dev; needed where there is a dev.
     rules : Rules
         Budgets and costs.
-    calibrated : mapping of str to str, or None
-        Texts already calibrated on dev to the first budget, by the text that was asked for.
+    calibrated : mapping of str to policy or str, or None
+        Policies (or their texts, where nothing is fitted) already calibrated on dev to the first budget, by the
+        text that was asked for.
 
     Returns
     -------
@@ -159,7 +160,7 @@ def evaluate(
             parts = [_Part(everyone, table, grid)]
         deciding = _Deciding(policy, table, [_with_scores(part) for part in parts], rules)
         try:
-            first = deciding.within(rules.budgets[0]) if closed is None else deciding.as_text(closed, dev)
+            first = deciding.within(rules.budgets[0]) if closed is None else deciding.as_closed(closed, dev)
         except _UnmetError as err:
             unmet[text] = str(err)
             continue
@@ -189,9 +190,9 @@ class _Deciding:
             )
         return self._choice(chosen, budget=budget if self.policy.is_open else None)
 
-    def as_text(self, closed: str, dev: ExitTable | None) -> Choice:
-        """The choice of a text that was calibrated before."""
-        policy = parse_policy(closed)
+    def as_closed(self, closed: Policy | str, dev: ExitTable | None) -> Choice:
+        """The choice of a policy, or its text, that was calibrated before."""
+        policy = parse_policy(closed) if isinstance(closed, str) else closed
         check_against(policy, self.table.exit_layers)
         point = (float("nan"), float("nan"))
         if dev is not None:

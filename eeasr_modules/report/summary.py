@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits import ExitTable, parse_policies
+from eeasr_modules.exits import ExitTable, Policy, parse_policies
 from eeasr_modules.report.calibrating import N_HALVES, budget_limit, grids, lacking_signals
 from eeasr_modules.report.checks import check_tables, match_single_exits, ordered
 from eeasr_modules.report.comparing import compared, risk_numbers
@@ -63,7 +63,7 @@ def evaluated(
     cost: str = "depth",
     n_folds: int = N_HALVES,
     single_exit: Sequence[ExitTable] = (),
-    calibrated: Mapping[str, str] | None = None,
+    calibrated: Mapping[str, Policy | str] | None = None,
 ) -> Evaluated:
     """All policies on all sets.
 
@@ -86,8 +86,9 @@ def evaluated(
         Of the cross-fit, where there is no dev.
     single_exit : sequence of ExitTable
         The same sets by models trained with one exit only.
-    calibrated : mapping of str to str, or None
-        Texts already calibrated on dev to the first budget, by the text that was asked for.
+    calibrated : mapping of str to policy or str, or None
+        Policies (or their texts, where nothing is fitted) already calibrated on dev to the first budget, by the
+        text that was asked for.
 
     Returns
     -------

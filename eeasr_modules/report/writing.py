@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits import ExitTable
+from eeasr_modules.exits import ExitTable, Policy
 from eeasr_modules.report.calibrating import CROSS_FIT, N_HALVES
 from eeasr_modules.report.checks import ordered
 from eeasr_modules.report.csv_files import csv_files
@@ -37,7 +37,7 @@ def write_report(
     cost: str = "depth",
     n_folds: int = N_HALVES,
     single_exit: Sequence[ExitTable] = (),
-    calibrated: Mapping[str, str] | None = None,
+    calibrated: Mapping[str, Policy | str] | None = None,
     risk: tuple[float, float] | None = None,
     n_examples: int = N_UTTERANCES,
     command: str | None = None,
@@ -69,8 +69,9 @@ def write_report(
         Of the cross-fit, where there is no dev.
     single_exit : sequence of ExitTable
         The same sets by the same encoder trained with one exit only.
-    calibrated : mapping of str to str, or None
-        Texts already calibrated on dev to `budget`, by the text that was asked for.
+    calibrated : mapping of str to policy or str, or None
+        Policies (or their texts, where nothing is fitted) already calibrated on dev to `budget`, by the text that
+        was asked for.
     risk : tuple of float, or None
         (eps in WER points, delta) of a promise to be certified.
     n_examples : int

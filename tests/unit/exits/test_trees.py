@@ -46,7 +46,7 @@ def test_arrays_give_the_same_trees_back_and_nothing_is_pickled(fitted, data, tm
     np.savez(tmp_path / "trees.npz", **trees.arrays("a_"))
     with np.load(tmp_path / "trees.npz", allow_pickle=False) as arrays:
         assert (Trees.from_arrays(arrays, "a_").predict(data[0]) == trees.predict(data[0])).all()
-        with pytest.raises(ValueError, match="b_feature.*not whole"):
+        with pytest.raises(ValueError, match=r"b_feature.*not whole"):
             Trees.from_arrays(arrays, "b_")
 
 

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -24,7 +26,7 @@ def test_splicing_all_regions_gives_the_other_transcript_and_none_gives_the_own(
     found = regions(words, other)
     assert splice(words, other, found) == other
     assert splice(words, other, []) == words
-    assert all(a.end < b.start or a.other_end < b.other_start for a, b in zip(found, found[1:]))
+    assert all(a.end < b.start or a.other_end < b.other_start for a, b in pairwise(found))
 
 
 @given(WORDS, WORDS)

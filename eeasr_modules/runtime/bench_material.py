@@ -1,0 +1,125 @@
+"""What `eeasr benchmark` transcribes: recordings, with references where a manifest has them, or noise."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from eeasr_modules.runtime.audio import read_audio
+from eeasr_modules.runtime.chunks import LONGEST_S
+from eeasr_modules.runtime.inputs import find_recordings
+
+NOISE_S = 10.0
+REFERENCE_COLUMNS = ("wrd", "reference", "text", "transcript", "sentence")
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What is transcribed.
+
+    Arguments
+    ---------
+    utt_ids : tuple of str
+        Names.
+    wavs : tuple of torch.Tensor of shape (samples,)
+        At the model's rate.
+    references : tuple of str or None
+        None where there is none; without any, no WER.
+    notes : tuple of str
+        What a reader must know, such as recordings that were left out.
+    """
+
+    utt_ids: tuple[str, ...]
+    wavs: tuple[torch.Tensor, ...]
+    references: tuple[str | None, ...]
+    notes: tuple[str, ...] = ()
+
+
+def noise(n: int, *, sample_rate: int, seconds: float = NOISE_S) -> Material:
+    """Synthetic material: noise of equal lengths.
+
+    Arguments
+    ---------
+    n : int
+        Utterances.
+    sample_rate : int
+        Hz.
+    seconds : float
+        Length of each.
+
+    Returns
+    -------
+    Material
+    """
+    rng = torch.Generator().manual_seed(0)
+    wavs = tuple(0.1 * torch.randn(round(seconds * sample_rate), generator=rng) for _ in range(n))
+    note = f"synthetic noise of {seconds:g} s: times hold, the depths that policies choose on it mean nothing"
+    return Material(tuple(f"noise-{i}" for i in range(n)), wavs, (None,) * n, (note,))
+
+
+def read_material(inputs: Sequence[str], *, sample_rate: int, limit: int | None = None) -> Material:
+    """Recordings, with references where a manifest has them.
+
+    Arguments
+    ---------
+    inputs : sequence of str
+        As `eeasr transcribe` takes them.
+    sample_rate : int
+        Hz.
+    limit : int or None
+        Recordings at most.
+
+    Returns
+    -------
+    Material
+        Without recordings that cannot be read or are too long for one piece; its notes count them.
+
+    Raises
+    ------
+    ValueError
+        When nothing is left.
+    """
+    recordings = find_recordings(inputs)[:limit]
+    references = _references(inputs)
+    utt_ids, wavs, said, broken, n_long = [], [], [], [], 0
+    for recording in recordings:
+        try:
+            wav = read_audio(recording.path, sample_rate)
+        except (ValueError, OSError) as err:
+            broken.append(str(err))
+            continue
+        if len(wav) > LONGEST_S * sample_rate:
+            n_long += 1
+            continue
+        utt_ids.append(recording.name)
+        wavs.append(wav)
+        said.append(references.get(recording.name))
+    if not wavs:
+        reason = broken[0] if broken else f"all are longer than {LONGEST_S:g} s"
+        raise ValueError(f"none of {len(recordings)} recordings can be used: {reason}")
+    notes = [f"{len(broken)} recordings left out that cannot be read, the first: {broken[0]}"] if broken else []
+    notes += [f"{n_long} recordings left out that are longer than {LONGEST_S:g} s"] if n_long else []
+    if 0 < (lacking := sum(text is None for text in said)) < len(said):
+        notes.append(f"{lacking} of {len(said)} utterances have no reference and do not count in the WER")
+    return Material(tuple(utt_ids), tuple(wavs), tuple(said), tuple(notes))
+
+
+def _references(inputs: Sequence[str]) -> dict[str, str]:
+    """References by name, of the manifests among the arguments."""
+    found: dict[str, str] = {}
+    for path in (Path(one) for one in inputs if one.lower().endswith(".csv") and Path(one).is_file()):
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+        column = next((name for name in REFERENCE_COLUMNS if rows and name in rows[0]), None)
+        if column is None:
+            continue
+        names = [row.get("ID") for row in rows]
+        if not all(names):
+            names = [recording.name for recording in find_recordings([str(path)])]  # each once, in the file's order
+            if len(names) != len(rows):
+                raise ValueError(f"'{path}' names a recording twice: give it a column ID to tell its references apart")
+        found.update({name: row[column] for name, row in zip(names, rows, strict=True) if row[column] is not None})
+    return found
