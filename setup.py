@@ -20,7 +20,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["eeasr_modules", "eeasr_modules.*"]),
-    package_data={"eeasr_modules": ["report/web/*", "shipped/*/*", "shipped/*/tables/*"]},
+    package_data={"eeasr_modules": ["report/web/*", "shipped/README.md", "shipped/*/*", "shipped/*/tables/*"]},
     # No pin of torch here: constraints/cpu.txt holds the version of machines without a GPU.
     install_requires=[
         "torch>=2.7.1",

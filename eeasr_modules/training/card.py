@@ -21,11 +21,12 @@ def write_card(folder: Path, config: Config, summary: dict) -> None:
     also = [(one.train_splits, one.name) for one in config.other_sets if one.role == "also"]
     trained_on = [f"{', '.join(splits)} of {name}" for splits, name in [(config.train_splits, config.corpus), *also]]
     exits = ", ".join(map(str, config.exit_layers))
+    how_long = f"for {config.n_epochs} epochs" if config.n_epochs else "before, by the run that gave its weights"
     lines = [
         f"# {', '.join(config.trained_corpora)}: {config.encoder} with exits after layers {exits}",
         "",
         f"{config.n_layers} layers of width {config.dim}, CTC on {config.tokens}, {config.sample_rate} Hz mono, "
-        f"trained on {'; '.join(trained_on)} for {config.n_epochs} epochs "
+        f"trained on {'; '.join(trained_on)} {how_long} "
         f"(seed {config.seed}, exit weights {config.exit_weights}).",
         "",
         "Read it with `eeasr_modules.models.MultiExit.load(folder)` and "
