@@ -54,9 +54,9 @@ def align_words(earlier: Sequence[str], words: Sequence[str]) -> Alignment:
 
     Example
     -------
-    >>> alignment = align_words(["the", "a", "can", "cord"], ["the", "concord"])
-    >>> alignment.source.tolist(), alignment.same.tolist()
-    ([0, 3], [True, False])
+    >>> alignment = align_words("the big cat sat".split(), "the cat sat down".split())
+    >>> alignment.source.tolist(), alignment.dropped_before.tolist()
+    ([0, 2, 3, -1], [0.0, 1.0, 0.0, 0.0])
     """
     n = len(words)
     dropped = np.zeros(n)

@@ -16,8 +16,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-CHUNK_FRAMES = 64
-"""Output frames (of 20 ms) at a time: the first layer's output is then 8 MB in float32."""
+CHUNK_FRAMES = 32
+"""Output frames (of 20 ms) at a time: the first layer's output is then 4 MB in float32."""
 
 
 _GELU = torch.ops.aten.gelu_

@@ -34,7 +34,8 @@ def test_an_unknown_key_is_refused_with_the_nearest_known_one(recipes):
     assert refusal(recipes, exit_polcy="random") == "unknown key exit_polcy (did you mean exit_policy?)"
     sentence = refusal(recipes, zzz=1)
     assert (
-        sentence.startswith("unknown key zzz; known keys are ") and "exit_layers, exit_policy, exit_risk, exit_weights" in sentence
+        sentence.startswith("unknown key zzz; known keys are ")
+        and "exit_layers, exit_policy, exit_risk, exit_weights" in sentence
     )
 
 

@@ -1,0 +1,100 @@
+"""The faster front end against stock, alone and with a position embedding: times, ratios, largest differences.
+
+    python benchmarks/front_end.py [--shapes base,large] [--seconds 10] [--repeats 15]
+
+Random weights and noise (times and differences depend on neither much), one thread. Prints Markdown: medians of
+interleaved runs in milliseconds of CPU time, the median of each round's ratio to stock float32, and the largest
+difference from it, with the output's standard deviation for scale. Measured in this one run on this one machine.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # as train.py does
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from eeasr_modules.compat import ensure_torchaudio  # noqa: E402
+
+ensure_torchaudio()
+
+import torch  # noqa: E402
+from transformers import Wav2Vec2Config, Wav2Vec2Model  # noqa: E402
+
+from eeasr_modules.models.fast_front_end import faster_front_end  # noqa: E402
+
+LARGE = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
+SHAPES = {"base": {}, "large": {**LARGE, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}}
+STOCK = "stock float32"
+
+
+def tasks_of(shape: str, *, seconds: float) -> dict[str, dict[str, Callable[[], torch.Tensor]]]:
+    """What is timed: by part, then by name, stock float32 first."""
+    torch.manual_seed(0)
+    stock = Wav2Vec2Model(Wav2Vec2Config(num_hidden_layers=1, **SHAPES[shape])).eval()
+    models = {
+        STOCK: stock,
+        "faster float32": faster_front_end(deepcopy(stock)),
+        "stock bfloat16": deepcopy(stock).to(torch.bfloat16),
+        "faster bfloat16": faster_front_end(deepcopy(stock), precision="bfloat16"),
+    }
+    wav = torch.randn(1, int(16000 * seconds))
+    hidden = torch.randn(1, int(50 * seconds) - 1, stock.config.hidden_size)
+
+    def convolutions(model: Wav2Vec2Model) -> Callable[[], torch.Tensor]:
+        return lambda: model.feature_extractor(wav.to(model.dtype))
+
+    def positions(model: Wav2Vec2Model) -> Callable[[], torch.Tensor]:
+        return lambda: model.encoder.pos_conv_embed(hidden.to(model.dtype))
+
+    return {
+        part: {name: task(model) for name, model in models.items()}
+        for part, task in (("convolutions", convolutions), ("position convolution", positions))
+    }
+
+
+def measured(tasks: dict[str, Callable[[], torch.Tensor]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of CPU time of each, run by run in turn; one round warms up."""
+    times: dict[str, list[float]] = {name: [] for name in tasks}
+    for repeat in range(repeats + 1):
+        for name, task in tasks.items():
+            start = time.process_time()
+            task()
+            if repeat:
+                times[name].append(1000 * (time.process_time() - start))
+    return times
+
+
+@torch.no_grad()
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shapes", default="base,large")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--repeats", type=int, default=15)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{arguments.seconds:g} s of audio, batch 1, one thread, torch {torch.__version__}\n")
+    print("| shape | part | | CPU ms | times as fast | largest difference | deviation of the output |")
+    print("|---|---|---|---|---|---|---|")
+    for shape in arguments.shapes.split(","):
+        for part, tasks in tasks_of(shape, seconds=arguments.seconds).items():
+            reference = tasks[STOCK]()
+            for name, times in (found := measured(tasks, arguments.repeats)).items():
+                ratio = statistics.median(stock / own for stock, own in zip(found[STOCK], times))
+                difference = (tasks[name]().float() - reference).abs().max().item()
+                print(
+                    f"| {shape} | {part} | {name} | {statistics.median(times):.1f} | {ratio:.2f} | {difference:.1e} "
+                    f"| {reference.std().item():.2f} |"
+                )
+
+
+if __name__ == "__main__":
+    main()
