@@ -2,6 +2,7 @@
 
 # ruff: noqa: E402 (two things come before the imports, on purpose)
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by torch when it is imported; other work runs beside tests
 
@@ -59,3 +60,15 @@ def shared_data():
 def tone_corpus(tmp_path_factory):
     """A folder shaped like AN4 with synthetic audio: 12 training and 3 test speakers. Shared: read only."""
     return make_tone_corpus(tmp_path_factory.mktemp("tones") / "an4")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems():
+    """Let hypothesis look for `__file__` in every module without waking SpeechBrain's lazy ones.
+
+    A lazy module answers any attribute by importing its target, which for k2 is an ImportError that ends the session.
+    """
+    for module in list(sys.modules.values()):
+        lazy = "speechbrain.utils.importutils" in {kind.__module__ for kind in type(module).__mro__}
+        if lazy and "__file__" not in vars(module):
+            vars(module)["__file__"] = None
