@@ -28,8 +28,10 @@ def _shared_data():
     return folder if folder.is_dir() else None
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Skip, with the reason, what needs real data or a GPU where there is none."""
+    _tell_lazy_modules_apart()
     lacks = {}
     if _shared_data() is None:
         lacks["shared_data"] = pytest.mark.skip(reason=NO_DATA)
@@ -62,8 +64,7 @@ def tone_corpus(tmp_path_factory):
     return make_tone_corpus(tmp_path_factory.mktemp("tones") / "an4")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems():
+def _tell_lazy_modules_apart():
     """Let hypothesis look for `__file__` in every module without waking SpeechBrain's lazy ones.
 
     A lazy module answers any attribute by importing its target, which for k2 is an ImportError that ends the session.
