@@ -7,6 +7,7 @@ their way into that convolution, by a hook, in training as in use.
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from eeasr_modules.models.dropout import ByteDropout, cheapen_dropout
 from eeasr_modules.models.features import LogMel
@@ -67,6 +68,11 @@ class ConformerEncoder(nn.Module):
         Hz.
     dropout : float
         Everywhere in the layers.
+    layerdrop : float
+        Chance that a layer (never the first) is skipped for a batch in training (Fan et al. 2020, LayerDrop); an exit
+        after it sees the layer before. Needs `--find_unused_parameters` under DDP.
+    gradient_checkpointing : bool
+        Compute layers again in the backward pass instead of keeping their activations.
     time_masks, time_mask_frames, freq_masks, freq_mask_channels : int
         SpecAugment, see `LogMel`.
 
@@ -89,6 +95,8 @@ class ConformerEncoder(nn.Module):
         n_mels: int = 80,
         sample_rate: int = 16000,
         dropout: float = 0.1,
+        layerdrop: float = 0.0,
+        gradient_checkpointing: bool = False,
         time_masks: int = 0,
         time_mask_frames: int = 25,
         freq_masks: int = 0,
@@ -100,6 +108,7 @@ class ConformerEncoder(nn.Module):
 
         self.n_layers, self.dim = n_layers, dim
         self.ffn_dim, self.kernel_size, self.n_mels = ffn_dim, kernel_size, n_mels
+        self.layerdrop, self.gradient_checkpointing = layerdrop, gradient_checkpointing
         self.features = LogMel(
             n_mels,
             sample_rate=sample_rate,
@@ -128,9 +137,11 @@ class ConformerEncoder(nn.Module):
 
     def front_end(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> WalkState:
         """Waveforms (batch, samples) -> the input of layer 1 at 25 frames a second."""
-        features, n_frames = self.features(wavs, n_samples)
-        hidden, n_frames = self.subsampling(features, n_frames)
-        return self.refresh(WalkState(hidden, n_frames))
+        return self.front_end_of(*self.features(wavs, n_samples))
+
+    def front_end_of(self, features: torch.Tensor, n_frames: torch.Tensor) -> WalkState:
+        """Filterbanks (batch, frames, n_mels) and their frame counts -> the input of layer 1."""
+        return self.refresh(WalkState(*self.subsampling(features, n_frames)))
 
     def refresh(self, state: WalkState) -> WalkState:
         """Padding mask and relative positions for the batch as it is now."""
@@ -140,14 +151,22 @@ class ConformerEncoder(nn.Module):
 
     def run_layer(self, layer: int, state: WalkState) -> WalkState:
         """State after `layer`, numbered from 1."""
-        self._padded = state.extra["padded"]
+        if self.training and self.layerdrop and layer > 1 and torch.rand(()).item() < self.layerdrop:
+            return state
+        arguments = (self.conformer.layers[layer - 1], state.hidden, state.extra["padded"], state.extra["positions"])
+        if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
+            hidden = checkpoint(self._layer, *arguments, use_reentrant=False)
+        else:
+            hidden = self._layer(*arguments)
+        return WalkState(hidden, state.n_frames, state.extra)
+
+    def _layer(self, layer: nn.Module, hidden: torch.Tensor, padded, positions) -> torch.Tensor:
+        """One layer's output, with padding silenced on its way; the backward pass may ask for it again."""
+        self._padded = padded
         try:
-            hidden, _ = self.conformer.layers[layer - 1](
-                state.hidden, src_key_padding_mask=self._padded, pos_embs=state.extra["positions"]
-            )
+            return layer(hidden, src_key_padding_mask=padded, pos_embs=positions)[0]
         finally:
             self._padded = None
-        return WalkState(hidden, state.n_frames, state.extra)
 
     def exit_view(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """The layer's output; after the last layer, normalised as SpeechBrain's encoder does."""

@@ -42,13 +42,17 @@ def words_of(sentence):
     return make.normalise_english(sentence.text).split()
 
 
+def runs_of_five(sentence):
+    words = words_of(sentence)
+    return {tuple(words[start : start + 5]) for start in range(len(words) - 4)}
+
+
 def test_no_sentence_nor_five_words_in_a_row_are_in_two_splits(sentences):
     splits_of, texts = defaultdict(set), [make.normalise_english(sentence.text) for sentence in sentences]
     assert len(set(texts)) == len(texts)
     for sentence in sentences:
-        words = words_of(sentence)
-        for start in range(len(words) - 4):
-            splits_of[tuple(words[start : start + 5])].add(sentence.split)
+        for run in runs_of_five(sentence):
+            splits_of[run].add(sentence.split)
     assert max(map(len, splits_of.values())) == 1
 
 
@@ -97,6 +101,19 @@ def test_the_folder_is_small_and_has_its_licences_beside_it():
 def test_the_text_stage_makes_the_committed_table_again_bit_by_bit(tmp_path):
     made = make.write_table(tmp_path / make.TABLE, make.choose_sentences(make.read_verses()))
     assert made.read_bytes() == (CORPUS / make.TABLE).read_bytes()
+
+
+@pytest.mark.skipif(shutil.which("bible") is None, reason="needs Debian's package bible-kjv")
+def test_further_training_sentences_are_new_and_share_no_five_words_with_held_out_ones(sentences):
+    verses = make.read_verses()
+    more = make.more_sentences(verses, 3000)
+    assert len({one.text for one in more} - {one.text for one in sentences}) == len(more) == 3000
+    assert not {one.utt_id for one in more} & {one.utt_id for one in sentences}
+    assert {one.split for one in more} == {"train"} and {one.voice for one in more} <= set(make.TRAINING_VOICES)
+    held_out = {run for one in sentences if one.split != "train" for run in runs_of_five(one)}
+    assert not held_out & {run for one in more for run in runs_of_five(one)}
+    with pytest.raises(ValueError, match="further sentences"):
+        make.more_sentences(verses, 10**6)
 
 
 def test_a_missing_program_is_named_with_the_package_to_install(monkeypatch):
