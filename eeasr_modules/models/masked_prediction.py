@@ -1,4 +1,4 @@
-"""Self-supervised training of an encoder: predict codes of masked speech (BEST-RQ, Chiu et al. 2022)."""
+"""Self-supervised training of an encoder: predict codes of masked speech (HuBERT, BEST-RQ)."""
 
 import json
 import os
@@ -9,34 +9,39 @@ import torch
 from torch import nn
 
 from eeasr_modules.models.encoders import build_encoder
+from eeasr_modules.models.masked_targets import KINDS, STACKED, stack_frames
 
 FOLDER_VERSION = 1
 NOISE = 0.1  # standard deviation of what replaces masked features, which have 1
-STACKED = 4  # filterbank frames of 10 ms in an encoder frame of 40 ms
 
 
 class MaskedPredictor(nn.Module):
     """A Conformer that predicts, where its input is masked, codes of the unmasked input.
 
-    Filterbanks of four frames are projected at random and compared with random codebooks, several of them as in
-    Google USM (Zhang et al. 2023); nothing of that is trained. Spans of the input are replaced by noise, and the
-    encoder's last layer says which codes were there.
+    Spans of the filterbanks are replaced by noise; at those places the last layer says which codes were there. Codes
+    come from the filterbanks, four of their frames to one of the encoder's, or from a layer of a `teacher`.
 
     Arguments
     ---------
     encoder : dict
         For `build_encoder`, kind `conformer`. SpecAugment in it should be off: masks are ours.
+    targets : str
+        `random` (BEST-RQ) or `clusters` (HuBERT); clusters are to be fitted: `inputs_of`, then `targets.fit`.
     n_codebooks, codebook_size, codebook_dim : int
-        Targets per frame, codes to choose from, dimensions they are compared in.
+        See `masked_targets`.
     mask_share : float
         Share of the frames that is masked, about.
     mask_frames : int
         Length of a masked span, in frames of 40 ms.
+    teacher : nn.Module or None
+        An encoder with the same frames, whose layer `teacher_layer` (from 1) is coded; it is not trained nor saved.
+    teacher_layer : int
+        Which of its layers.
 
     Example
     -------
     >>> encoder = {"encoder": "conformer", "n_layers": 2, "dim": 16, "n_heads": 2, "ffn_dim": 32}
-    >>> model = MaskedPredictor(encoder, n_codebooks=2, codebook_size=32)
+    >>> model = MaskedPredictor(encoder, targets="random", n_codebooks=2, codebook_size=32)
     >>> loss, n_right, n_masked = model(torch.randn(2, 32000), torch.tensor([32000, 16000]))
     >>> loss.shape, 0 <= n_right <= 2 * n_masked
     (torch.Size([]), True)
@@ -46,39 +51,49 @@ class MaskedPredictor(nn.Module):
         self,
         encoder: Mapping,
         *,
-        n_codebooks: int = 4,
-        codebook_size: int = 1024,
-        codebook_dim: int = 16,
+        targets: str = "clusters",
+        n_codebooks: int = 2,
+        codebook_size: int = 200,
+        codebook_dim: int = 24,
         mask_share: float = 0.4,
         mask_frames: int = 8,
+        teacher: nn.Module | None = None,
+        teacher_layer: int = 0,
     ):
         super().__init__()
-        from speechbrain.nnet.quantisers import RandomProjectionQuantizer
-
         if encoder.get("encoder") != "conformer":
             raise ValueError(f"masked prediction needs encoder conformer, got {encoder.get('encoder')!r}")
+        if targets not in KINDS:
+            raise ValueError(f"targets must be one of {', '.join(KINDS)}, got {targets!r}")
+        if teacher is not None and not 1 <= teacher_layer <= teacher.n_layers:
+            raise ValueError(f"teacher_layer must lie between 1 and {teacher.n_layers}, got {teacher_layer}")
         self.settings = dict(encoder)
         self.encoder = build_encoder(self.settings)
         self.mask_share, self.mask_frames = mask_share, mask_frames
-        self.quantizers = nn.ModuleList(
-            RandomProjectionQuantizer(STACKED * self.encoder.n_mels, codebook_dim, codebook_size)
-            for _ in range(n_codebooks)
+        # in a list, so that it is no part of our state and stays in eval mode
+        self._teacher = [teacher.eval().requires_grad_(False)] if teacher is not None else []
+        self.teacher_layer = teacher_layer
+        self.targets = KINDS[targets](
+            STACKED * self.encoder.n_mels if teacher is None else teacher.dim,
+            n_codebooks=n_codebooks,
+            codebook_size=codebook_size,
+            codebook_dim=codebook_dim,
         )
+        self.n_codebooks = n_codebooks
         self.predict = nn.Linear(self.encoder.dim, n_codebooks * codebook_size)
 
-    def codes(self, features: torch.Tensor) -> torch.Tensor:
-        """Features (batch, frames of 10 ms, n_mels) -> targets (batch, frames of 40 ms, n_codebooks).
-
-        An encoder frame is centred on the first of its four filterbank frames; the last one may be cut short.
-        """
-        n_left = 1  # of the four, one lies before the centre
-        n_out = self.encoder.subsampling.halved(self.encoder.subsampling.halved(features.shape[1]))
-        padded = nn.functional.pad(features, (0, 0, n_left, STACKED * n_out - n_left - features.shape[1]))
-        stacked = padded.unflatten(1, (n_out, STACKED)).flatten(2)  # (batch, frames, 4 x n_mels)
-        # SpeechBrain's forward builds (batch, codes, frames, dim); the nearest of unit vectors is the largest product
-        return torch.stack(
-            [(nn.functional.normalize(stacked @ q.P, dim=-1) @ q.CB.T).argmax(-1) for q in self.quantizers], dim=-1
-        )
+    def inputs_of(self, features: torch.Tensor, n_features: torch.Tensor) -> torch.Tensor:
+        """What is coded: features (batch, frames of 10 ms, n_mels) -> (batch, frames of 40 ms, width)."""
+        if self._teacher:
+            (teacher,) = self._teacher
+            teacher.to(features.device)
+            with torch.no_grad():
+                state = teacher.front_end_of(features, n_features)
+                for layer in range(1, self.teacher_layer + 1):
+                    state = teacher.run_layer(layer, state)
+            return state.hidden.float()
+        halved = self.encoder.subsampling.halved
+        return stack_frames(features, halved(halved(features.shape[1])))
 
     def draw_mask(self, n_frames: torch.Tensor) -> torch.Tensor:
         """Masked frames (batch, frames), bool: spans that may overlap, at least one for each utterance."""
@@ -104,7 +119,8 @@ class MaskedPredictor(nn.Module):
             Valid samples.
         """
         features, n_features = self.encoder.features(wavs, n_samples)
-        codes = self.codes(features)
+        with torch.no_grad():
+            codes = self.targets(self.inputs_of(features, n_features))
         masked = self.draw_mask(self.encoder.frames_for(n_samples))  # (batch, frames)
         hidden_input = masked.repeat_interleave(STACKED, dim=1)
         # aligned as the codes are: the span begins one filterbank frame before the encoder frame's centre
@@ -115,7 +131,7 @@ class MaskedPredictor(nn.Module):
             state = self.encoder.run_layer(layer, state)
         hidden = self.encoder.exit_view(self.encoder.n_layers, state.hidden)[masked]  # (masked, dim)
         targets = codes[masked]  # (masked, n_codebooks)
-        scores = self.predict(hidden).float().unflatten(-1, (len(self.quantizers), -1))
+        scores = self.predict(hidden).float().unflatten(-1, (self.n_codebooks, -1))
         loss = nn.functional.cross_entropy(scores.flatten(0, 1), targets.flatten())
         return loss, int((scores.argmax(-1) == targets).sum()), len(targets)
 

@@ -4,6 +4,7 @@ The YAML's keys are `KEYS`; the encoder's are those of the fine-tuning YAMLs.
 """
 
 import fnmatch
+import json
 import logging
 import os
 from collections.abc import Sequence
@@ -17,14 +18,17 @@ from speechbrain.utils.train_logger import FileTrainLogger
 
 from eeasr_modules.data.audio_files import find_audio, look_at_audio
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
-from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batches, n_samples_of
-from eeasr_modules.models.masked_prediction import MaskedPredictor
+from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batches, evenly_spaced, n_samples_of
+from eeasr_modules.models.encoders import build_encoder
+from eeasr_modules.models.masked_prediction import MaskedPredictor, is_pretrained_encoder, pretrained_weights
+from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.keys import CONFORMER_KEYS, Key
 from eeasr_modules.training.schedule import warmup_cosine
 from eeasr_modules.training.yaml_file import load_yaml
 
 logger = logging.getLogger(__name__)
 
+N_FRAMES = 100_000  # that clusters are fitted on, about
 VALID_EVERY = 50  # one file in so many is listened to, not trained on
 SHAPE = ("n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels")
 KEYS: dict[str, Key] = {
@@ -37,6 +41,9 @@ KEYS: dict[str, Key] = {
     "least_s": Key(float, low=0.0),
     "most_s": Key(float, above=0.0),
     **{name: CONFORMER_KEYS[name] for name in (*SHAPE, "dropout")},
+    "targets": Key(str, choices=("clusters", "random")),
+    "teacher": Key(str, optional=True),
+    "teacher_layer": Key(int, low=0),
     "n_codebooks": Key(int, low=1),
     "codebook_size": Key(int, low=2),
     "codebook_dim": Key(int, low=1),
@@ -179,6 +186,32 @@ class PretrainBrain(sb.Brain):
         self.checkpointer.save_and_keep_only(meta={"loss": stage_loss, "epoch": epoch, "accuracy": accuracy})
 
 
+def load_teacher(folder: str | None) -> torch.nn.Module | None:
+    """The encoder of a folder that `pretrain` or `train.py` left; None without a folder."""
+    if folder is None:
+        return None
+    if not is_pretrained_encoder(folder):
+        return MultiExit.load(folder).encoder
+    encoder = build_encoder(json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))["encoder"])
+    encoder.load_state_dict(pretrained_weights(folder))
+    return encoder
+
+
+def fit_clusters(model: MaskedPredictor, items: dict[str, dict], *, read: AudioCache, seed: int) -> None:
+    """Fit the targets' clusters on recordings at even distances, about `N_FRAMES` frames of them."""
+    total_s = sum(item["duration"] for item in items.values())
+    n = max(1, round(len(items) * min(1.0, N_FRAMES / (25 * total_s))))
+    sample = []
+    model.eval()
+    with torch.no_grad():
+        for item in evenly_spaced(list(items.values()), n):
+            wavs = read(item["wav"]).unsqueeze(0)
+            features, n_frames = model.encoder.features(wavs, torch.tensor([wavs.shape[1]]))
+            sample.append(model.inputs_of(features, n_frames)[0])
+    model.targets.fit(torch.cat(sample), seed=seed)
+    logger.info("clustered %d frames of %d recordings", sum(map(len, sample)), len(sample))
+
+
 def pretrain(settings: dict, *, run_opts=None) -> Path:
     """Train (or go on training) and write the encoder's folder.
 
@@ -204,20 +237,16 @@ def pretrain(settings: dict, *, run_opts=None) -> Path:
     torch.manual_seed(settings["seed"])
     encoder = {"encoder": "conformer", "sample_rate": settings["sample_rate"]}
     encoder |= {name: settings[name] for name in (*SHAPE, "dropout")}
+    names = ("targets", "n_codebooks", "codebook_size", "codebook_dim", "mask_share", "mask_frames", "teacher_layer")
     model = MaskedPredictor(
-        encoder,
-        n_codebooks=settings["n_codebooks"],
-        codebook_size=settings["codebook_size"],
-        codebook_dim=settings["codebook_dim"],
-        mask_share=settings["mask_share"],
-        mask_frames=settings["mask_frames"],
+        encoder, teacher=load_teacher(settings["teacher"]), **{name: settings[name] for name in names}
     )
     counter = EpochCounter(limit=settings["n_epochs"])
     checkpointer = Checkpointer(folder / "save", recoverables={"model": model, "counter": counter})
     read = AudioCache(settings["cache_audio_mb"], sample_rate=settings["sample_rate"])
-    names = sorted(items)
-    heard = set(names[:: min(VALID_EVERY, len(names))])
-    parts = [{n: items[n] for n in names if (n in heard) == valid} for valid in (False, True)]
+    paths = sorted(items)
+    heard = set(paths[:: min(VALID_EVERY, len(paths))])
+    parts = [{path: items[path] for path in paths if (path in heard) == valid} for valid in (False, True)]
     datasets = [build_dataset(part, read=read, encode=lambda text: [0]) for part in parts if part]
     samplers = [
         dynamic_batches(
@@ -229,6 +258,8 @@ def pretrain(settings: dict, *, run_opts=None) -> Path:
         )
         for dataset, shuffle in zip(datasets, (True, False), strict=False)
     ]
+    if settings["targets"] == "clusters" and checkpointer.find_checkpoint() is None:
+        fit_clusters(model, parts[0], read=read, seed=settings["seed"])
     brain = PretrainBrain(model, settings, n_batches=len(samplers[0]), run_opts=run_opts, checkpointer=checkpointer)
     if not brain.distributed_launch:
         brain.train_sampler = samplers[0]
@@ -236,8 +267,11 @@ def pretrain(settings: dict, *, run_opts=None) -> Path:
     brain.fit(counter, *datasets, train_loader_kwargs=loaders[0], valid_loader_kwargs=loaders[1])
     if sb.utils.distributed.if_main_process():
         last = checkpointer.find_checkpoint()
-        about = {"method": "BEST-RQ", "hours": round(sum(item["duration"] for item in items.values()) / 3600, 2)}
-        about |= {name: settings[name] for name in ("n_codebooks", "codebook_size", "mask_share", "mask_frames")}
+        about = {
+            "teacher": settings["teacher"] and Path(settings["teacher"]).name,
+            "hours": round(sum(item["duration"] for item in items.values()) / 3600, 2),
+        }
+        about |= {name: settings[name] for name in names}
         about |= {} if last is None else {key: last.meta[key] for key in ("epoch", "loss", "accuracy")}
         model.save(folder / "encoder", about=about)
     return folder / "encoder"

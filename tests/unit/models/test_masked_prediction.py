@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from eeasr_modules.models.masked_prediction import MaskedPredictor, is_pretrained_encoder, pretrained_weights
+from eeasr_modules.models.masked_targets import ClusterTargets
 
 ENCODER = {"encoder": "conformer", "n_layers": 2, "dim": 16, "n_heads": 2, "ffn_dim": 32, "n_mels": 20, "dropout": 0.0}
 
@@ -11,16 +12,20 @@ ENCODER = {"encoder": "conformer", "n_layers": 2, "dim": 16, "n_heads": 2, "ffn_
 @pytest.fixture()
 def model():
     torch.manual_seed(0)
-    return MaskedPredictor(ENCODER, n_codebooks=2, codebook_size=16)
+    return MaskedPredictor(ENCODER, targets="random", n_codebooks=2, codebook_size=16)
+
+
+def codes_of(model, features):
+    return model.targets(model.inputs_of(features, torch.full((len(features),), features.shape[1])))
 
 
 def test_codes_are_those_of_speechbrains_quantizer(model):
     features = torch.randn(2, 41, 20)
-    codes = model.codes(features)
+    codes = codes_of(model, features)
     frames = int(model.encoder.frames_for(torch.tensor(40 * 160)))
     stacked = torch.nn.functional.pad(features, (0, 0, 1, 4 * frames - 42)).unflatten(1, (frames, 4)).flatten(2)
     assert codes.shape == (2, frames, 2)
-    for number, quantizer in enumerate(model.quantizers):
+    for number, quantizer in enumerate(model.targets.quantizers):
         # its forward compares every frame with every code, one utterance at a time
         slow = torch.stack([quantizer(one.unsqueeze(1)).squeeze(1) for one in stacked])
         assert torch.equal(codes[..., number], slow)
@@ -30,8 +35,8 @@ def test_codes_do_not_depend_on_padding(model):
     wavs = torch.randn(2, 32000)
     wavs[1, 16000:] = 0
     n_samples = torch.tensor([32000, 16000])
-    together = model.codes(model.encoder.features(wavs, n_samples)[0])
-    alone = model.codes(model.encoder.features(wavs[1:, :16000], n_samples[1:])[0])
+    together = codes_of(model, model.encoder.features(wavs, n_samples)[0])
+    alone = codes_of(model, model.encoder.features(wavs[1:, :16000], n_samples[1:])[0])
     assert torch.equal(together[1, : alone.shape[1]], alone[0])
 
 
@@ -85,7 +90,7 @@ def test_it_learns_the_codes_of_a_signal_that_repeats(model):
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
     assert n_right > 0.3 * 2 * n_masked  # by chance 1 in 16
-    assert all(buffer.grad is None for buffer in model.quantizers.buffers())
+    assert all(buffer.grad is None for buffer in model.targets.buffers())
 
 
 def test_the_saved_folder_holds_the_encoder_alone(model, tmp_path):
@@ -98,6 +103,38 @@ def test_the_saved_folder_holds_the_encoder_alone(model, tmp_path):
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
         pretrained_weights(tmp_path)
+
+
+def test_clusters_code_a_frame_by_its_nearest_centre_and_are_ruled_neither_by_loudness_nor_by_noise():
+    torch.manual_seed(0)
+    kinds = torch.randint(4, (600,))
+    inputs = 0.1 * torch.randn(600, 12)
+    inputs[:, 0] += 3 * torch.rand(600)  # as loudness does: varies most, says nothing
+    inputs[torch.arange(600), 1 + kinds] += 2.0
+    targets = ClusterTargets(12, n_codebooks=1, codebook_size=16, codebook_dim=6).fit(inputs, seed=0)
+    codes = targets(inputs.unsqueeze(0))[0, :, 0]
+    reduced = (inputs - targets.mean) @ targets.project
+    assert torch.equal(codes, torch.cdist(reduced, targets.centres[0]).argmin(-1))
+    purity = sum(int(torch.bincount(kinds[codes == code]).max()) for code in codes.unique()) / 600
+    assert purity > 0.95
+    with pytest.raises(ValueError, match="16 clusters"):
+        targets.fit(inputs[:10], seed=0)
+
+
+def test_a_teachers_layer_is_coded_and_the_teacher_is_neither_trained_nor_saved(model):
+    teacher = model.encoder
+    student = MaskedPredictor(
+        ENCODER, targets="random", n_codebooks=1, codebook_size=8, teacher=teacher, teacher_layer=1
+    )
+    wavs, n_samples = torch.randn(1, 16000), torch.tensor([16000])
+    features, n_frames = student.encoder.features(wavs, n_samples)
+    expected = teacher.run_layer(1, teacher.front_end_of(features, n_frames)).hidden
+    assert torch.equal(student.inputs_of(features, n_frames), expected)
+    student.train()
+    assert not teacher.training and not any("teacher" in name for name in student.state_dict())
+    assert student(wavs, n_samples)[0].requires_grad
+    with pytest.raises(ValueError, match="teacher_layer"):
+        MaskedPredictor(ENCODER, teacher=teacher, teacher_layer=3)
 
 
 def test_other_encoders_are_refused():

@@ -93,6 +93,17 @@ def test_a_stopped_run_goes_on_and_fine_tuning_starts_from_what_it_leaves(settin
     assert MultiExit.load(tmp_path / "fine" / "model").exit_layers == [1, 2]
 
 
+def test_a_second_round_codes_a_layer_of_the_first(settings, tmp_path):
+    first = pretrain({**settings, "n_epochs": 1}, run_opts={"noprogressbar": True})
+    again = {**settings, "n_epochs": 1, "codebook_dim": 8, "output_folder": str(tmp_path / "second")}
+    second = pretrain({**again, "teacher": str(first), "teacher_layer": 1}, run_opts={"noprogressbar": True})
+    assert json.loads((second / "config.json").read_text())["pretraining"]["teacher"] == "encoder"
+    (checkpoint,) = (tmp_path / "second" / "save").glob("CKPT*/model.ckpt")
+    state = torch.load(checkpoint)
+    assert state["targets.mean"].shape == (TINY["dim"],)
+    assert len(state["targets.centres"][0].unique(dim=0)) > QUICK["codebook_size"] / 2
+
+
 def test_an_encoder_without_exits_cannot_be_evaluated_and_another_shape_is_refused(
     settings, root, tone_corpus, tmp_path, capsys
 ):
