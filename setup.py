@@ -20,7 +20,9 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["eeasr_modules", "eeasr_modules.*"]),
-    package_data={"eeasr_modules": ["report/web/*", "shipped/README.md", "shipped/*/*", "shipped/*/tables/*"]},
+    package_data={
+        "eeasr_modules": ["py.typed", "report/web/*", "shipped/README.md", "shipped/*/*", "shipped/*/tables/*"]
+    },
     # No pin of torch here: constraints/cpu.txt holds the version of machines without a GPU.
     install_requires=[
         "torch>=2.7.1",
@@ -44,6 +46,7 @@ setup(
     extras_require={
         "microphone": ["sounddevice"],  # eeasr try
         "audio": ["av"],  # m4a, aac, webm
+        "onnx": ["onnx", "onnxruntime"],  # eeasr export
         "dev": ["pytest>=8", "ruff", "hypothesis"],
     },
     entry_points={"console_scripts": ["eeasr = eeasr_modules.cli:main"]},

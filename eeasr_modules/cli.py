@@ -58,6 +58,7 @@ def _parser() -> tuple[_Parser, list[str]]:
     _add_transcribe(commands)
     _add_try(commands)
     _add_benchmark(commands)
+    _add_export(commands)
     return parser, list(commands.choices)
 
 
@@ -257,6 +258,10 @@ def _add_choice(parser: _Parser) -> None:
         "--budget", type=float, metavar="B", help="mean cost allowed: a share of full depth up to 1, layers above 1"
     )
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument(
+        "--precision", default="float32", metavar="NAME", help="float32, bfloat16, float16 (GPU) or int8 (CPU)"
+    )
+    parser.add_argument("--front_end", default="fast", metavar="NAME", help="fast (on CPUs, same output) or stock")
 
 
 def _transcribe(options: argparse.Namespace) -> int:
@@ -269,6 +274,8 @@ def _transcribe(options: argparse.Namespace) -> int:
         budget=options.budget,
         device=options.device,
         batch_seconds=options.batch_seconds,
+        front_end=options.front_end,
+        precision=options.precision,
     )
     tally = transcribe_files(
         asr,
@@ -295,7 +302,14 @@ def _try(options: argparse.Namespace) -> None:
 
     model, files = model_and_files(options.arguments)
     sentences = read_sentences(options.sentences)
-    asr = EarlyExitASR.from_pretrained(model, policy=options.policy, budget=options.budget, device=options.device)
+    asr = EarlyExitASR.from_pretrained(
+        model,
+        policy=options.policy,
+        budget=options.budget,
+        device=options.device,
+        front_end=options.front_end,
+        precision=options.precision,
+    )
     wavs = hear(files, sentences, sample_rate=asr.source.config.get("sample_rate", 16000))
     trials = run_trials(asr, wavs, sentences)
     print("\n".join(trial_lines(trials, exit_layers=asr.source.exit_layers, policy=str(asr.policy))))
@@ -319,6 +333,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "--normaliser", default="upper", metavar="NAME", help="for references and transcripts: none, upper, words"
     )
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument("--front_end", default="stock", metavar="NAME", help="of every way: stock (default) or fast")
     parser.add_argument("--out", metavar="DIR", help="folder for benchmark.md and benchmark.csv")
 
 
@@ -333,7 +348,8 @@ def _benchmark(options: argparse.Namespace) -> None:
         raise ValueError(f"--limit must be at least 1, got {options.limit}")
     if not 0.1 <= options.seconds <= 30:
         raise ValueError(f"--seconds must be from 0.1 to 30, got {options.seconds:g}")
-    asr = EarlyExitASR.from_pretrained(options.model, device=options.device)
+    # the stock front end, so that the ways differ in when they stop and in nothing else
+    asr = EarlyExitASR.from_pretrained(options.model, device=options.device, front_end=options.front_end)
     policies = bench_policies(asr, options.policies, budget=options.budget)
     rate = asr.engine.sample_rate
     if options.inputs:
@@ -358,6 +374,28 @@ def _benchmark(options: argparse.Namespace) -> None:
     if options.out:
         written = write_benchmark(options.out, markdown, benchmark_csv(results, **shown))
         print("Written: " + ", ".join(str(path) for path in written))
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "export", _export, "write a model as ONNX graphs that stop at its exits")
+    parser.add_argument("model", metavar="MODEL", help="folder of a model or CTC checkpoint, or an id on the hub")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="to write; new or empty")
+    parser.add_argument("--format", default="onnx", help="onnx (default)")
+    parser.add_argument("--int8", action="store_true", help="also with matrix products in 8 bits")
+    parser.add_argument("--policy", metavar="TEXT", help="that the manifest names (default: the model's)")
+    parser.add_argument("--budget", type=float, metavar="B", help="mean cost allowed, as for transcribe")
+    parser.add_argument("--check", nargs="+", default=[], metavar="AUDIO", help="compare with the model on these")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from eeasr_modules.runtime.export import check_export, export_model
+
+    chosen = {"policy": options.policy, "budget": options.budget}
+    written = export_model(options.model, options.output, format=options.format, int8=options.int8, **chosen)
+    print(f"Written: {written}")
+    if options.check:
+        found = check_export(options.model, options.output, options.check)
+        print(", ".join(f"{name}: {value}" for name, value in found.items()))
 
 
 def _whole_number(option: str, text: str) -> int:

@@ -13,6 +13,7 @@ from torch import nn
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.heads import build_heads
 from eeasr_modules.models.huggingface import HuggingFaceEncoder
+from eeasr_modules.models.self_conditioning import SelfConditioning
 from eeasr_modules.models.walk import Walk
 
 FOLDER_VERSION = 1
@@ -21,6 +22,7 @@ DEFAULTS = {
     "head_dim": None,
     "head_dropout": 0.0,
     "share_projection": False,
+    "self_condition": False,
     "checkpoint_head": False,
     "sample_rate": 16000,
 }
@@ -73,9 +75,10 @@ class MultiExit(nn.Module):
     config : dict
         `encoder` (a dict for `build_encoder`), `exit_layers` (from 1, rising, ending at the last layer), `n_tokens`,
         `blank_index`, `head` (`linear`, `mlp`, `attention`), `head_dim`, `head_dropout` (None: the checkpoint's),
-        `share_projection`, `checkpoint_head` (the last exit is the CTC head of the encoder's `...ForCTC` checkpoint,
-        and inner linear heads start from it), `sample_rate`; everything that `config.json` of a model folder holds.
-        What an encoder reads from a checkpoint is filled in, so that the folder is enough to load the model.
+        `share_projection`, `self_condition` (see `SelfConditioning`), `checkpoint_head` (the last exit is the CTC head
+        of the encoder's `...ForCTC` checkpoint, and inner linear heads start from it), `sample_rate`; everything that
+        `config.json` of a model folder holds. What an encoder reads from a checkpoint is filled in, so
+        that the folder is enough to load the model.
 
     Example
     -------
@@ -105,6 +108,10 @@ class MultiExit(nn.Module):
             dropout=self.config["head_dropout"] or 0.0,
             plain_last=self.config["checkpoint_head"],
         )
+        self.conditioning = None
+        if self.config["self_condition"]:
+            inner = dict(zip(self.exit_layers[:-1], self.heads[:-1], strict=True))
+            self.conditioning = SelfConditioning(inner, n_tokens=config["n_tokens"], dim=self.encoder.dim)
         self.encoder_frozen, self.last_head_frozen = False, False
         if self.config["checkpoint_head"] and not config["encoder"].get("hf_config"):
             self._take_checkpoint_head()
@@ -159,6 +166,18 @@ class MultiExit(nn.Module):
             self.heads[-1].eval()
         return self
 
+    def walk(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> Walk:
+        """A batch at the start of its way through the encoder, exits told on where the model is self-conditioned.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor of shape (batch, samples)
+            Zero-padded waveforms.
+        n_samples : torch.Tensor of shape (batch,)
+            Valid samples.
+        """
+        return Walk(self.encoder, wavs, n_samples, conditioning=self.conditioning)
+
     def exits(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> Iterator[ExitOutput]:
         """Exit after exit, each computed when it is asked for.
 
@@ -170,11 +189,14 @@ class MultiExit(nn.Module):
             Valid samples.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
-            walk = Walk(self.encoder, wavs, n_samples)
+            walk = self.walk(wavs, n_samples)
         for layer, head in zip(self.exit_layers, self.heads, strict=True):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
                 hidden = walk.advance(layer)
-            yield ExitOutput(layer, head(hidden, walk.n_frames), hidden, walk.n_frames)
+            log_probs = head(hidden, walk.n_frames)
+            if self.conditioning is not None:
+                walk.tell(log_probs)
+            yield ExitOutput(layer, log_probs, hidden, walk.n_frames)
 
     def forward(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Log-probs of every exit, a list of (batch, frames, tokens), and frame counts (batch,)."""
@@ -185,7 +207,16 @@ class MultiExit(nn.Module):
         """Multiply-accumulates for one utterance: (front end and layers up to each exit, each head)."""
         n_frames = int(self.encoder.frames_for(n_samples))
         front, layer = self.encoder.front_end_macs(n_samples), self.encoder.layer_macs(n_frames)
-        return [front + depth * layer for depth in self.exit_layers], [head.macs(n_frames) for head in self.heads]
+        up_to = [front + depth * layer for depth in self.exit_layers]
+        up_to = [one + self.told_macs(n_frames, n_layers=n) for one, n in zip(up_to, self.exit_layers, strict=True)]
+        return up_to, [head.macs(n_frames) for head in self.heads]
+
+    def told_macs(self, n_frames: int, *, n_layers: int) -> float:
+        """Multiply-accumulates of telling exits on, for one utterance that ran `n_layers`; 0 without conditioning."""
+        if self.conditioning is None:
+            return 0.0
+        layers = [layer for layer in self.conditioning.layers if layer < n_layers]
+        return sum((self.conditioning.macs(n_frames, layer=layer) for layer in layers), 0.0)
 
     def save(self, folder: str | Path, *, half: bool = False) -> None:
         """Write `config.json` and `model.safetensors` (fp16 if `half`) into a model folder."""

@@ -79,6 +79,8 @@ class Walk:
         Zero-padded waveforms.
     n_samples : torch.Tensor of shape (batch,)
         Valid samples per utterance.
+    conditioning : SelfConditioning or None
+        What is told on after layers with an inner exit.
 
     Attributes
     ----------
@@ -88,8 +90,9 @@ class Walk:
         Which utterances of the original batch are still here.
     """
 
-    def __init__(self, encoder: Encoder, wavs: torch.Tensor, n_samples: torch.Tensor):
-        self.encoder = encoder
+    def __init__(self, encoder: Encoder, wavs: torch.Tensor, n_samples: torch.Tensor, *, conditioning=None):
+        self.encoder, self.conditioning = encoder, conditioning
+        self._told: torch.Tensor | None = None
         self.state = encoder.front_end(wavs, n_samples)
         self.layer = 0
         self.rows = torch.arange(wavs.shape[0], device=wavs.device)
@@ -113,10 +116,31 @@ class Walk:
                 "a walk only goes forward"
             )
         while self.layer < layer:
+            if len(self.rows):
+                self._tell_on()
             self.layer += 1
             if len(self.rows):  # no layer runs for nobody (and SpeechBrain's attention cannot)
                 self.state = self.encoder.run_layer(self.layer, self.state)
         return self.encoder.exit_view(layer, self.state.hidden)
+
+    def tell(self, log_probs: torch.Tensor) -> None:
+        """Tell on these log-probs (still here, frames, tokens) of the exit after the layer that ran last.
+
+        Without it, a walk with `conditioning` reads the exit's head itself, for those who go on.
+        """
+        self._told = log_probs
+
+    def _tell_on(self) -> None:
+        """Add what the exit after this layer hears to the stream."""
+        told, self._told = self._told, None
+        if self.conditioning is None or self.layer not in self.conditioning.layers:
+            return
+        hidden, n_frames = self.state.hidden, self.state.n_frames
+        if told is None:
+            added = self.conditioning.after(self.layer, self.encoder.exit_view(self.layer, hidden), n_frames)
+        else:
+            added = self.conditioning.told(told)
+        self.state = WalkState(hidden + added.to(hidden.dtype), n_frames, self.state.extra)
 
     def keep(self, kept: torch.Tensor) -> None:
         """Let the others leave: no further layer runs for them, and padding shrinks to the longest one left.
@@ -128,7 +152,7 @@ class Walk:
         """
         if bool(kept.all()):
             return
-        self.rows = self.rows[kept]
+        self.rows, self._told = self.rows[kept], None
         n_frames = self.state.n_frames[kept]
         longest = int(n_frames.max()) if len(n_frames) else 0
         state = WalkState(self.state.hidden[kept][:, :longest], n_frames, self.state.extra)

@@ -1,13 +1,29 @@
-"""Transcribing live: decisions per utterance while the model runs, audio of any kind, results as dataclasses."""
+"""Transcribing live: decisions per utterance while the model runs, audio of any kind, results as dataclasses.
 
-from eeasr_modules.compat import ensure_torchaudio
+Names are imported when they are first asked for, so that `runtime.onnx_loop` works without torch.
+"""
 
-ensure_torchaudio()
+from importlib import import_module
 
-from eeasr_modules.runtime.engine import Engine  # noqa: E402
-from eeasr_modules.runtime.leaving import Recognised  # noqa: E402
-from eeasr_modules.runtime.recogniser import EarlyExitASR  # noqa: E402
-from eeasr_modules.runtime.transcript import Transcript  # noqa: E402
-from eeasr_modules.runtime.words import Word  # noqa: E402
+_HOMES = {
+    "EarlyExitASR": "recogniser",
+    "Engine": "engine",
+    "Recognised": "leaving",
+    "Transcript": "transcript",
+    "Word": "words",
+}
 
 __all__ = ["EarlyExitASR", "Engine", "Recognised", "Transcript", "Word"]
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from eeasr_modules.compat import ensure_torchaudio
+
+    ensure_torchaudio()
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -241,7 +241,7 @@ def _macs(model: MultiExit, n_samples: int, heard: Heard, reads: Sequence[bool])
     emitting = layers.index(heard.exit_layer)
     read = {k for k, layer in enumerate(layers) if reads[k] and layer <= heard.layers_run} | {emitting}
     body = model.encoder.front_end_macs(n_samples) + heard.layers_run * model.encoder.layer_macs(n_frames)
-    return body + sum(heads[k] for k in read)
+    return body + model.told_macs(n_frames, n_layers=heard.layers_run) + sum(heads[k] for k in read)
 
 
 def _wer(texts: Sequence[str], references: Sequence[str | None], normal: Callable[[str], str]) -> float | None:

@@ -19,7 +19,6 @@ from torch import nn
 from eeasr_modules.exits.policies import Policy, Static
 from eeasr_modules.models.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.huggingface_front_end import normalised
-from eeasr_modules.models.walk import Walk
 from eeasr_modules.models.word_signals import WORD_SIGNALS
 from eeasr_modules.runtime.engine import Engine
 from eeasr_modules.runtime.leaving import Leaving
@@ -275,7 +274,7 @@ def _cut_run(engine: Engine, k: int):
 
     @torch.inference_mode()
     def run(wavs, n_samples, utt_ids):
-        walk = Walk(engine.model.encoder, wavs.to(engine.device), n_samples.to(engine.device))
+        walk = engine.model.walk(wavs.to(engine.device), n_samples.to(engine.device))
         texts = greedy(engine, walk.advance(layer), walk.n_frames, exit_index=k)
         return [Heard(text, layer, layer) for text in texts]
 

@@ -17,6 +17,7 @@ from eeasr_modules.exits.policies import Policy
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.word_signals import WordFrames
 from eeasr_modules.runtime.compaction import Always, Compaction
+from eeasr_modules.runtime.faster import autocast
 from eeasr_modules.runtime.leaving import Leaving, Recognised
 from eeasr_modules.runtime.live_signals import SignalPlan, spelled
 
@@ -34,6 +35,8 @@ class Engine:
         Not open, naming only layers with an exit.
     compaction : Compaction or None
         When those who left are taken out of the batch; None for always.
+    precision : str
+        "bfloat16" or "float16": products are computed in 16 bits; any other: as the weights are.
     seed : int
         Of the policy `random`; an exit table's is in its metadata.
     language : str
@@ -52,6 +55,7 @@ class Engine:
         *,
         policy: Policy,
         compaction: Compaction | None = None,
+        precision: str = "float32",
         seed: int = 0,
         language: str = "en",
     ):
@@ -64,7 +68,7 @@ class Engine:
             )
         self.model, self.vocabulary, self.policy = model, vocabulary, policy
         self.compaction = Always() if compaction is None else compaction
-        self.seed, self.language = seed, language
+        self.seed, self.language, self.precision = seed, language, precision
         self.plan = SignalPlan(policy, model.exit_layers)
         self.spellings = vocabulary.spellings
         self.word_frames = WordFrames(self.spellings, blank_index=model.blank_index) if self.plan.of_words else None
@@ -95,7 +99,8 @@ class Engine:
         list of Recognised
             In the order of the batch.
         """
-        return Leaving(self, wavs, n_samples, utt_ids).run()
+        with autocast(self.precision, self.device):
+            return Leaving(self, wavs, n_samples, utt_ids).run()
 
     def run_all(
         self, wavs: Sequence[torch.Tensor], *, utt_ids: Sequence[str], batch_seconds: float = 60.0
@@ -134,7 +139,12 @@ class Engine:
         n_samples : torch.Tensor of shape (batch,)
             Valid samples.
         """
-        for output in self.model.exits(wavs.to(self.device), n_samples.to(self.device)):
+        exits = self.model.exits(wavs.to(self.device), n_samples.to(self.device))
+        while True:
+            with autocast(self.precision, self.device):
+                output = next(exits, None)
+            if output is None:
+                return
             best = output.log_probs.argmax(dim=-1).cpu().numpy()
             yield output.exit_layer, self.texts(best, output.n_frames.tolist())
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from eeasr_modules.models.walk import Walk
 from eeasr_modules.models.word_signals import word_signals
 from eeasr_modules.runtime.live_signals import head_signals, plain_signals, transcript_signals
 from eeasr_modules.runtime.words import Word, spell_words
@@ -72,7 +71,7 @@ class Leaving:
 
     def __init__(self, engine: Engine, wavs: torch.Tensor, n_samples: torch.Tensor, utt_ids: Sequence[str]):
         self.engine, self.model, self.plan = engine, engine.model, engine.plan
-        self.walk = Walk(self.model.encoder, wavs.to(engine.device), n_samples.to(engine.device))
+        self.walk = self.model.walk(wavs.to(engine.device), n_samples.to(engine.device))
         n = len(utt_ids)
         self.utt_ids = np.array([*utt_ids], dtype=object)
         self.duration_s = n_samples.cpu().numpy() / engine.sample_rate

@@ -16,6 +16,7 @@ from eeasr_modules.runtime.choosing import choose_policy
 from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, Stretch, chunks, stitch
 from eeasr_modules.runtime.compaction import Always, Compaction, measure_compaction
 from eeasr_modules.runtime.engine import Engine
+from eeasr_modules.runtime.faster import check_switches, made_faster
 from eeasr_modules.runtime.leaving import Recognised
 from eeasr_modules.runtime.sources import Source, find_source
 from eeasr_modules.runtime.transcript import Transcript
@@ -47,6 +48,10 @@ class EarlyExitASR:
         Of what is recognised in one piece; longer recordings are cut in chunks.
     compaction : str
         "always", or "when_it_pays" by a short measurement: when those who left are taken out of a batch.
+    front_end : str
+        "fast" (wav2vec 2.0 and its kin on a CPU; same output) or "stock".
+    precision : str
+        "float32", "bfloat16", "float16" (GPU), "int8" (CPU); docs/transcribe.md says what each costs and saves.
     seed : int
         Of the policy `random`.
 
@@ -66,6 +71,8 @@ class EarlyExitASR:
         batch_seconds: float = 60.0,
         longest_s: float = LONGEST_S,
         compaction: str = "always",
+        front_end: str = "fast",
+        precision: str = "float32",
         seed: int = 0,
     ):
         if compaction not in COMPACTIONS:
@@ -76,6 +83,8 @@ class EarlyExitASR:
             raise ValueError(f"longest_s must be at least 1 (seconds in one piece), got {longest_s}")
         self.source, self.policy, self.device = source, policy, _checked_device(device)
         self.batch_seconds, self.longest_s = batch_seconds, longest_s
+        check_switches(front_end, precision, device=self.device)
+        self.front_end, self.precision = front_end, precision
         self.compaction, self.seed = compaction, seed
         self._engine: Engine | None = None
 
@@ -90,6 +99,8 @@ class EarlyExitASR:
         batch_seconds: float = 60.0,
         longest_s: float = LONGEST_S,
         compaction: str = "always",
+        front_end: str = "fast",
+        precision: str = "float32",
         seed: int = 0,
     ) -> EarlyExitASR:
         """A model by its name.
@@ -106,7 +117,7 @@ class EarlyExitASR:
             Mean cost allowed on the calibration data: up to 1 a share of full depth, above 1 layers.
         device : str or None
             None takes a GPU where there is one.
-        batch_seconds, longest_s, compaction, seed : float, float, str, int
+        batch_seconds, longest_s, compaction, front_end, precision, seed : float, float, str, str, str, int
             See the class.
 
         Returns
@@ -131,6 +142,8 @@ class EarlyExitASR:
             batch_seconds=batch_seconds,
             longest_s=longest_s,
             compaction=compaction,
+            front_end=front_end,
+            precision=precision,
             seed=seed,
         )
 
@@ -142,10 +155,17 @@ class EarlyExitASR:
         """Model, heads and policy, read from disk when first asked for."""
         if self._engine is None:
             model, vocabulary = self.source.load(self.device)
+            model = made_faster(model, front_end=self.front_end, precision=self.precision)
             rule: Compaction = Always() if self.compaction == "always" else measure_compaction(model.encoder)
             language = self.source.config.get("language") or "en"
             self._engine = Engine(
-                model, vocabulary, policy=self.policy, compaction=rule, seed=self.seed, language=language
+                model,
+                vocabulary,
+                policy=self.policy,
+                compaction=rule,
+                precision=self.precision,
+                seed=self.seed,
+                language=language,
             )
         return self._engine
 

@@ -1,15 +1,21 @@
-"""The one SpeechBrain Brain: multi-exit CTC training, joint or heads only."""
+"""The one SpeechBrain Brain: multi-exit CTC training under every regime."""
 
 import speechbrain as sb
 import torch
 from speechbrain.augment.time_domain import SpeedPerturb
+from speechbrain.nnet.schedulers import NewBobScheduler
 from speechbrain.utils.train_logger import FileTrainLogger
 
 from eeasr_modules.data.pipeline import n_samples_of
 from eeasr_modules.exits.edits import count_edits
 from eeasr_modules.models.decode import greedy_decode
-from eeasr_modules.models.losses import exit_ctc_losses, exit_weights
-from eeasr_modules.training.schedule import warmup_cosine
+from eeasr_modules.models.distilling import confidence_weights
+from eeasr_modules.models.losses import utterance_ctc_losses
+from eeasr_modules.training.distillation import Distillation, load_teacher
+from eeasr_modules.training.layer_groups import decayed_groups
+from eeasr_modules.training.regime_keys import alphas_of, regime_of
+from eeasr_modules.training.regimes import OWN_TEACHERS
+from eeasr_modules.training.schedule import lr_share
 
 
 class ExitBrain(sb.Brain):
@@ -35,12 +41,26 @@ class ExitBrain(sb.Brain):
 
     def __init__(self, model, config, *, vocabulary, n_batches, run_opts, checkpointer, train_log):
         self.config, self.vocabulary, self.n_batches = config, vocabulary, n_batches
-        self.weights = exit_weights(config.exit_weights, len(config.exit_layers))
+        self.regime = regime_of(config)
+        self.weights = self.regime.weights  # of the update that is being made
         self.epoch = 1
+        self.newbob = NewBobScheduler(1.0) if config.lr_schedule == "newbob" else None
         super().__init__(
             modules={"model": model}, hparams={"seed": config.seed}, run_opts=run_opts, checkpointer=checkpointer
         )
+        if config.accumulate_batches != 1:
+            self.grad_accumulation_factor = config.accumulate_batches
+        if n_batches < self.grad_accumulation_factor and config.n_epochs:
+            raise ValueError(
+                f"accumulate_batches must be at most the {n_batches} batches of an epoch, "
+                f"got {self.grad_accumulation_factor}"
+            )
         self.logger = FileTrainLogger(save_file=train_log, precision=3)
+        self.distillation, self.teacher, self.teacher_log_probs = None, None, None
+        if config.distill is not None and config.n_epochs:
+            self.distillation = Distillation(config.distill, alphas_of(config), config.distill_transcript_share)
+            if config.distill not in OWN_TEACHERS:
+                self.teacher = load_teacher(config.distill, vocabulary, device=self.device)
         self.speed = None
         if config.speeds != [100]:
             self.speed = SpeedPerturb(config.sample_rate, speeds=config.speeds, device=self.device)
@@ -51,24 +71,36 @@ class ExitBrain(sb.Brain):
         wavs, relative = batch.sig
         if stage == sb.Stage.TRAIN and self.speed is not None:
             wavs = self.speed(wavs)
-        return self.modules.model(wavs, n_samples_of(relative, wavs.shape[1]))
+        n_samples = n_samples_of(relative, wavs.shape[1])
+        if stage == sb.Stage.TRAIN and self.teacher is not None:
+            with torch.no_grad():
+                self.teacher_log_probs = self.teacher(wavs, n_samples)[0][-1]
+        return self.modules.model(wavs, n_samples)
 
     def compute_objectives(self, predictions, batch, stage):
-        """Weighted sum of the exits' CTC losses; on validation also counts word errors."""
+        """Weighted sum of the exits' losses, nats per token; on validation, CTC alone, also counts word errors."""
         log_probs, n_frames = predictions
         tokens, relative = batch.tokens
-        losses = exit_ctc_losses(
-            log_probs,
-            n_frames,
-            tokens,
-            n_samples_of(relative, tokens.shape[1]),
-            blank_index=self.vocabulary.blank_index,
-        )
+        n_tokens = n_samples_of(relative, tokens.shape[1])
+        blank_index = self.vocabulary.blank_index
+        by_utterance = utterance_ctc_losses(log_probs, n_frames, tokens, n_tokens, blank_index=blank_index)
+        n_tokens = n_tokens.sum().clamp(min=1)
+        losses = by_utterance.sum(dim=1) / n_tokens
         self.loss_sums += losses.detach().cpu()
         self.n_summed += 1
         if stage != sb.Stage.TRAIN:
             self._count_words(log_probs, n_frames, batch.words)
-        return (losses * torch.tensor(self.weights, device=losses.device)).sum()
+        weights = torch.tensor(self.weights, device=losses.device)
+        if stage != sb.Stage.TRAIN:
+            return (losses * weights).sum()
+        if self.distillation is not None:
+            by_utterance = self.distillation.mixed(
+                by_utterance, log_probs, n_frames, blank_index=blank_index, teacher_log_probs=self.teacher_log_probs
+            )
+            losses = by_utterance.sum(dim=1) / n_tokens
+        if self.config.confidence_weighted:
+            return (by_utterance * confidence_weights(log_probs, n_frames, weights)).sum() / n_tokens
+        return (losses * weights).sum()
 
     def _count_words(self, log_probs, n_frames, references):
         self.n_words += sum(len(reference.split()) for reference in references)
@@ -79,35 +111,88 @@ class ExitBrain(sb.Brain):
 
     def init_optimizers(self):
         """AdamW for the encoder and AdamW for the heads, so that each is clipped (Brain clips first groups only)."""
-        model = self.modules.model
-        model = getattr(model, "module", model)
-        groups = {"heads_optimizer": (model.heads.parameters(), self.config.heads_lr)}
+        model = self._model
+        heads = list(model.heads.parameters())
+        if model.conditioning is not None:
+            heads += model.conditioning.parameters()
+        groups = {"heads_optimizer": (heads, self.config.heads_lr)}
         if not model.encoder_frozen:
             groups["encoder_optimizer"] = (model.encoder.parameters(), self.config.encoder_lr)
         self.peak_lr = {name: lr for name, (_, lr) in groups.items()}
+        decay = self.config.layer_lr_decay
+        held = {name: [p for p in parameters if p.requires_grad] for name, (parameters, _) in groups.items()}
+        if decay < 1 and not model.encoder_frozen:
+            held["encoder_optimizer"] = decayed_groups(model.encoder, decay=decay)
         self.optimizers_dict = {
             name: torch.optim.AdamW(
-                [p for p in parameters if p.requires_grad],
+                held[name],
                 lr=lr,
                 betas=(0.9, 0.98),
                 weight_decay=self.config.weight_decay,
             )
-            for name, (parameters, lr) in groups.items()
+            for name, (_, lr) in groups.items()
         }
         if self.checkpointer is not None:
             for name, optimizer in self.optimizers_dict.items():
                 self.checkpointer.add_recoverable(name, optimizer)
+            if self.newbob is not None:
+                self.checkpointer.add_recoverable("newbob", self.newbob)
+
+    @property
+    def _model(self):
+        model = self.modules.model
+        return getattr(model, "module", model)
 
     def on_fit_batch_start(self, batch, should_step):
-        """Learning rate of this update, from the share of all updates that are done."""
-        done = (self.epoch - 1) * self.n_batches + self.step
-        share = warmup_cosine(
-            done / max(1, self.n_batches * self.config.n_epochs),
+        """Learning rate of this update, from the share of updates that are done, and the exits that it trains."""
+        share = lr_share(
+            self.config.lr_schedule,
+            self.regime.progress(self.epoch, n_done=self.step, n_batches=self.n_batches),
             warmup_share=self.config.warmup_share,
             final_share=self.config.final_lr_share,
         )
+        if self.newbob is not None:
+            share *= max(self.config.final_lr_share, self.newbob.hyperparam_value)
         for name, optimizer in self.optimizers_dict.items():
-            optimizer.param_groups[0]["lr"] = share * self.peak_lr[name]
+            for group in optimizer.param_groups:
+                group["lr"] = share * self.peak_lr[name] * group.get("lr_scale", 1.0)
+        in_epoch = self.n_batches // self.grad_accumulation_factor
+        update = (self.epoch - 1) * in_epoch + (self.step - 1) // self.grad_accumulation_factor
+        self.weights = self.regime.weights_of(self.epoch, update=update)
+
+    def optimizers_step(self):
+        """One update, each optimizer's gradients clipped together (SpeechBrain clips its first group only).
+
+        Heads that the regime leaves out have no gradient, not a zero one: AdamW would move them still.
+        """
+        if self.config.regime != "joint":
+            self._forget_idle_heads()
+        moving = {
+            name: optimizer
+            for name, optimizer in self.freeze_optimizers(self.optimizers_dict).items()
+            if any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
+        }
+        for optimizer in moving.values():
+            self.scaler.unscale_(optimizer)
+            if self.max_grad_norm > 0:  # SpeechBrain's -1 would turn gradients round
+                parameters = [p for group in optimizer.param_groups for p in group["params"]]
+                torch.nn.utils.clip_grad_norm_(parameters, self.max_grad_norm)
+        if not self.scaler.is_enabled() and self.skip_nonfinite_grads:
+            self.check_gradients()
+        for optimizer in moving.values():
+            self.scaler.step(optimizer)
+        if moving:
+            self.scaler.update()
+        for optimizer in self.optimizers_dict.values():
+            optimizer.zero_grad(set_to_none=True)
+        self.optimizer_step += 1
+
+    def _forget_idle_heads(self):
+        heads = self._model.heads
+        busy = {id(p) for head, weight in zip(heads, self.weights, strict=True) if weight for p in head.parameters()}
+        for parameter in heads.parameters():
+            if id(parameter) not in busy:
+                parameter.grad = None
 
     def on_stage_start(self, stage, epoch=None):
         """Fresh sums."""
@@ -118,6 +203,9 @@ class ExitBrain(sb.Brain):
             self.epoch = epoch
             # seeded by epoch: a resumed run draws what an uninterrupted one would have drawn
             torch.manual_seed(self.config.seed * 100003 + epoch)
+            if self.regime.frozen(epoch) and not self._model.encoder_frozen:
+                self._model.freeze_encoder()
+                self._model.freeze_last_head()
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Log per exit, and checkpoint on the chosen word error rate."""
@@ -131,6 +219,8 @@ class ExitBrain(sb.Brain):
         chosen = wer[-1] if self.config.select_on == "last" else sum(wer) / len(wer)
         wer_by_exit = {f"WER_{layer}": value for layer, value in zip(layers, wer, strict=True)}
         lr = next(iter(self.optimizers_dict.values())).param_groups[0]["lr"]
+        if self.newbob is not None:
+            self.newbob(chosen)
         self.logger.log_stats(
             {"epoch": epoch, "lr": lr},
             train_stats=self.train_stats,

@@ -22,7 +22,6 @@ from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.models.decode import greedy_decode
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, acoustic_signals
-from eeasr_modules.models.walk import Walk
 from eeasr_modules.models.word_signals import WORD_SIGNALS
 from eeasr_modules.training.corpora import EvaluationSet
 from eeasr_modules.training.readings import PosteriorReadings, ReadExit
@@ -73,7 +72,7 @@ def read_exits(
     n_frames : np.ndarray of shape (batch,)
         Valid frames.
     """
-    walk = Walk(model.encoder, wavs, n_samples)
+    walk = model.walk(wavs, n_samples)
     previous_hidden, previous_log_probs = walk.state.hidden, None
     tokens, columns = [], {name: [] for name in ACOUSTIC_SIGNALS}
     for exit_index, (layer, head) in enumerate(zip(model.exit_layers, model.heads, strict=True)):

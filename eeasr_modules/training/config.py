@@ -11,6 +11,7 @@ from pathlib import Path
 
 from eeasr_modules.training.keys import ENCODER_KEYS, EVERY, KEYS, keys_of
 from eeasr_modules.training.other_sets import OTHER_KEY, OtherSet, other_sets
+from eeasr_modules.training.regime_keys import alphas_of, check_regime, regime_of
 from eeasr_modules.training.yaml_file import load_yaml
 
 SHAPE_KEYS = ("encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "sample_rate")
@@ -94,6 +95,8 @@ def check(values: dict, *, recipes: Path) -> Config:
     own = {**own, "corpus": corpora[own["corpus"].lower()].name}
     config = Config(own, other_sets(values, corpora, trained_on=own["corpus"].lower()))
     _check_together(config)
+    if config.regime == "heads_only":
+        config = dataclasses.replace(config, values={**config.values, "freeze_encoder": True})
     return config if "n_layers" not in own else with_depth(config, n_layers=own["n_layers"], dim=own["dim"])
 
 
@@ -127,6 +130,7 @@ def _check_together(config: Config) -> None:
     for name in ("average_exits", "nbest"):
         if getattr(config, name) == 1:
             raise ValueError(f"{name} must be 0 (none) or at least 2, got 1")
+    check_regime(config)
     if config.encoder == "conformer":
         _check_conformer(config)
     else:
@@ -140,7 +144,7 @@ def _check_conformer(config: Config) -> None:
         raise ValueError(f"dim must be a multiple of 2 x n_heads, got {config.dim} and {config.n_heads}")
     if config.kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd, got {config.kernel_size}")
-    if config.freeze_encoder and config.init_from is None:
+    if (config.freeze_encoder or config.regime == "heads_only") and config.init_from is None:
         raise ValueError("freeze_encoder: true trains heads only and needs init_from, a model folder to start from")
 
 
@@ -176,6 +180,8 @@ def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
     config = dataclasses.replace(
         config, values={**config.values, "exit_layers": exit_layers, "n_layers": n_layers, "dim": dim}
     )
+    regime_of(config)  # weights and epochs fit it
+    alphas_of(config)
     for policy in [parse_policy(config.exit_policy), *parse_policies(config.compare_policies)]:
         check_against(policy, exit_layers)
     budget = config.exit_budget * (n_layers if config.exit_budget <= 1 else 1)
@@ -230,6 +236,8 @@ def _check_start(config: Config) -> None:
                 f"init_from '{config.init_from}' is a model with {name} {theirs[name]}, but the YAML has {name} "
                 f"{config.values[name]}: they must be the same"
             )
+    if start.get("self_condition", False) and not config.self_condition:
+        raise ValueError(f"init_from '{config.init_from}' is a self-conditioned model: give self_condition: true")
     theirs = corpora_of(start)
     if config.n_epochs == 0 and theirs and config.corpus.lower() not in map(str.lower, theirs):
         raise ValueError(
@@ -239,12 +247,17 @@ def _check_start(config: Config) -> None:
 
 
 def _check_exits_trained(config: Config) -> None:
-    trained = _start(config)["exit_layers"]
+    trained = _start(config).get("exit_layers", [])
     fresh = [layer for layer in config.exit_layers if layer not in trained]
     if fresh:
         raise ValueError(
             f"n_epochs: 0 only evaluates, but init_from '{config.init_from}' has exits after layers {trained}, none "
             f"after {', '.join(map(str, fresh))}"
+        )
+    if config.self_condition and config.exit_layers != trained:
+        raise ValueError(
+            f"n_epochs: 0 only evaluates, and the self-conditioned model of init_from '{config.init_from}' needs all "
+            f"of its exits, after layers {trained}, got {config.exit_layers}"
         )
 
 

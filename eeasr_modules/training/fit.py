@@ -16,17 +16,20 @@ from eeasr_modules.data.manifest import read_description
 from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batches, manifest_items
 from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, train_sentencepiece
 from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary
+from eeasr_modules.models.masked_prediction import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.config import Config, corpora_of
 from eeasr_modules.training.corpora import Corpora, texts_of
+from eeasr_modules.training.regimes import OWN_TEACHERS
 
 logger = logging.getLogger(__name__)
 
 # what may not change between the sittings of one run: its checkpoints would not fit or would mean something else
 FIXED = ("exit_layers", "encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "tokens")
 FIXED += ("n_tokens", "share_projection", "sample_rate", "corpus", "freeze_encoder", "exit_weights")
-FIXED += ("source", "head", "head_dim", "normaliser")
-UNTOLD = {"head": "linear"}  # what runs meant that began before a key of FIXED was there; else null
+FIXED += ("source", "head", "head_dim", "normaliser", "regime", "first_step_share", "self_condition")
+# what runs meant that began before a key of FIXED was there; else null
+UNTOLD = {"head": "linear", "regime": "joint", "first_step_share": 0.5, "self_condition": False}
 
 
 def check_run_folder(config: Config, folder: Path) -> None:
@@ -83,8 +86,10 @@ def make_vocabulary(config: Config, corpora: Corpora, folder: Path):
         pass
     texts = texts_of([*corpora.train, *corpora.valid])
     tokens = None
-    if config.init_from is not None:
+    if config.init_from is not None and not is_pretrained_encoder(config.init_from):
         vocabulary = load_vocabulary(config.init_from)
+    elif config.distill is not None and config.distill not in OWN_TEACHERS:
+        vocabulary = load_vocabulary(config.distill)
     elif config.tokens != "characters":
         made_from = texts_of(corpora.train)
         vocabulary = train_sentencepiece(made_from, folder, size=config.n_tokens, model_type=config.tokens)
@@ -140,7 +145,8 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
         If `init_from` holds a model of another shape.
     """
     encoder, start, before = config.encoder_settings, None, []
-    if config.init_from is not None:
+    without_exits = config.init_from is not None and is_pretrained_encoder(config.init_from)
+    if config.init_from is not None and not without_exits:
         start = MultiExit.load(config.init_from)
         before = corpora_of(start.config)
         checkpoint_head = start.config["checkpoint_head"]
@@ -161,6 +167,7 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
             "head": config.values.get("head", "linear"),
             "head_dim": config.values.get("head_dim"),
             "share_projection": config.share_projection,
+            "self_condition": config.values.get("self_condition", False),
             "head_dropout": config.head_dropout,
             "checkpoint_head": checkpoint_head,
             "sample_rate": config.sample_rate,
@@ -169,6 +176,8 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
     )
     if start is not None:
         take_over(start, model, folder=config.init_from)
+    elif without_exits:
+        take_encoder(pretrained_weights(config.init_from), model, folder=config.init_from)
     if config.freeze_encoder:
         model.freeze_encoder()
         if checkpoint_head:
@@ -178,17 +187,14 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
 
 def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
     """Copy into `model` the encoder of `start` and the heads of the exits that both have; `folder` is for messages."""
-    try:
-        model.encoder.load_state_dict(start.encoder.state_dict())
-    except RuntimeError as err:
-        raise ValueError(
-            f"the encoder of init_from '{folder}' has another shape: {' '.join(str(err).split())}"
-        ) from err
+    take_encoder(start.encoder.state_dict(), model, folder=folder)
     if start.config["n_tokens"] != model.config["n_tokens"]:
         raise ValueError(
             f"the heads of init_from '{folder}' have {start.config['n_tokens']} tokens, this model has "
             f"{model.config['n_tokens']}: give it a folder of its own with --output_folder"
         )
+    if start.conditioning is not None and model.conditioning is not None:
+        model.conditioning.load_state_dict(start.conditioning.state_dict())
     theirs = dict(zip(start.exit_layers, start.heads, strict=True))
     for layer, head in zip(model.exit_layers, model.heads, strict=True):
         if layer in theirs:
@@ -199,6 +205,16 @@ def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
                     f"the heads of init_from '{folder}' are of another kind (head: {start.config['head']}): "
                     f"{' '.join(str(err).split())}"
                 ) from err
+
+
+def take_encoder(weights: dict[str, torch.Tensor], model: MultiExit, *, folder: str) -> None:
+    """Load the encoder's `weights`; ValueError, naming `folder`, if they are of another shape."""
+    try:
+        model.encoder.load_state_dict(weights)
+    except RuntimeError as err:
+        raise ValueError(
+            f"the encoder of init_from '{folder}' has another shape: {' '.join(str(err).split())}"
+        ) from err
 
 
 def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExit:

@@ -4,7 +4,10 @@ import math
 import re
 from dataclasses import dataclass
 
-EXIT_WEIGHT_NAMES = ("uniform", "linear", "last")
+from eeasr_modules.training.regimes import REGIMES
+from eeasr_modules.training.schedule import SCHEDULES
+
+EXIT_WEIGHT_NAMES = ("uniform", "linear", "increasing", "last")
 EVERY = re.compile(r"every (\d+)(?: from (\d+))?")  # exit_layers without numbering each
 
 
@@ -28,6 +31,8 @@ class Key:
         Allowed values.
     text : str or None
         Regular expression of a text that is allowed too.
+    listed : type or None
+        A list of numbers of this kind, from 0 up, is allowed too.
     """
 
     kind: type
@@ -38,12 +43,16 @@ class Key:
     above: float | None = None
     choices: tuple = ()
     text: str | None = None
+    listed: type | None = None
 
     def check(self, name: str, value: object) -> None:
         """Raise ValueError with one sentence unless `value` fits."""
         if value is None and self.optional:
             return
         if self.text is not None and isinstance(value, str) and re.fullmatch(self.text, value):
+            return
+        if self.listed is not None and isinstance(value, list):
+            Key(self.listed, many=True, low=0).check(name, value)
             return
         values = value if self.many else [value]
         if self.many and not isinstance(value, list):
@@ -101,15 +110,25 @@ COMMON_KEYS: dict[str, Key] = {
     "head_dim": _positive(optional=True),
     "head_dropout": Key(float, low=0.0, high=1.0),
     "share_projection": Key(bool),
+    "self_condition": Key(bool),
     "tokens": Key(str, choices=("characters", "unigram", "bpe")),
     "n_tokens": _positive(optional=True),
     # training
     "n_epochs": Key(int, low=0),
     "batch_seconds": _positive(float),
     "batch_utterances": _positive(),
-    "exit_weights": Key(str, choices=EXIT_WEIGHT_NAMES),
+    "regime": Key(str, choices=REGIMES),
+    "first_step_share": Key(float, above=0.0, high=1.0),
+    "exit_weights": Key(str, choices=EXIT_WEIGHT_NAMES, listed=float),
+    "confidence_weighted": Key(bool),
+    "distill": Key(str, optional=True),
+    "distill_alpha": Key(float, low=0.0, high=1.0, listed=float),
+    "distill_transcript_share": Key(float, low=0.0, high=1.0),
+    "accumulate_batches": _positive(),
     "encoder_lr": Key(float, low=0.0),
     "heads_lr": Key(float, low=0.0),
+    "layer_lr_decay": Key(float, above=0.0, high=1.0),
+    "lr_schedule": Key(str, choices=SCHEDULES),
     "warmup_share": Key(float, low=0.0, high=1.0),
     "final_lr_share": Key(float, low=0.0, high=1.0),
     "weight_decay": Key(float, low=0.0),
@@ -132,6 +151,8 @@ CONFORMER_KEYS: dict[str, Key] = {
     "kernel_size": _positive(),
     "n_mels": _positive(),
     "dropout": Key(float, low=0.0, high=1.0),
+    "layerdrop": Key(float, low=0.0, high=1.0),
+    "gradient_checkpointing": Key(bool),
     "time_masks": Key(int, low=0),
     "time_mask_frames": _positive(),
     "freq_masks": Key(int, low=0),

@@ -2,6 +2,8 @@
 
 import math
 
+SCHEDULES = ("cosine", "linear", "noam", "constant", "newbob")
+
 
 def warmup_cosine(progress: float, *, warmup_share: float, final_share: float) -> float:
     """Share of the peak learning rate.
@@ -24,3 +26,43 @@ def warmup_cosine(progress: float, *, warmup_share: float, final_share: float) -
         return progress / warmup_share
     done = min(1.0, (progress - warmup_share) / max(1e-9, 1.0 - warmup_share))
     return final_share + (1.0 - final_share) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def lr_share(schedule: str, progress: float, *, warmup_share: float, final_share: float) -> float:
+    """Share of the peak learning rate under one of `SCHEDULES`, all with a linear warm-up.
+
+    Arguments
+    ---------
+    schedule : str
+        `cosine` (see `warmup_cosine`); `linear` (down to `final_share`); `noam` (falls with the root of the updates
+        done, Vaswani et al. 2017, with the peak at the end of the warm-up); `constant`; `newbob` (constant here: the
+        Brain multiplies it by SpeechBrain's annealed factor).
+    progress : float
+        Share of all updates that are done, 0 to 1.
+    warmup_share : float
+        Share of updates with a linear rise.
+    final_share : float
+        What is left at the end; a lower bound for `noam`; not used by `constant` and `newbob`.
+
+    Raises
+    ------
+    ValueError
+        If there is no such schedule.
+
+    Example
+    -------
+    >>> [lr_share(s, 0.4, warmup_share=0.1, final_share=0.0) for s in ("noam", "constant")]
+    [0.5, 1.0]
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"lr_schedule must be one of {', '.join(SCHEDULES)}, got '{schedule}'")
+    if schedule == "cosine":
+        return warmup_cosine(progress, warmup_share=warmup_share, final_share=final_share)
+    if progress < warmup_share:
+        return progress / warmup_share
+    if schedule == "linear":
+        done = min(1.0, (progress - warmup_share) / max(1e-9, 1.0 - warmup_share))
+        return 1.0 - (1.0 - final_share) * done
+    if schedule == "noam":
+        return max(final_share, (max(warmup_share, 1e-9) / max(progress, 1e-9)) ** 0.5)
+    return 1.0

@@ -20,7 +20,7 @@ def test_weights_sum_to_one_for_any_number_of_exits(scheme):
 
 
 def test_an_unknown_scheme_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="one of uniform, linear, last, got 'first'"):
+    with pytest.raises(ValueError, match="one of uniform, linear, increasing, last, got 'first'"):
         exit_weights("first", 3)
 
 

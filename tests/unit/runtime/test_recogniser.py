@@ -206,3 +206,52 @@ def test_a_checkpoint_without_ctc_head_is_refused(tmp_path):
     folder = save_checkpoint(tmp_path / "bare", kind="wav2vec2", n_layers=2)
     with pytest.raises(ValueError, match="has no CTC head"):
         EarlyExitASR.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tmp_path_factory.mktemp("ctc") / "tiny", kind="wav2vec2", ctc=True)
+
+
+def test_the_faster_front_end_is_in_place_unless_stock_is_asked_for_and_hears_the_same(checkpoint, wavs):
+    fast = EarlyExitASR.from_pretrained(checkpoint)
+    stock = EarlyExitASR.from_pretrained(checkpoint, front_end="stock")
+    several = [wav.numpy() for wav in wavs[:4]]
+    assert [one.text for one in fast.transcribe(several)] == [one.text for one in stock.transcribe(several)]
+    outputs = []
+    for asr in (fast, stock):
+        with torch.inference_mode():
+            outputs.append(asr.engine.model(wavs[0].unsqueeze(0), torch.tensor([len(wavs[0])]))[0][-1])
+    torch.testing.assert_close(*outputs, atol=1e-4, rtol=0)
+    assert not torch.equal(*outputs), "both came from the same code"
+
+
+def test_a_conformer_keeps_its_own_front_end(model_folder, wavs):
+    asr = EarlyExitASR.from_pretrained(model_folder)
+    stock = EarlyExitASR.from_pretrained(model_folder, front_end="stock")
+    assert asr.transcribe(wavs[0].numpy()) == stock.transcribe(wavs[0].numpy())
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+def test_lower_precision_changes_posteriors_a_little_and_not_for_good(model_folder, checkpoint, wavs, precision):
+    for folder in (model_folder, checkpoint):
+        plain = EarlyExitASR.from_pretrained(folder)
+        lower = EarlyExitASR.from_pretrained(folder, precision=precision)
+        several = [wav.numpy() for wav in wavs[:6]]
+        exact, rounded = plain.transcribe(several), lower.transcribe(several)
+        differences = [abs(a.confidence - b.confidence) for a, b in zip(exact, rounded, strict=True)]
+        assert 0 < max(differences) < 0.1
+        assert plain.transcribe(several) == exact
+
+
+@pytest.mark.parametrize(
+    ("switch", "message"),
+    [
+        ({"front_end": "quick"}, "front_end must be one of fast, stock, got 'quick'"),
+        ({"precision": "int4"}, "precision must be one of float32, bfloat16, float16, int8, got 'int4'"),
+        ({"precision": "float16", "device": "cpu"}, "needs a GPU"),
+    ],
+)
+def test_a_switch_that_there_is_not_is_refused(model_folder, switch, message):
+    with pytest.raises(ValueError, match=message):
+        EarlyExitASR.from_pretrained(model_folder, **switch)

@@ -1,0 +1,147 @@
+"""Word error rate of every exit under each training regime, after the same number of updates.
+
+    python benchmarks/regimes.py --output runs/regimes                    AN4 whole, 120 epochs each: hours on a CPU
+    python benchmarks/regimes.py --output runs/regimes --epochs 30 --train_utterances 400 --only "joint; two_step"
+    python benchmarks/regimes.py --output runs/regimes --data_folder FOLDER --corpus LibriSpeech ...
+
+Without --data_folder: AN4 in ../shared/data where it is there, else the synthetic voices of recipes/Spoken. A regime
+whose run folder is there already goes on where it stopped, so the table can be made in sittings. `heads_only` and
+`teacher` start from, or learn from, the model of `last_only`, which is therefore trained first: `heads_only` has seen
+twice as many updates in all. Writes `regimes.md` and `regimes.json` into --output.
+"""
+
+import argparse
+import json
+import logging
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from eeasr_modules.compat import ensure_torchaudio  # noqa: E402
+
+ensure_torchaudio()
+
+import torch  # noqa: E402
+
+from eeasr_modules.training.fit import fit  # noqa: E402
+from eeasr_modules.training.run import collect_all, set_up  # noqa: E402
+
+TEACHER = "last_only"
+LOGGERS = (None, "eeasr_modules", "speechbrain.utils.train_logger", "speechbrain.utils.epoch_loop")
+REGIMES = {
+    TEACHER: {"regime": "last_only", "select_on": "last"},
+    "joint": {},
+    "joint, increasing": {"exit_weights": "increasing"},
+    "two_step": {"regime": "two_step", "first_step_share": 0.7},
+    "heads_only": {"regime": "heads_only", "init_from": "{teacher}"},
+    "alternating": {"regime": "alternating"},
+    "layerdrop": {"layerdrop": 0.1},
+    "shared projection": {"share_projection": "true"},
+    "self-conditioned": {"self_condition": "true"},
+    "self-distillation": {"distill": "self", "distill_alpha": 0.3},
+    "best exit teaches": {"distill": "best", "distill_alpha": 0.3},
+    "teacher": {"distill": "{teacher}", "distill_alpha": 0.5, "distill_transcript_share": 0.5},
+    "confidence-weighted": {"confidence_weighted": "true"},
+}
+
+
+def corpus_arguments(arguments: argparse.Namespace) -> dict[str, object]:
+    """Keys of the corpus, from the command line or what is on this disk."""
+    if arguments.data_folder is not None:
+        return {"corpus": arguments.corpus, "data_folder": arguments.data_folder}
+    an4 = ROOT.parent / "shared" / "data" / "an4"
+    if an4.is_dir():
+        return {"corpus": "AN4", "data_folder": an4}
+    return {"corpus": "Spoken", "data_folder": ROOT / "recipes" / "Spoken" / "corpus"}
+
+
+def trained(name: str, arguments: argparse.Namespace) -> dict:
+    """Train one regime and test every exit; WER per exit of each test set, and how long training took."""
+    folder = arguments.output / name.replace(", ", "_").replace(" ", "_").replace("-", "_")
+    keys = {**corpus_arguments(arguments), "test_splits": "[test]", "shifts": "[]", "output_folder": folder}
+    keys |= {"n_epochs": arguments.epochs, "seed": arguments.seed, "train_utterances": arguments.train_utterances}
+    keys |= {"test_utterances": arguments.test_utterances, **REGIMES[name]}
+    teacher = arguments.output / TEACHER / "model"
+    given = [f"--{key}={str(value).format(teacher=teacher)}" for key, value in keys.items() if value is not None]
+    run = set_up([str(arguments.yaml), "--noprogressbar", *given], recipes=ROOT / "recipes")
+    started = time.process_time()
+    model = fit(run.config, run.corpora, folder=run.folder, run_opts=run.run_opts)
+    cpu_s = time.process_time() - started
+    _, tests = collect_all(run, model)
+    for logger in LOGGERS:  # each run has a log of its own
+        logging.getLogger(logger).handlers.clear()
+    return {
+        "exit_layers": list(model.exit_layers),
+        "wer_per_exit": {
+            one.name: [float(wer) for wer in table.wer_per_exit]
+            for one, table in zip(run.corpora.tests, tests, strict=True)
+        },
+        "cpu_s": cpu_s,
+    }
+
+
+def as_markdown(results: dict[str, dict], arguments: argparse.Namespace) -> str:
+    """One table for each test set: a row per regime, a column per exit."""
+    corpus = corpus_arguments(arguments)["corpus"]
+    lines = [
+        f"`python benchmarks/regimes.py {' '.join(sys.argv[1:])}`: {corpus}, {arguments.epochs} epochs each, "
+        f"seed {arguments.seed}, {platform.machine()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}. "
+        "WER in %, greedy. Time: processor seconds of this sitting's training.",
+    ]
+    for name in next(iter(results.values()))["wer_per_exit"]:
+        layers = next(iter(results.values()))["exit_layers"]
+        lines += ["", f"## {name}", "", "| regime | " + " | ".join(map(str, layers)) + " | mean | time |"]
+        lines += ["|" + "---|" * (len(layers) + 3)]
+        for regime, result in results.items():
+            wer = result["wer_per_exit"][name]
+            shown = " | ".join(f"{value:.2f}" for value in [*wer, sum(wer) / len(wer)])
+            lines.append(f"| {regime} | {shown} | {result['cpu_s']:.0f} |")
+    missing = [name for name in REGIMES if name not in results]
+    if missing:
+        lines += ["", f"Not run: {', '.join(missing)}."]
+    return "\n".join(lines) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a text aside, then rename it."""
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, path)
+
+
+def main() -> int:
+    """Train, test and write the table after every regime."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="folder of the runs and the table")
+    parser.add_argument("--yaml", type=Path, default=ROOT / "hparams" / "an4.yaml", help="what the regimes change")
+    parser.add_argument("--data_folder", type=Path, help="the corpus on disk")
+    parser.add_argument("--corpus", default="AN4", help="folder of recipes/ that prepares --data_folder")
+    parser.add_argument("--only", default=";".join(REGIMES), help=f"some of these, between semicolons: {list(REGIMES)}")
+    parser.add_argument("--epochs", type=int, default=120)
+    parser.add_argument("--seed", type=int, default=1234)
+    parser.add_argument("--train_utterances", type=int, help="an evenly spaced slice")
+    parser.add_argument("--test_utterances", type=int, help="an evenly spaced slice")
+    arguments = parser.parse_args()
+    names = [name.strip() for name in arguments.only.split(";")]
+    unknown = [name for name in names if name not in REGIMES]
+    if unknown:
+        parser.error(f"no such regime {unknown[0]!r}; there are {'; '.join(REGIMES)}")
+    if {"teacher", "heads_only"} & {*names} and TEACHER not in names:
+        names.insert(0, TEACHER)
+    arguments.output.mkdir(parents=True, exist_ok=True)
+    results: dict[str, dict] = {}
+    for name in sorted(names, key=list(REGIMES).index):
+        results[name] = trained(name, arguments)
+        write(arguments.output / "regimes.json", json.dumps(results, indent=2) + "\n")
+        write(arguments.output / "regimes.md", as_markdown(results, arguments))
+    print((arguments.output / "regimes.md").read_text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""A model folder as ONNX graphs (front end, the layers between exits, heads) and the manifest to run them by."""
+
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from eeasr_modules.models.conformer import ConformerEncoder
+from eeasr_modules.models.huggingface import HuggingFaceEncoder
+from eeasr_modules.models.huggingface_front_end import shortest
+from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.runtime.choosing import choose_policy
+from eeasr_modules.runtime.export_graphs import ConformerFrontEnd, HeadGraph, HuggingFaceFrontEnd, LayerGroup
+from eeasr_modules.runtime.onnx_loop import MANIFEST, MANIFEST_VERSION
+from eeasr_modules.runtime.sources import MODEL_FILES, find_source, model_digest
+
+FORMATS = ("onnx",)
+OPSET = 17
+TRACED_FRAMES = 37  # any: the time axis is dynamic
+
+
+def export_model(
+    name: str | Path,
+    folder: str | Path,
+    *,
+    format: str = "onnx",
+    int8: bool = False,
+    policy: str | None = None,
+    budget: float | None = None,
+) -> Path:
+    """Write a model as ONNX graphs with a manifest; the folder appears when it is whole.
+
+    Arguments
+    ---------
+    name : str or Path
+        Folder of a model or CTC checkpoint, or an id on the hub.
+    folder : str or Path
+        To write; must not exist, or be empty.
+    format : str
+        "onnx".
+    int8 : bool
+        Also write layers and heads with matrix products in 8 bits (dynamic quantisation).
+    policy, budget : str or None, float or None
+        Which policy the manifest names, as `EarlyExitASR.from_pretrained` takes them.
+
+    Returns
+    -------
+    Path
+        Of the manifest.
+
+    Raises
+    ------
+    FileNotFoundError
+        When a file of the model is missing.
+    ValueError
+        When the folder is not empty, the format or policy unknown, a package is missing, or the model is one whose
+        exits feed back into its layers.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"the output must be a new or empty folder, '{folder}' is not: name another or empty it")
+    _check_packages()
+    source = find_source(name)
+    chosen = choose_policy(
+        source.calibrated, text=policy, budget=budget, exit_layers=source.exit_layers, name=str(name)
+    )
+    model, vocabulary = source.load("cpu")
+    if getattr(model, "conditioning", None) is not None:
+        raise ValueError(f"'{name}' is self-conditioned: its exits feed back into its layers, which is not exported")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
+        work = Path(aside) / "whole"
+        work.mkdir()
+        graphs = {"float32": write_graphs(model, work)}
+        if int8:
+            graphs["int8"] = quantise_graphs(graphs["float32"], work)
+        vocabulary.save(work)
+        if source.folder is not None:
+            _copy_small_files(source.folder, work)
+        encoder = model.encoder
+        manifest = {
+            "manifest_version": MANIFEST_VERSION,
+            "sample_rate": model.config["sample_rate"],
+            "exit_layers": list(model.exit_layers),
+            "n_tokens": model.config["n_tokens"],
+            "blank_index": model.blank_index,
+            "dim": encoder.dim,
+            "policy": str(chosen),
+            "model_digest": "" if source.folder is None else model_digest(source.folder),
+            "normalise_wavs": bool(getattr(encoder, "normalise_wavs", False)),
+            "shortest_samples": shortest(encoder.model.config) if isinstance(encoder, HuggingFaceEncoder) else 1,
+            "shapes": {
+                "front_end": [["batch", "samples"], ["batch", "frames", encoder.dim]],
+                "groups": [["batch", "frames", encoder.dim], ["batch", "frames", encoder.dim]],
+                "heads": [["batch", "frames", encoder.dim], ["batch", "frames", model.config["n_tokens"]]],
+            },
+            "graphs": graphs,
+        }
+        (work / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if folder.exists():
+            folder.rmdir()
+        os.replace(work, folder)
+    return folder / MANIFEST
+
+
+def write_graphs(model: MultiExit, folder: Path) -> dict:
+    """The float32 graphs of a model.
+
+    Arguments
+    ---------
+    model : MultiExit
+        In eval mode, on the CPU.
+    folder : Path
+        Where they go.
+
+    Returns
+    -------
+    dict
+        File names: `front_end`, and lists `groups` and `heads` in the order of the exits.
+    """
+    encoder = model.encoder
+    front_end = ConformerFrontEnd(encoder) if isinstance(encoder, ConformerEncoder) else HuggingFaceFrontEnd(encoder)
+    states = torch.randn(1, TRACED_FRAMES, encoder.dim, generator=torch.Generator().manual_seed(0))
+    second = torch.randn(1, model.config["sample_rate"], generator=torch.Generator().manual_seed(0))
+    names: dict = {"front_end": "front_end.onnx", "groups": [], "heads": []}
+    _write(front_end, second, folder / names["front_end"], axes=("wavs", "hidden"), time="samples")
+    first = 1
+    for layer, head in zip(model.exit_layers, model.heads, strict=True):
+        names["groups"].append(f"layers_{first}_{layer}.onnx")
+        names["heads"].append(f"head_{layer}.onnx")
+        group = LayerGroup(encoder, first=first, last=layer)
+        _write(group, states, folder / names["groups"][-1], axes=("hidden", "states"), time="frames")
+        _write(HeadGraph(head), states, folder / names["heads"][-1], axes=("hidden", "log_probs"), time="frames")
+        first = layer + 1
+    return names
+
+
+def _write(module: nn.Module, example: torch.Tensor, path: Path, *, axes: tuple[str, str], time: str) -> None:
+    dynamic = {axes[0]: {0: "batch", 1: time}, axes[1]: {0: "batch", 1: "frames"}}
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # the tracer's, on shapes that it takes for constants: tests try other lengths
+        torch.onnx.export(
+            module.eval(),
+            (example,),
+            str(path),
+            dynamo=False,  # a tenth of the time; folds the transposed weights that quantisation looks for
+            opset_version=OPSET,
+            input_names=[axes[0]],
+            output_names=[axes[1]],
+            dynamic_axes=dynamic,
+        )
+
+
+def quantise_graphs(names: dict, folder: Path) -> dict:
+    """Groups and heads with 8-bit matrix products beside the float32 ones; the front end stays as it is.
+
+    Arguments
+    ---------
+    names : dict
+        What `write_graphs` gave.
+    folder : Path
+        Where they are.
+
+    Returns
+    -------
+    dict
+        File names, as `write_graphs` gives them.
+    """
+    import logging
+
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    logging.getLogger().addFilter(_is_not_advice)
+    written: dict = {"front_end": names["front_end"]}
+    try:
+        for part in ("groups", "heads"):
+            written[part] = [name.replace(".onnx", ".int8.onnx") for name in names[part]]
+            for name, eight in zip(names[part], written[part], strict=True):
+                quantize_dynamic(
+                    folder / name, folder / eight, op_types_to_quantize=["MatMul"], weight_type=QuantType.QInt8
+                )
+    finally:
+        logging.getLogger().removeFilter(_is_not_advice)
+    return written
+
+
+def _is_not_advice(record) -> bool:
+    return "pre-processing before quantization" not in record.getMessage()
+
+
+def check_export(name: str | Path, folder: str | Path, inputs: list[str], *, normaliser: str = "upper") -> dict:
+    """Compare the exported loop with the model itself on recordings, and note it in the manifest.
+
+    Arguments
+    ---------
+    name : str or Path
+        The model that was exported.
+    folder : str or Path
+        The export.
+    inputs : list of str
+        As `eeasr transcribe` takes them; a .csv with references gives WER.
+    normaliser : str
+        Of references and transcripts.
+
+    Returns
+    -------
+    dict
+        `n_utterances`, `n_with_reference`, and per precision `n_other_transcripts`, `n_other_exits` (against torch)
+        and `wer` (in %, None without references), with `torch_wer`.
+    """
+    from eeasr_modules.exits.edits import count_word_edits
+    from eeasr_modules.exits.plain_transcripts import NORMALISERS
+    from eeasr_modules.runtime.bench_material import read_material
+    from eeasr_modules.runtime.onnx_loop import OnnxASR, read_manifest
+    from eeasr_modules.runtime.recogniser import EarlyExitASR
+
+    normalise, manifest = NORMALISERS[normaliser], read_manifest(folder)
+    asr = EarlyExitASR.from_pretrained(name, policy=manifest["policy"], device="cpu")
+    material = read_material(inputs, sample_rate=manifest["sample_rate"])
+    expected = asr.engine.run_all(material.wavs, utt_ids=material.utt_ids, batch_seconds=1e-9)
+    spoken = [(i, normalise(text)) for i, text in enumerate(material.references) if text is not None]
+
+    def wer(texts: list[str]) -> float | None:
+        n_words = sum(len(text.split()) for _, text in spoken)
+        errors = sum(count_word_edits(text, normalise(texts[i])) for i, text in spoken)
+        return round(100 * errors / n_words, 2) if n_words else None
+
+    found: dict = {
+        "n_utterances": len(expected),
+        "n_with_reference": len(spoken),
+        "torch_wer": wer([one.text for one in expected]),
+    }
+    for precision in manifest["graphs"]:
+        loop = OnnxASR(folder, precision=precision)
+        heard = [
+            loop.transcribe(np.asarray(wav), utt_id=utt_id)
+            for wav, utt_id in zip(material.wavs, material.utt_ids, strict=True)
+        ]
+        pairs = list(zip(heard, expected, strict=True))
+        found[precision] = {
+            "n_other_transcripts": sum(a.text != b.text for a, b in pairs),
+            "n_other_exits": sum(a.exit_layer != b.exit_layer for a, b in pairs),
+            "wer": wer([one.text for one in heard]),
+        }
+    manifest["check"] = {"inputs": [Path(one).name for one in inputs], **found}
+    path = Path(folder) / MANIFEST
+    path.with_suffix(".tmp").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(path.with_suffix(".tmp"), path)
+    return found
+
+
+def _check_packages() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+    except ImportError as err:
+        raise ValueError(f"export needs onnx and onnxruntime ({err}): pip install 'eeasr[onnx]'") from err
+
+
+def _copy_small_files(source: Path, folder: Path) -> None:
+    """Policies and what they were fitted as, so that the export can be given another policy by name."""
+    for path in sorted(source.iterdir()):
+        if path.suffix in (".json", ".npz") and path.name not in (*MODEL_FILES, "vocab.json"):
+            shutil.copy(path, folder / path.name)

@@ -1,0 +1,67 @@
+"""Switches that make a model faster without training: the front end of its kind, and the precision of its products."""
+
+import contextlib
+import logging
+import warnings
+
+import torch
+
+from eeasr_modules.models.fast_front_end import faster_front_end
+from eeasr_modules.models.multi_exit import MultiExit
+
+logger = logging.getLogger(__name__)
+
+FRONT_ENDS = ("fast", "stock")
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+
+
+def check_switches(front_end: str, precision: str, *, device: str) -> None:
+    """ValueError, one sentence, on a switch that there is not, or not on this device."""
+    if front_end not in FRONT_ENDS:
+        raise ValueError(f"front_end must be one of {', '.join(FRONT_ENDS)}, got {front_end!r}")
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    on_cpu = device.startswith("cpu")
+    if precision == "float16" and on_cpu:
+        raise ValueError("precision float16 needs a GPU, the device is cpu: choose bfloat16")
+    if precision == "int8" and not on_cpu:
+        raise ValueError(f"precision int8 runs on the CPU only, the device is {device}: choose bfloat16 or float16")
+
+
+def made_faster(model: MultiExit, *, front_end: str, precision: str) -> MultiExit:
+    """The model with its switches set, in place where that is possible.
+
+    Arguments
+    ---------
+    model : MultiExit
+        In eval mode, float32.
+    front_end : str
+        "fast": the faster one where the encoder has one and a self-test agrees; "stock": the encoder's own.
+    precision : str
+        "int8" stores the weights of linear layers in 8 bits and rounds their inputs as they come (dynamic
+        quantisation); the others leave the weights alone, see `autocast`.
+
+    Returns
+    -------
+    MultiExit
+    """
+    if front_end == "fast" and next(model.parameters()).device.type == "cpu":
+        try:
+            faster_front_end(model)
+        except ValueError as err:  # a Conformer, or parts that are not foreseen
+            logger.debug("stock front end: %s", err)
+        except RuntimeError as err:
+            logger.warning("the stock front end is used: %s", err)
+    if precision == "int8":
+        with warnings.catch_warnings():
+            # torch asks to move to torchao, which has no dynamic quantisation on CPUs without its own kernels
+            warnings.simplefilter("ignore", DeprecationWarning)
+            model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
+    return model
+
+
+def autocast(precision: str, device: torch.device):
+    """What a batch runs inside: products in 16 bits for "bfloat16" and "float16", nothing for the others."""
+    if precision in ("bfloat16", "float16"):
+        return torch.autocast(device.type, dtype=getattr(torch, precision))
+    return contextlib.nullcontext()
