@@ -98,8 +98,8 @@ def main() -> None:
             f"{Path(options.model).name} at its policy, {len(wavs)} recordings of {Path(manifest).stem}:\n",
             head,
             *measured,
-            "\nwav2vec 2.0 of the base shape, random weights, all layers, 4 recordings (its transcripts are noise, which"
-            " changes at a touch):\n",
+            "\nwav2vec 2.0 of the base shape, random weights, all layers, 4 recordings (its transcripts are noise,"
+            " which changes at a touch):\n",
             head,
             *base,
             "\nOne thread, one recording at a time, processor time, medians of interleaved repeats. Made by\n",

@@ -54,8 +54,9 @@ def made_faster(model: MultiExit, *, front_end: str, precision: str) -> MultiExi
             logger.warning("the stock front end is used: %s", err)
     if precision == "int8":
         with warnings.catch_warnings():
-            # torch asks to move to torchao, which has no dynamic quantisation on CPUs without its own kernels
+            # torch will drop this for torchao, which is a package of its own
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", UserWarning)
             model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
     return model
 
