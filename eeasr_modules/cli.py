@@ -249,7 +249,26 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--batch-seconds", type=float, default=60.0, metavar="S", help="padded audio in a batch (default: 60)"
     )
+    _add_decoding(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_decoding(parser: _Parser) -> None:
+    parser.add_argument("--decoding", choices=("greedy", "beam"), help="beam: search at the exit that is taken")
+    parser.add_argument("--lm", metavar="FILE", help="n-gram model of words for the beam: ARPA or KenLM binary")
+    parser.add_argument("--beam-size", type=int, default=60, metavar="N", help="transcripts kept (default: 60)")
+    parser.add_argument("--lm-weight", type=float, default=0.8, metavar="W", help="of the model (default: 0.8)")
+    parser.add_argument("--word-score", type=float, default=1.5, metavar="S", help="for every word (default: 1.5)")
+
+
+def _decoding(options: argparse.Namespace):
+    from eeasr_modules.models.beam import BeamOptions
+
+    if options.lm is not None and options.decoding == "greedy":
+        raise ValueError("--lm needs a beam: leave out --decoding greedy")
+    if options.lm is None and options.decoding != "beam":
+        return None
+    return BeamOptions(options.beam_size, options.lm, lm_weight=options.lm_weight, word_score=options.word_score)
 
 
 def _add_choice(parser: _Parser) -> None:
@@ -276,6 +295,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         batch_seconds=options.batch_seconds,
         front_end=options.front_end,
         precision=options.precision,
+        decoding=_decoding(options),
     )
     tally = transcribe_files(
         asr,

@@ -322,6 +322,39 @@ class ExitTable:
         """
         return replace(self, references=None)
 
+    def with_hypotheses(self, hypotheses: Sequence[Sequence[str]]) -> "ExitTable":
+        """The same utterances and signals with transcripts of another decoder, and their errors.
+
+        Stored signals stay, so policies that read them decide as on the table itself; word lists and averaged
+        transcripts, which belong to the exits' own, do not.
+
+        Arguments
+        ---------
+        hypotheses : sequence of sequences of str, (n_utterances, n_exits)
+            Transcripts.
+
+        Returns
+        -------
+        ExitTable
+
+        Raises
+        ------
+        ValueError
+            When the table has no references to count errors against.
+
+        Example
+        -------
+        >>> table = ExitTable.from_hypotheses([["a c", "a b"]], ["a b"], utt_ids=["u"], exit_layers=[2, 4],
+        ...                                   duration_s=[1.0], n_frames=[50])
+        >>> table.with_hypotheses([["a b", "a b"]]).wer_per_exit
+        array([0., 0.])
+        """
+        if self.references is None:
+            raise ValueError("the table holds no references: errors of other transcripts cannot be counted")
+        texts = _objects(hypotheses, len(self.exit_layers))
+        counts = edit_counts(texts, list(self.references))
+        return replace(self, hypotheses=texts, **counts, word_lists={}, averaged=None)
+
     def averaged_output(self) -> "ExitTable":
         """The same table with the transcripts and errors of the averaged posteriors.
 

@@ -14,6 +14,7 @@ import torch
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
 from eeasr_modules.exits.combinations import check_against
 from eeasr_modules.exits.policies import Policy
+from eeasr_modules.models.beam import BeamDecoder
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.word_signals import WordFrames
 from eeasr_modules.runtime.compaction import Always, Compaction
@@ -41,6 +42,9 @@ class Engine:
         Of the policy `random`; an exit table's is in its metadata.
     language : str
         Of the words that text policies look up.
+    decoder : BeamDecoder or None
+        Searches for the transcript at the exit where an utterance leaves; None for greedy decoding. The policy decides
+        on greedy transcripts either way.
 
     Raises
     ------
@@ -58,6 +62,7 @@ class Engine:
         precision: str = "float32",
         seed: int = 0,
         language: str = "en",
+        decoder: BeamDecoder | None = None,
     ):
         if policy.is_open:
             raise ValueError(f"{policy} is open and cannot decide: give its arguments or calibrate it on dev")
@@ -69,6 +74,7 @@ class Engine:
         self.model, self.vocabulary, self.policy = model, vocabulary, policy
         self.compaction = Always() if compaction is None else compaction
         self.seed, self.language, self.precision = seed, language, precision
+        self.decoder = decoder
         self.plan = SignalPlan(policy, model.exit_layers)
         self.spellings = vocabulary.spellings
         self.word_frames = WordFrames(self.spellings, blank_index=model.blank_index) if self.plan.of_words else None

@@ -179,34 +179,47 @@ class Leaving:
 
     def _emit(self, here: _Exit, who: np.ndarray) -> None:
         """Take down what the exit says of these (positions among the undecided)."""
-        if here.path is None:
-            log_probs = here.log_probs
-            if log_probs is None or len(who) < len(here.n_frames):
-                rows = torch.from_numpy(who).to(here.hidden.device)
-                if log_probs is None:
-                    log_probs = self.model.heads[here.index](here.hidden[rows], here.n_frames[rows])
-                else:
-                    log_probs = log_probs[rows]
-            best, probabilities = _best_path(log_probs).cpu().numpy()
-        else:
-            best, probabilities = here.path[:, who]
-        best, utterances = best.astype(np.int64), self.undecided[who]
-        texts = [here.texts[i] for i in who] if here.texts else self.engine.texts(best, self.n_frames[utterances])
-        for row, (utterance, text) in enumerate(zip(utterances, texts, strict=True)):
+        searches = self.engine.decoder is not None
+        log_probs = self._read_head(here, who) if here.path is None or searches else None
+        path = _best_path(log_probs).cpu().numpy() if here.path is None else here.path[:, who]
+        utterances = self.undecided[who]
+        for row, (position, utterance) in enumerate(zip(who, utterances, strict=True)):
             n_frames = self.n_frames[utterance]
-            heard = probabilities[row, :n_frames]
-            self.results[utterance] = {
-                "text": text,
-                "exit_layer": self.model.exit_layers[here.index],
-                "confidence": float(heard.mean(dtype=np.float64)) if n_frames else 0.0,
-                "words": spell_words(
-                    best[row, :n_frames],
+            best, heard = path[0, row, :n_frames].astype(np.int64), path[1, row, :n_frames]
+            if searches:
+                words = self._searched(log_probs[row, :n_frames], heard)
+                text = " ".join(word.text for word in words)
+            else:
+                words = spell_words(
+                    best,
                     heard,
                     spellings=self.engine.spellings,
                     blank_index=self.model.blank_index,
                     frame_s=self.engine.frame_s,
-                ),
+                )
+                text = here.texts[position] if here.texts else self.engine.texts(best[None], [n_frames])[0]
+            self.results[utterance] = {
+                "text": text,
+                "exit_layer": self.model.exit_layers[here.index],
+                "confidence": float(heard.mean(dtype=np.float64)) if n_frames else 0.0,
+                "words": words,
             }
+
+    def _read_head(self, here: _Exit, who: np.ndarray) -> torch.Tensor:
+        """Log-probs of these (positions among the undecided)."""
+        everybody = len(who) == len(here.n_frames)
+        rows = torch.from_numpy(who).to(here.hidden.device)
+        if here.log_probs is None:
+            return self.model.heads[here.index](here.hidden[rows], here.n_frames[rows])
+        return here.log_probs if everybody else here.log_probs[rows]
+
+    def _searched(self, log_probs: torch.Tensor, heard: np.ndarray) -> tuple[Word, ...]:
+        """Words of one utterance by beam search, sure as its best tokens are between their ends."""
+        frame_s = self.engine.frame_s
+        return tuple(
+            Word(word, begin * frame_s, end * frame_s, float(heard[begin:end].mean(dtype=np.float64)))
+            for word, begin, end in self.engine.decoder.words(log_probs)
+        )
 
     def _of_those_left(self, here: _Exit, left: np.ndarray) -> _Exit:
         """What the next exit is compared with, for those who go on: only what the policy will ask for."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from eeasr_modules.exits.policies import Policy
+from eeasr_modules.models.beam import BeamDecoder, BeamOptions
 from eeasr_modules.runtime.audio import AudioReader, as_waveform
 from eeasr_modules.runtime.choosing import choose_policy
 from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, Stretch, chunks, stitch
@@ -52,6 +53,8 @@ class EarlyExitASR:
         "fast" (wav2vec 2.0 and its kin on a CPU; same output) or "stock".
     precision : str
         "float32", "bfloat16", "float16" (GPU), "int8" (CPU); docs/transcribe.md says what each costs and saves.
+    decoding : BeamOptions or None
+        A beam search for the transcript at the exit that is taken; None for greedy decoding.
     seed : int
         Of the policy `random`.
 
@@ -73,6 +76,7 @@ class EarlyExitASR:
         compaction: str = "always",
         front_end: str = "fast",
         precision: str = "float32",
+        decoding: BeamOptions | None = None,
         seed: int = 0,
     ):
         if compaction not in COMPACTIONS:
@@ -85,7 +89,9 @@ class EarlyExitASR:
         self.batch_seconds, self.longest_s = batch_seconds, longest_s
         check_switches(front_end, precision, device=self.device)
         self.front_end, self.precision = front_end, precision
-        self.compaction, self.seed = compaction, seed
+        if decoding is not None:
+            decoding.check_language_model()
+        self.compaction, self.decoding, self.seed = compaction, decoding, seed
         self._engine: Engine | None = None
 
     @classmethod
@@ -101,6 +107,7 @@ class EarlyExitASR:
         compaction: str = "always",
         front_end: str = "fast",
         precision: str = "float32",
+        decoding: BeamOptions | None = None,
         seed: int = 0,
     ) -> EarlyExitASR:
         """A model by its name.
@@ -119,6 +126,8 @@ class EarlyExitASR:
             None takes a GPU where there is one.
         batch_seconds, longest_s, compaction, front_end, precision, seed : float, float, str, str, str, int
             See the class.
+        decoding : BeamOptions or None
+            Likewise.
 
         Returns
         -------
@@ -144,6 +153,7 @@ class EarlyExitASR:
             compaction=compaction,
             front_end=front_end,
             precision=precision,
+            decoding=decoding,
             seed=seed,
         )
 
@@ -166,8 +176,15 @@ class EarlyExitASR:
                 precision=self.precision,
                 seed=self.seed,
                 language=language,
+                decoder=self._decoder(vocabulary),
             )
         return self._engine
+
+    def _decoder(self, vocabulary) -> BeamDecoder | None:
+        if self.decoding is None:
+            return None
+        tokens, spellings = vocabulary.tokens, vocabulary.spellings
+        return BeamDecoder(tokens, spellings, blank_index=vocabulary.blank_index, options=self.decoding)
 
     def transcribe(
         self, audio: Audio | Sequence[Audio], *, sample_rate: int | None = None

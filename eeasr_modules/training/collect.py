@@ -159,7 +159,7 @@ def collect(
     batches = length_batches([items[utt_id]["duration"] for utt_id in utt_ids], batch_seconds)
     with tqdm(total=n, desc=evaluation_set.name, unit="utt", disable=not progress) as bar:
         for batch in batches:
-            wavs = [_hear(utt_ids[i], items, read, evaluation_set.shift, metadata["seed"], sample_rate) for i in batch]
+            wavs = [hear(utt_ids[i], items, read, evaluation_set.shift, metadata["seed"], sample_rate) for i in batch]
             lengths = torch.tensor([len(wav) for wav in wavs])
             padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
             with autocast:
@@ -191,7 +191,8 @@ def collect(
     )
 
 
-def _hear(utt_id, items, read, shift, seed, sample_rate) -> torch.Tensor:
+def hear(utt_id, items, read, shift, seed, sample_rate) -> torch.Tensor:
+    """Waveform of one utterance, of shape (samples,), under the shift."""
     wav = read(items[utt_id]["wav"])
     if shift is None:
         return wav

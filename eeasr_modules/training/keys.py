@@ -141,6 +141,11 @@ COMMON_KEYS: dict[str, Key] = {
     "test_batch_seconds": _positive(float),
     "average_exits": Key(int, low=0),
     "nbest": Key(int, low=0),
+    "decoding": Key(str, choices=("greedy", "beam")),
+    "beam_size": _positive(),
+    "lm_file": Key(str, optional=True),
+    "lm_weight": Key(float, low=0.0),
+    "word_score": Key(float),
 }
 
 CONFORMER_KEYS: dict[str, Key] = {

@@ -23,6 +23,7 @@ from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.training.collect import collect_or_reuse, table_metadata
 from eeasr_modules.training.config import Config, load
 from eeasr_modules.training.corpora import Corpora, prepare_corpora
+from eeasr_modules.training.decoding import beam_decoder, decode_or_reuse
 from eeasr_modules.training.fit import check_run_folder, load_brain_class, make_vocabulary, model_digest
 from eeasr_modules.training.transcripts import write_transcripts
 
@@ -135,6 +136,7 @@ def collect_all(run: Run, model) -> tuple[ExitTable, list[ExitTable]]:
     vocabulary = load_vocabulary(folder / "model")
     digest = model_digest(folder / "model")
     read = AudioCache(config.cache_audio_mb, sample_rate=config.sample_rate)
+    decoder = beam_decoder(config, vocabulary)
     tables = []
     for one in (run.corpora.dev, *run.corpora.tests):
         metadata = table_metadata(one, model, model_digest=digest, seed=config.seed, limit=config.test_utterances)
@@ -154,6 +156,20 @@ def collect_all(run: Run, model) -> tuple[ExitTable, list[ExitTable]]:
         )
         write_transcripts(table, folder / "transcripts" / one.name)
         tables.append(table)
+        if decoder is not None:
+            again = decode_or_reuse(
+                model,
+                table,
+                one,
+                folder / "tables" / "beam" / f"{one.name}.parquet",
+                decoder=decoder,
+                read=read,
+                batch_seconds=config.test_batch_seconds,
+                limit=config.test_utterances,
+                precision=run.run_opts.eval_precision,
+                progress=not run.run_opts.noprogressbar,
+            )
+            write_transcripts(again, folder / "transcripts" / "beam" / one.name)
     return tables[0], tables[1:]
 
 

@@ -33,7 +33,10 @@ NEVER = {
 ONLY_IN = {
     ("exits", "pyarrow"): ({"parquet.py"}, "function"),
     ("exits", "wordfreq"): (None, "function"),
-    ("models", "speechbrain"): ({"conformer.py", "features.py", "masked_targets.py", "nbest.py"}, "function"),
+    ("models", "speechbrain"): (
+        {"beam.py", "conformer.py", "features.py", "masked_targets.py", "nbest.py"},
+        "function",
+    ),
     ("report", "matplotlib"): (None, "function"),
 }
 # Imported when a room without torch is imported: nothing heavier than these.

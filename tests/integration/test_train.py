@@ -189,6 +189,22 @@ class TestAgain:
         ).all()
         assert kept.stat().st_mtime_ns == kept_at
 
+    def test_beam_search_makes_tables_beside_the_greedy_ones_once(self, copied):
+        """Same utterances and signals, other transcripts; the second time they are read, not searched again."""
+        folder, argv = copied
+        argv = [*argv, "--test_only", "--decoding", "beam", "--beam_size", "8"]
+        assert train.main(argv) == 0
+        greedy = read_table(folder / "tables" / "an4_test.parquet")
+        path = folder / "tables" / "beam" / "an4_test.parquet"
+        beam = read_table(path)
+        assert beam.metadata["decoding"]["beam_size"] == 8
+        for name in ("entropy", "char_change"):
+            assert (beam.signal(name) == greedy.signal(name)).all()
+        assert abs(beam.wer_per_exit[-1] - greedy.wer_per_exit[-1]) < 15
+        made = path.stat().st_mtime_ns
+        assert train.main(argv) == 0 and path.stat().st_mtime_ns == made
+        assert train.main([*argv[:-1], "4"]) == 0 and path.stat().st_mtime_ns != made
+
     def test_test_only_needs_no_checkpoints(self, learned, tmp_path):
         folder, argv = learned
         shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("save"))

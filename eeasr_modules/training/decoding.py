@@ -1,0 +1,137 @@
+"""The test pass by beam search: the same exits, utterances and signals, other transcripts."""
+
+import logging
+from contextlib import nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from eeasr_modules.data.pipeline import manifest_items
+from eeasr_modules.exits.parquet import read_table, write_table
+from eeasr_modules.exits.table import ExitTable
+from eeasr_modules.models.beam import BeamDecoder, BeamOptions
+from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.training.collect import hear, length_batches
+from eeasr_modules.training.config import Config
+from eeasr_modules.training.corpora import EvaluationSet
+
+logger = logging.getLogger(__name__)
+
+
+def beam_decoder(config: Config, vocabulary) -> BeamDecoder | None:
+    """The beam search that the YAML asks for; None where it says `decoding: greedy`.
+
+    Raises
+    ------
+    FileNotFoundError, ImportError
+        When `lm_file` is missing, or what reads it.
+    """
+    if config.decoding == "greedy":
+        return None
+    options = BeamOptions(
+        beam_size=config.beam_size,
+        lm_file=config.lm_file,
+        lm_weight=config.lm_weight,
+        word_score=config.word_score,
+    )
+    return BeamDecoder(vocabulary.tokens, vocabulary.spellings, blank_index=vocabulary.blank_index, options=options)
+
+
+@torch.no_grad()
+def decode(
+    model: MultiExit,
+    table: ExitTable,
+    evaluation_set: EvaluationSet,
+    *,
+    decoder: BeamDecoder,
+    read,
+    batch_seconds: float,
+    limit: int | None = None,
+    precision: str = "fp32",
+    progress: bool = True,
+) -> ExitTable:
+    """The table with the transcripts of a beam search at every exit.
+
+    Signals stay those of the greedy pass: a policy decides on them, and what it emits is searched for at its exit.
+
+    Arguments
+    ---------
+    model : MultiExit
+        That made the table, in eval mode, on its device.
+    table : ExitTable
+        Of `collect`, with references.
+    evaluation_set : EvaluationSet
+        That the table is of.
+    decoder : BeamDecoder
+        The search.
+    read : callable
+        Path -> waveform.
+    batch_seconds : float
+        Longest padded batch; results do not depend on it.
+    limit : int or None
+        As the table was collected.
+    precision : str
+        Likewise.
+    progress : bool
+        Show a bar.
+
+    Returns
+    -------
+    ExitTable
+    """
+    items = manifest_items(evaluation_set.manifests, limit=limit)
+    utt_ids = list(items)
+    if utt_ids != list(table.utt_ids):
+        raise ValueError(f"the table of {evaluation_set.name} must hold the set's {len(utt_ids)} utterances in order")
+    device, sample_rate = next(model.parameters()).device, model.config["sample_rate"]
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    hypotheses = np.empty((len(utt_ids), len(model.exit_layers)), dtype=object)
+    batches = length_batches([items[utt_id]["duration"] for utt_id in utt_ids], batch_seconds)
+    with tqdm(total=len(utt_ids), desc=f"{evaluation_set.name}, beam", unit="utt", disable=not progress) as bar:
+        for batch in batches:
+            seed = table.metadata["seed"]
+            wavs = [hear(utt_ids[i], items, read, evaluation_set.shift, seed, sample_rate) for i in batch]
+            lengths = torch.tensor([len(wav) for wav in wavs])
+            padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+            with torch.autocast(device.type, dtype) if dtype is not None else nullcontext():
+                by_exit, n_frames = model(padded.to(device), lengths.to(device))
+            for e, log_probs in enumerate(by_exit):
+                for i, row, n in zip(batch, log_probs, n_frames.tolist(), strict=True):
+                    hypotheses[i, e] = decoder.text(row[:n])
+            bar.update(len(batch))
+    return replace(table.with_hypotheses(hypotheses), metadata={**table.metadata, "decoding": asdict(decoder.options)})
+
+
+def decode_or_reuse(model: MultiExit, table: ExitTable, evaluation_set: EvaluationSet, path: Path, **how) -> ExitTable:
+    """The decoded table at `path` if model, data and search are the same; else a new one, written there.
+
+    Its words are logged beside the greedy ones. Arguments as of `decode`.
+    """
+    made = _stored(path, {**table.metadata, "decoding": asdict(how["decoder"].options)})
+    if made is None:
+        made = decode(model, table, evaluation_set, **how)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(made, path)
+    logger.info(
+        "%s: last exit %.2f %% WER greedy, %.2f %% by beam search; every exit by beam search %s",
+        evaluation_set.name,
+        table.wer_per_exit[-1],
+        made.wer_per_exit[-1],
+        " ".join(f"{wer:.2f}" for wer in made.wer_per_exit),
+    )
+    return made
+
+
+def _stored(path: Path, metadata: dict) -> ExitTable | None:
+    if not path.is_file():
+        return None
+    try:
+        table = read_table(path)
+    except (ValueError, OSError) as err:
+        logger.warning("'%s' cannot be read (%s): decoded again", path, err)
+        return None
+    same = ("model_digest", "manifest_digest", "shift", "seed", "precision", "decoding")
+    return table if all(table.metadata.get(name) == metadata.get(name) for name in same) else None

@@ -1,0 +1,163 @@
+"""A word language model for beam search, from free English text and your own.
+
+    python recipes/LanguageModel/make.py -o runs/lm/english.arpa [--text FILE ...] [--leave_out MANIFEST.csv ...]
+
+Text: WordNet's glosses and examples, the Collaborative International Dictionary of English (Webster 1913 and later
+additions), the King James Version, all from Debian; any text files, one sentence a line. Vocabulary: the most frequent
+English words of the package `wordfreq`. Debian packages: irstlm dict-wn dict-gcide bible-kjv.
+
+Sentences of the manifests given by `--leave_out` (test sets) are kept out of the text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import gzip
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from eeasr_modules.data.text import normalise_english
+
+DICTIONARIES = Path("/usr/share/dictd")
+ESTIMATOR = "/usr/lib/irstlm/bin/tlm"
+PACKAGES = {
+    str(DICTIONARIES / "wn.dict.dz"): "dict-wn",
+    str(DICTIONARIES / "gcide.dict.dz"): "dict-gcide",
+    ESTIMATOR: "irstlm",
+}
+FEWEST_WORDS = 4  # of a sentence
+
+
+def wordnet_sentences(path: Path) -> Iterator[str]:
+    """Definitions and example sentences of Debian's `dict-wn`."""
+    text = re.sub(r"\[(?:syn|ant):[^\]]*\]", "", _unpacked(path))
+    text = re.sub(r"\s+", " ", re.sub(r"\n(?=\S)", "\f", text).replace("\f", " \x00 "))
+    yield from re.findall(r'"([^"\x00]{10,300})"', text)
+    for gloss in re.split(r'\x00|; |"|\d+:', text):
+        if 15 < len(gloss.strip()) < 300:
+            yield gloss
+
+
+def dictionary_sentences(path: Path) -> Iterator[str]:
+    """Definitions and quotations of Debian's `dict-gcide`, without headwords and sources."""
+    text = re.sub(r"[{}]", "", re.sub(r"\\[^\\\n]*\\", "", re.sub(r"\[[^\]]{0,60}\]", "", _unpacked(path))))
+    for paragraph in re.split(r"\n\s*\n", text):
+        prose = re.sub(r"--[A-Z].*$", "", re.sub(r"\s+", " ", paragraph))
+        yield from re.split(r"(?<=[.;:?!])\s+", prose)
+
+
+def _unpacked(path: Path) -> str:
+    with gzip.open(path, "rt", encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def bible_sentences() -> Iterator[str]:
+    """Clauses of the King James Version, as Debian's program `bible` prints it."""
+    command = ["bible", "-l4000", "gen1:1-rev22:21"]
+    printed = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True).stdout
+    for verse in re.findall(r"^ +\d+ (.*)$", printed, re.MULTILINE):
+        yield from re.split(r"[.:;?!]", verse)
+
+
+def clean(sentences: Iterable[str], *, left_out: set[str]) -> Iterator[list[str]]:
+    """Words of sentences in the spelling of transcripts; short, repeated and left-out ones are dropped.
+
+    Example
+    -------
+    >>> list(clean(["It was, then, the 'best' of times.", "Too short"], left_out=set()))
+    [['IT', 'WAS', 'THEN', 'THE', 'BEST', 'OF', 'TIMES']]
+    """
+    seen = set(left_out)
+    for sentence in sentences:
+        spoken = normalise_english(sentence.replace("-", " ")) if sentence.isascii() else None
+        if spoken is None or len(spoken.split()) < FEWEST_WORDS or spoken in seen:
+            continue
+        seen.add(spoken)
+        yield spoken.split()
+
+
+def frequent_words(n_words: int) -> set[str]:
+    """The most frequent English words, spelled with letters and apostrophes only, in upper case."""
+    from wordfreq import top_n_list
+
+    words = (word for word in top_n_list("en", 3 * n_words) if word.isascii() and word.replace("'", "").isalpha())
+    return {word.upper() for word, _ in zip(words, range(n_words), strict=False)}
+
+
+def estimate(sentences: Iterable[list[str]], path: Path, *, vocabulary: set[str], order: int) -> int:
+    """Write an ARPA file by IRSTLM's modified shift-beta (Kneser-Ney) smoothing.
+
+    Returns
+    -------
+    int
+        Words of text.
+    """
+    n_words = 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        text, arpa = Path(folder) / "text", Path(folder) / "model.arpa"
+        with text.open("w", encoding="utf-8") as file:
+            for words in sentences:
+                n_words += len(words)
+                known = (word if word in vocabulary else "<unk>" for word in words)
+                file.write(f"<s> {' '.join(known)} </s>\n")
+        command = [ESTIMATOR, f"-tr={text}", f"-n={order}", "-lm=msb", "-bo=yes", f"-oarpa={arpa}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode or not arpa.is_file():
+            raise ValueError(f"{ESTIMATOR} wrote no model of {n_words} words: {done.stderr.strip()[-300:]}")
+        os.replace(arpa, path)
+    return n_words
+
+
+def _references(manifests: Iterable[str]) -> set[str]:
+    found = set()
+    for manifest in manifests:
+        with open(manifest, newline="", encoding="utf-8") as file:
+            found |= {row["wrd"] for row in csv.DictReader(file)}
+    return found
+
+
+def _free_text() -> Iterator[str]:
+    yield from wordnet_sentences(DICTIONARIES / "wn.dict.dz")
+    yield from dictionary_sentences(DICTIONARIES / "gcide.dict.dz")
+    yield from bible_sentences()
+
+
+def _own_text(paths: Iterable[str]) -> Iterator[str]:
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            yield from file
+
+
+def main() -> int:
+    """Command line; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("-o", "--output", required=True, metavar="ARPA", type=Path)
+    parser.add_argument("--text", nargs="*", default=[], metavar="FILE", help="further text, one sentence a line")
+    parser.add_argument("--leave_out", nargs="*", default=[], metavar="MANIFEST", help="whose sentences are not used")
+    parser.add_argument("--words", type=int, default=60000, metavar="N", help="vocabulary (default: 60000)")
+    parser.add_argument("--order", type=int, default=3, metavar="N", help="of the n-grams (default: 3)")
+    options = parser.parse_args()
+    missing = [package for path, package in PACKAGES.items() if not Path(path).is_file()]
+    missing += [] if shutil.which("bible") else ["bible-kjv"]
+    if missing:
+        parser.exit(2, f"make.py: Debian packages needed: apt-get install {' '.join(missing)}\n")
+    sentences = clean(
+        (line for source in (_own_text(options.text), _free_text()) for line in source),
+        left_out=_references(options.leave_out),
+    )
+    vocabulary = frequent_words(options.words)
+    n_words = estimate(sentences, options.output, vocabulary=vocabulary, order=options.order)
+    print(f"{options.output}: {options.order}-grams of {n_words} words, vocabulary of at most {len(vocabulary)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
