@@ -46,6 +46,7 @@ setup(
     extras_require={
         "microphone": ["sounddevice"],  # eeasr try
         "audio": ["av"],  # m4a, aac, webm
+        "datasets": ["datasets"],  # recipes/Custom reads what it saved
         "lm": ["kenlm", "pygtrie"],  # beam search with a language model
         "onnx": ["onnx", "onnxruntime"],  # eeasr export
         "dev": ["pytest>=8", "ruff", "hypothesis"],

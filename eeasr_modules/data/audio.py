@@ -11,6 +11,7 @@ import torch
 
 from eeasr_modules import compat
 from eeasr_modules.data.audio_files import RAW_SAMPLE_RATE
+from eeasr_modules.data.segments import split_segment
 
 SAMPLE_RATE = 16000
 
@@ -26,7 +27,7 @@ def read_audio(path: Path | str, sample_rate: int = SAMPLE_RATE, *, raw_byte_ord
     Arguments
     ---------
     path : Path
-        The recording.
+        The recording, or a stretch of it as `data.segments` writes it.
     sample_rate : int
         In Hz.
     raw_byte_order : str
@@ -38,22 +39,38 @@ def read_audio(path: Path | str, sample_rate: int = SAMPLE_RATE, *, raw_byte_ord
     torch.Tensor of shape (n_samples,)
         float32, full scale 1. FileNotFoundError without the file; ValueError when it is unreadable or empty.
     """
-    path = Path(path)
+    path, segment = split_segment(path)
     if not path.is_file():
         raise FileNotFoundError(f"expected audio at {path}, found no file")
     if path.suffix.lower() == ".raw":
         samples, rate = _read_raw(path, raw_byte_order), RAW_SAMPLE_RATE
+        samples = samples[_samples_of(segment, rate)]
     else:
         try:
-            channels, rate = soundfile.read(str(path), dtype="float32", always_2d=True)  # (n_samples, n_channels)
+            channels, rate = _read_channels(path, segment)  # (n_samples, n_channels)
         except (soundfile.LibsndfileError, RuntimeError) as error:
             raise ValueError(f"{path} is not readable audio: {error}") from error
         samples = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
     if not len(samples):
-        raise ValueError(f"{path} holds no samples")
+        stretch = "" if segment is None else f" from {segment[0]} to {segment[1]} s"
+        raise ValueError(f"{path} holds no samples{stretch}")
     if not np.isfinite(samples).all():
         raise ValueError(f"{path} holds samples that are not finite")
     return resample(torch.from_numpy(np.ascontiguousarray(samples)), rate, sample_rate)
+
+
+def _samples_of(segment: tuple[float, float] | None, rate: int) -> slice:
+    return slice(None) if segment is None else slice(round(segment[0] * rate), round(segment[1] * rate))
+
+
+def _read_channels(path: Path, segment: tuple[float, float] | None) -> tuple[np.ndarray, int]:
+    if segment is None or path.suffix.lower() == ".mp3":
+        channels, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
+        return channels[_samples_of(segment, rate)], rate
+    with soundfile.SoundFile(str(path)) as file:
+        wanted = _samples_of(segment, file.samplerate)
+        file.seek(min(wanted.start, file.frames))
+        return file.read(wanted.stop - wanted.start, dtype="float32", always_2d=True), file.samplerate
 
 
 def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:

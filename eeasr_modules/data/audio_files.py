@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -50,7 +51,12 @@ def find_audio(folder: Path | str, suffixes: Iterable[str] = AUDIO_SUFFIXES) -> 
 
 
 def look_at_audio(
-    paths: Sequence[Path | None], *, decode: bool, title: str, known: Sequence[float | None] | None = None
+    paths: Sequence[Path | None],
+    *,
+    decode: bool,
+    title: str,
+    known: Sequence[float | None] | None = None,
+    segments: Sequence[tuple[float, float] | None] | None = None,
 ) -> Iterator[Look]:
     """A look at each file, in order; a chunk at a time over all cores, so memory stays flat.
 
@@ -64,10 +70,13 @@ def look_at_audio(
         Of the progress bar.
     known : sequence of float or None, optional
         Durations that the corpus publishes; such a file is not opened.
+    segments : sequence of (float, float) or None, optional
+        Stretches in seconds; of such a file the header alone is read.
     """
     from tqdm import tqdm
 
-    remaining = zip(paths, known or [None] * len(paths), strict=True)
+    nothing = [None] * len(paths)
+    remaining = zip(paths, known or nothing, segments or nothing, strict=True)
     # Threads are enough: libsndfile decodes outside Python's lock.
     with (
         ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
@@ -79,15 +88,30 @@ def look_at_audio(
                 yield look
 
 
-def _look(path: Path | None, duration_s: float | None, decode: bool) -> Look:
+def _look(path: Path | None, duration_s: float | None, segment: tuple[float, float] | None, decode: bool) -> Look:
     if path is None or not path.is_file():
         return Look(wrong="missing", why=f"no file {path or 'of that name'}")
     if duration_s is not None:
         return Look(duration_s) if path.stat().st_size else Look(wrong="corrupt", why=f"{path} is empty")
     try:
+        if segment is not None:
+            return _look_at_segment(path, segment)
         return Look(audio_duration_s(path, decode=decode))
     except ValueError as error:
         return Look(wrong="corrupt", why=str(error))
+
+
+def _look_at_segment(path: Path, segment: tuple[float, float]) -> Look:
+    start, end = segment
+    whole = _header_duration_s(path, path.stat().st_mtime_ns)
+    if not 0 <= start < min(end, whole):
+        return Look(wrong="corrupt", why=f"{path} lasts {whole:.2f} s, a segment from {start} to {end} s is not in it")
+    return Look(min(end, whole) - start)
+
+
+@lru_cache(maxsize=4096)
+def _header_duration_s(path: Path, _changed_at: int) -> float:
+    return audio_duration_s(path)
 
 
 def audio_duration_s(path: Path | str, *, decode: bool = False) -> float:

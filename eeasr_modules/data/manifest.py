@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eeasr_modules.data.audio_files import look_at_audio
+from eeasr_modules.data.segments import with_segment
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,9 @@ class Utterance:
         Normalised reference.
     duration_s : float or None
         Where the corpus publishes it: the file is then not opened, only checked to be there and not empty.
+    segment : (float, float) or None
+        Where in the file it begins and ends, in seconds; None for all of it. Of such a file the header is read, and
+        a segment that begins after its end is corrupt.
     """
 
     utt_id: str
@@ -52,6 +56,7 @@ class Utterance:
     audio: Path | None
     text: str
     duration_s: float | None = None
+    segment: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,13 @@ def write_manifest(
     _check_unique(utterances, path)
     rows, skipped = [], {"missing": [], "corrupt": []}
     known = [each.duration_s for each in utterances]
-    looks = look_at_audio([each.audio for each in utterances], decode=decode, known=known, title=f"{corpus} {split}")
+    looks = look_at_audio(
+        [each.audio for each in utterances],
+        decode=decode,
+        known=known,
+        segments=[each.segment for each in utterances],
+        title=f"{corpus} {split}",
+    )
     for utterance, look in zip(utterances, looks, strict=True):
         if look.wrong is None:
             rows.append(_row(utterance, look.duration_s, data_folder))
@@ -212,6 +223,8 @@ def _input_digest(utterances: Sequence[Utterance], made_from: Mapping, left_out:
             state = (status.st_size, status.st_mtime_ns)
         if utterance.duration_s is not None:
             state += (utterance.duration_s,)
+        if utterance.segment is not None:
+            state += utterance.segment
         line = (utterance.utt_id, utterance.speaker, utterance.text, str(utterance.audio), *state)
         digest.update(repr(line).encode())
     return digest.hexdigest()
@@ -242,6 +255,7 @@ def _row(utterance: Utterance, duration_s: float, data_folder: Path) -> Manifest
         wav = f"{DATA_ROOT}/{audio.relative_to(data_folder).as_posix()}"
     else:
         wav = audio.as_posix()
+    wav = with_segment(wav, utterance.segment)
     return ManifestRow(utterance.utt_id, round(duration_s, 4), wav, utterance.speaker, utterance.text)
 
 

@@ -119,8 +119,8 @@ def _check_together(config: Config) -> None:
                 f"exit_risk chooses the threshold of exit_policy, but {config.exit_policy} has one: "
                 "leave its number out"
             )
-    if config.normaliser not in (None, *NORMALISERS):
-        raise ValueError(f"normaliser must be null or one of {', '.join(NORMALISERS)}, got '{config.normaliser}'")
+    if config.normaliser not in (None, "none", *NORMALISERS):
+        raise ValueError(f"normaliser must be null, none or one of {', '.join(NORMALISERS)}, got '{config.normaliser}'")
     if not config.speeds:
         raise ValueError("speeds must hold at least one percentage, got []; [100] leaves the speed as it is")
     if config.tokens != "characters" and config.n_tokens is None:

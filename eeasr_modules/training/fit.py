@@ -95,7 +95,7 @@ def make_vocabulary(config: Config, corpora: Corpora, folder: Path):
         vocabulary = train_sentencepiece(made_from, folder, size=config.n_tokens, model_type=config.tokens)
     elif config.encoder == "huggingface" and (tokens := checkpoint_vocabulary(config.source)) is not None:
         vocabulary = CharVocabulary(tokens)
-    elif {read_description(manifest)["normaliser"] for manifest in corpora.train} == {"letters"}:
+    elif {read_description(manifest)["normaliser"] for manifest in corpora.train} & {"letters", "none"}:
         vocabulary = CharVocabulary((BLANK, " ", *sorted(set("".join(texts)) - {" "})))
     else:
         vocabulary = CharVocabulary()
