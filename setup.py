@@ -21,7 +21,14 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["eeasr_modules", "eeasr_modules.*"]),
     package_data={
-        "eeasr_modules": ["py.typed", "report/web/*", "shipped/README.md", "shipped/*/*", "shipped/*/tables/*"]
+        "eeasr_modules": [
+            "py.typed",
+            "report/web/*",
+            "demo/examples/*",
+            "shipped/README.md",
+            "shipped/*/*",
+            "shipped/*/tables/*",
+        ]
     },
     # No pin of torch here: constraints/cpu.txt holds the version of machines without a GPU.
     install_requires=[
@@ -46,6 +53,7 @@ setup(
     extras_require={
         "microphone": ["sounddevice"],  # eeasr try
         "audio": ["av"],  # m4a, aac, webm
+        "demo": ["gradio>=6,<7"],  # eeasr demo
         "datasets": ["datasets"],  # recipes/Custom reads what it saved
         "lm": ["kenlm", "pygtrie"],  # beam search with a language model
         "onnx": ["onnx", "onnxruntime"],  # eeasr export

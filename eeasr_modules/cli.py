@@ -57,6 +57,7 @@ def _parser() -> tuple[_Parser, list[str]]:
     _add_score(commands)
     _add_transcribe(commands)
     _add_try(commands)
+    _add_demo(commands)
     _add_benchmark(commands)
     _add_export(commands)
     return parser, list(commands.choices)
@@ -333,6 +334,30 @@ def _try(options: argparse.Namespace) -> None:
     wavs = hear(files, sentences, sample_rate=asr.source.config.get("sample_rate", 16000))
     trials = run_trials(asr, wavs, sentences)
     print("\n".join(trial_lines(trials, exit_layers=asr.source.exit_layers, policy=str(asr.policy))))
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "demo", _demo, "a page on this machine: speak, and see every exit and policy at work")
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or hub id (default: the shipped model)")
+    parser.add_argument("--port", type=int, metavar="N", help="of 127.0.0.1 (default: a free one from 7860 up)")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    _add_choice(parser)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from eeasr_modules.demo.app import serve
+    from eeasr_modules.runtime import EarlyExitASR
+    from eeasr_modules.runtime.trying import default_model
+
+    asr = EarlyExitASR.from_pretrained(
+        options.model or default_model(),
+        policy=options.policy,
+        budget=options.budget,
+        device=options.device,
+        front_end=options.front_end,
+        precision=options.precision,
+    )
+    serve(asr, port=options.port, open_browser=not options.no_browser)
 
 
 def _add_benchmark(commands: argparse._SubParsersAction) -> None:

@@ -20,6 +20,7 @@ OURS = {
     "training": ("compat", "models", "data", "exits"),
     "runtime": ("compat", "models", "exits", "data.text"),
     "report": ("exits",),
+    "demo": ("compat", "runtime", "exits", "data.text"),
     "compat.py": (),
     "__init__.py": ("compat",),
 }
