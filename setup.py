@@ -55,6 +55,9 @@ setup(
         "audio": ["av"],  # m4a, aac, webm
         "demo": ["gradio>=6,<7"],  # eeasr demo
         "datasets": ["datasets"],  # recipes/Custom reads what it saved
+        "tensorboard": ["tensorboard"],  # logger: tensorboard
+        "wandb": ["wandb"],  # logger: wandb
+        "completion": ["shtab"],  # eeasr completion
         "lm": ["kenlm", "pygtrie"],  # beam search with a language model
         "onnx": ["onnx", "onnxruntime"],  # eeasr export
         "dev": ["pytest>=8", "ruff", "hypothesis"],

@@ -60,7 +60,57 @@ def _parser() -> tuple[_Parser, list[str]]:
     _add_demo(commands)
     _add_benchmark(commands)
     _add_export(commands)
+    _add_report(commands)
+    _add_push(commands)
+    _add_completion(commands)
     return parser, list(commands.choices)
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "report", _report, "a page on a training that is under way")
+    parser.add_argument("folder", metavar="RUN", help="run folder of train.py")
+    parser.add_argument("--live", action="store_true", help="draw it again until interrupted")
+    parser.add_argument("--every", type=int, default=15, metavar="S", help="seconds between drawings (default: 15)")
+
+
+def _report(options: argparse.Namespace) -> None:
+    import time
+
+    from eeasr_modules.report.live import write_live_page
+
+    if options.every < 1:
+        raise ValueError(f"--every must be at least 1, got {options.every}")
+    print(f"eeasr: open {write_live_page(options.folder, refresh_s=options.every)}")
+    while options.live:
+        time.sleep(options.every)
+        write_live_page(options.folder, refresh_s=options.every)
+
+
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "push", _push, "send a model folder to the Hugging Face hub")
+    parser.add_argument("model", metavar="MODEL", help="folder that train.py left")
+    parser.add_argument("repo_id", metavar="USER/NAME", help="where to; made if it is not there")
+    parser.add_argument("--private", action="store_true", help="where it is made: for nobody else to see")
+    parser.add_argument("--dry-run", action="store_true", help="look at files and card, send nothing")
+
+
+def _push(options: argparse.Namespace) -> None:
+    from eeasr_modules.training.pushing import push
+
+    print("\n".join(push(options.model, options.repo_id, private=options.private, dry_run=options.dry_run).lines()))
+
+
+def _add_completion(commands: argparse._SubParsersAction) -> None:
+    parser = _command(commands, "completion", _completion, "print a script that completes commands on Tab")
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+
+
+def _completion(options: argparse.Namespace) -> None:
+    try:
+        import shtab
+    except ImportError as err:
+        raise ValueError("completion needs the package shtab: pip install shtab") from err
+    print(shtab.complete(_parser()[0], shell=options.shell))
 
 
 def _add_analyze(commands: argparse._SubParsersAction) -> None:

@@ -63,7 +63,7 @@ def build(asr: EarlyExitASR):
                 raise ValueError(f"'{Path(path).name}' holds no audio")
             found = stops(asr, hearing, budget=budget)
         except (ValueError, OSError) as err:
-            yield f"Not transcribed: {escape(str(err))}", "", "", None
+            yield f"Not transcribed: {escape(str(err).replace(path, Path(path).name))}", "", "", None
             return
         line = progress_line(hearing)
         if not any(hearing.texts):

@@ -1,5 +1,7 @@
 """The one SpeechBrain Brain: multi-exit CTC training under every regime."""
 
+from pathlib import Path
+
 import speechbrain as sb
 import torch
 from speechbrain.augment.time_domain import SpeedPerturb
@@ -11,6 +13,7 @@ from eeasr_modules.exits.edits import count_edits
 from eeasr_modules.models.decode import greedy_decode
 from eeasr_modules.models.distilling import confidence_weights
 from eeasr_modules.models.losses import utterance_ctc_losses
+from eeasr_modules.training.curves import Samples, extra_logger
 from eeasr_modules.training.distillation import Distillation, load_teacher
 from eeasr_modules.training.layer_groups import decayed_groups
 from eeasr_modules.training.regime_keys import alphas_of, regime_of
@@ -56,6 +59,8 @@ class ExitBrain(sb.Brain):
                 f"got {self.grad_accumulation_factor}"
             )
         self.logger = FileTrainLogger(save_file=train_log, precision=3)
+        self.more = extra_logger(config.logger, Path(train_log).parent) if config.n_epochs else None
+        self.samples = Samples(Path(train_log).with_name("samples.txt"), config.exit_layers)
         self.distillation, self.teacher, self.teacher_log_probs = None, None, None
         if config.distill is not None and config.n_epochs:
             self.distillation = Distillation(config.distill, alphas_of(config), config.distill_transcript_share)
@@ -89,7 +94,7 @@ class ExitBrain(sb.Brain):
         self.loss_sums += losses.detach().cpu()
         self.n_summed += 1
         if stage != sb.Stage.TRAIN:
-            self._count_words(log_probs, n_frames, batch.words)
+            self._count_words(log_probs, n_frames, batch.id, batch.words)
         weights = torch.tensor(self.weights, device=losses.device)
         if stage != sb.Stage.TRAIN:
             return (losses * weights).sum()
@@ -102,12 +107,14 @@ class ExitBrain(sb.Brain):
             return (by_utterance * confidence_weights(log_probs, n_frames, weights)).sum() / n_tokens
         return (losses * weights).sum()
 
-    def _count_words(self, log_probs, n_frames, references):
+    def _count_words(self, log_probs, n_frames, utt_ids, references):
         self.n_words += sum(len(reference.split()) for reference in references)
+        texts = []
         for e, exit_log_probs in enumerate(log_probs):
             decoded = greedy_decode(exit_log_probs, n_frames, blank_index=self.vocabulary.blank_index)
-            for tokens, reference in zip(decoded, references, strict=True):
-                self.errors[e] += sum(count_edits(reference, self.vocabulary.decode(tokens)))
+            texts.append([self.vocabulary.decode(tokens) for tokens in decoded])
+            self.errors[e] += sum(sum(count_edits(*pair)) for pair in zip(references, texts[e], strict=True))
+        self.samples.take(utt_ids, references, texts)
 
     def init_optimizers(self):
         """AdamW for the encoder and AdamW for the heads, so that each is clipped (Brain clips first groups only)."""
@@ -221,11 +228,19 @@ class ExitBrain(sb.Brain):
         lr = next(iter(self.optimizers_dict.values())).param_groups[0]["lr"]
         if self.newbob is not None:
             self.newbob(chosen)
-        self.logger.log_stats(
-            {"epoch": epoch, "lr": lr},
-            train_stats=self.train_stats,
-            valid_stats={"loss": stage_loss, **by_exit, **wer_by_exit},
-        )
+        stats = {
+            "stats_meta": {"epoch": epoch, "lr": lr},
+            "train_stats": self.train_stats,
+            "valid_stats": {"loss": stage_loss, **by_exit, **wer_by_exit},
+        }
+        self.logger.log_stats(**stats)
+        if self.more is not None:
+            self.more.log_stats(**stats)
+        if sb.utils.distributed.if_main_process():
+            said = self.samples.write(epoch)
+            if self.more is not None and hasattr(self.more, "writer"):
+                self.more.writer.add_text("samples", f"```\n{said}\n```", epoch)
+                self.more.writer.flush()
         self.checkpointer.save_and_keep_only(
             meta={"WER": chosen, "epoch": epoch}, min_keys=["WER"], num_to_keep=self.config.average_checkpoints
         )

@@ -1,9 +1,17 @@
-"""The README.md of a model folder: what the model is, where it comes from, what it reached."""
+"""The README.md of a model folder: a model card with the hub's metadata, filled with measured numbers."""
 
 import os
+import platform
 from pathlib import Path
 
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
 from eeasr_modules.training.config import Config
+
+LIBRARY = "eeasr"
+LANGUAGES = {"LibriSpeech", "AN4", "LJSpeech", "Digits", "TEDLIUM", "Spoken"}  # corpora that are English, all of them
+DOMAINS = {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain"}
 
 
 def write_card(folder: Path, config: Config, summary: dict) -> None:
@@ -18,6 +26,70 @@ def write_card(folder: Path, config: Config, summary: dict) -> None:
     summary : dict
         As `report.write_report` returns it.
     """
+    content = f"---\n{_metadata(folder, config, summary).to_yaml()}\n---\n\n{_text(config, summary)}"
+    aside = folder / "README.md.tmp"
+    aside.write_text(content, encoding="utf-8")
+    os.replace(aside, folder / "README.md")
+
+
+def check_card(folder: Path) -> ModelCardData:
+    """The metadata of a model folder's card.
+
+    Arguments
+    ---------
+    folder : Path
+        The model folder.
+
+    Raises
+    ------
+    FileNotFoundError
+        Without a README.md.
+    ValueError
+        When its metadata are missing or not what the hub takes.
+    """
+    path = folder / "README.md"
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a model card at '{path}', found none: train.py writes it")
+    try:
+        card = ModelCard.load(path)
+    except ValueError as err:
+        raise ValueError(f"the metadata of '{path}' are not those of a model card: {err}") from err
+    if not card.data.license or not card.data.library_name:
+        raise ValueError(
+            f"'{path}' must begin with a model card's metadata (license, library_name), it has "
+            f"{', '.join(card.data.to_dict()) or 'none'}: evaluate the model again with train.py --test_only"
+        )
+    return card.data
+
+
+def _metadata(folder: Path, config: Config, summary: dict) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type="automatic-speech-recognition",
+            task_name="Speech recognition",
+            dataset_type=one["corpus"].lower(),
+            dataset_name=name,
+            dataset_config=name,  # sets of one corpus are apart by this
+            metric_type="wer",
+            metric_name=f"WER at the last exit (layer {one['exit_layers'][-1]})",
+            metric_value=round(one["wer_per_exit"][-1], 2),
+        )
+        for name, one in summary["sets"].items()
+    ]
+    english = config.normaliser in ("english", "an4") or set(config.trained_corpora) <= LANGUAGES
+    return ModelCardData(
+        license="apache-2.0",
+        library_name=LIBRARY,
+        language="en" if english else None,
+        pipeline_tag="automatic-speech-recognition",
+        tags=["early-exit", "ctc", "speech-recognition", config.encoder],
+        metrics=["wer"],
+        model_name=folder.resolve().parent.name if folder.name == "model" else folder.name,
+        eval_results=results or None,
+    )
+
+
+def _text(config: Config, summary: dict) -> str:
     also = [(one.train_splits, one.name) for one in config.other_sets if one.role == "also"]
     trained_on = [f"{', '.join(splits)} of {name}" for splits, name in [(config.train_splits, config.corpus), *also]]
     exits = ", ".join(map(str, config.exit_layers))
@@ -29,15 +101,72 @@ def write_card(folder: Path, config: Config, summary: dict) -> None:
         f"trained on {'; '.join(trained_on)} {how_long} "
         f"(seed {config.seed}, exit weights {config.exit_weights}).",
         "",
-        "Read it with `eeasr_modules.models.MultiExit.load(folder)` and "
-        "`eeasr_modules.data.text.load_vocabulary(folder)`; `policy.json` holds the calibrated policies.",
+        "```python",
+        "from eeasr_modules.runtime import EarlyExitASR",
         "",
-        "| set | label | utterances | WER first exit | WER last exit |",
-        "|---|---|---|---|---|",
+        'asr = EarlyExitASR.from_pretrained("this/folder/or/hub-id")  # stops where policy.json\'s first policy says',
+        'print(asr.transcribe("talk.wav").text)',
+        "```",
+        "",
+        "## Word error rate",
+        "",
+        f"Percent, with 95 % intervals over speakers; greedy decoding. Measured {summary['date']} with torch "
+        f"{torch.__version__.split('+')[0]} on {_machine()}.",
+        "",
+        "| set | kind | utterances (speakers) | first exit | best inner exit | last exit [95 %] |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     for name, one in summary["sets"].items():
-        wer = one["wer_per_exit"]
-        lines.append(f"| {name} | {one['label']} | {one['n_utterances']} | {wer[0]:.2f} % | {wer[-1]:.2f} % |")
-    aside = folder / "README.md.tmp"
-    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    os.replace(aside, folder / "README.md")
+        wer, (low, high) = one["wer_per_exit"], one["wer_interval_per_exit"][-1]
+        inner = min(range(len(wer) - 1), key=wer.__getitem__, default=None)
+        best = "" if inner is None else f"{wer[inner]:.2f} at {one['exit_layers'][inner]}"
+        lines.append(
+            f"| {name} | {DOMAINS.get(one['label'], one['label'])} | {one['n_utterances']} ({one['n_speakers']}) | "
+            f"{wer[0]:.2f} | {best} | {wer[-1]:.2f} [{low:.2f}, {high:.2f}] |"
+        )
+    lines += _policies(summary)
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "Numbers are of the sets named above and no others; thresholds were chosen on validation speakers of the "
+        "training corpora, and what they promise does not carry over to speech unlike it. Sets marked out of domain "
+        "show how much worse it gets. Do not use it where a wrong word does harm.",
+        "",
+        "## Licence",
+        "",
+        "The weights: Apache-2.0. The corpora have licences of their own.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _policies(summary: dict) -> list[str]:
+    chosen, rows = summary["chosen_policy"], []
+    for name, one in summary["sets"].items():
+        policy = one["policies"].get(chosen) if chosen else None
+        if policy is None:
+            continue
+        at = policy["at_budget"]
+        rows.append(
+            f"| {name} | {at['wer']:.2f} [{at['interval'][0]:.2f}, {at['interval'][1]:.2f}] | {at['depth']:.2f} | "
+            f"{100 * at['depth_share']:.0f} % |"
+        )
+    if not rows:
+        return []
+    return [
+        "",
+        "## Leaving early",
+        "",
+        f"By `{chosen}`, calibrated on {(summary['dev'] or {}).get('set_name', 'the test sets')} to a budget of "
+        f"{summary['budget']:g}; `policy.json` holds it and others.",
+        "",
+        "| set | WER [95 %] | mean depth | of all layers |",
+        "|---|---:|---:|---:|",
+        *rows,
+    ]
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} CPUs ({platform.machine()})"

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 
+from eeasr_modules.training.curves import LOGGERS
 from eeasr_modules.training.regimes import REGIMES
 from eeasr_modules.training.schedule import SCHEDULES
 
@@ -82,6 +83,7 @@ COMMON_KEYS: dict[str, Key] = {
     "seed": Key(int, low=0),
     "output_folder": Key(str),
     "brain": Key(str),
+    "logger": Key(str, choices=LOGGERS),
     # corpus
     "corpus": Key(str),
     "data_folder": Key(str),

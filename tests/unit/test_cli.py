@@ -176,3 +176,21 @@ def test_the_module_runs_as_a_program(root):
     )
     assert done.returncode == 2
     assert done.stderr.startswith("eeasr: error: unknown command 'nothing'")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion_knows_every_command(shell, capsys):
+    pytest.importorskip("shtab", reason="no shtab: pip install 'eeasr[completion]'")
+    assert main(["completion", shell]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("transcribe", "analyze", "benchmark", "policy"))
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom eeasr_modules.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'speechbrain', 'transformers', 'numpy', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
