@@ -6,6 +6,7 @@
 # make an4        AN4: prepare, train, test, report       [DATA=folder] [ARGS="--seed 2"]
 # make an4-quick  the same on a slice, a few minutes
 # make test       unit, integration and consistency tests, doctests    (test-all: the slow ones as well)
+# make docs       the documentation as a site, in site/    (docs-serve: on this machine, renewed as files change)
 # make lint       ruff
 # make bench      time of one pass
 # make clean      remove .venv, builds and caches (data, runs and results stay)
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.eeasr-installed
 DATA_OPTION := $(if $(DATA),--data_folder "$(DATA)")
 
-.PHONY: env mini data an4 an4-quick test test-all lint bench clean
+.PHONY: env mini data an4 an4-quick test test-all docs docs-serve lint bench clean
 
 env: $(STAMP)
 
@@ -53,6 +54,13 @@ test: env
 
 test-all: env
 	$(BIN)/python -m pytest $(ARGS)
+
+docs: env
+	$(BIN)/python -m pip install -q -e '.[docs]' -c constraints/cpu.txt
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-serve: docs
+	$(BIN)/mkdocs serve
 
 lint: env
 	$(BIN)/ruff check .

@@ -1,0 +1,38 @@
+"""Every Python block of the documentation runs, page by page, in a folder that has what a checkout has."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if "```python" in path.read_text())
+BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?^```python\n(.*?)^```", re.S | re.M)
+SLOW = {"drift.md"}  # a simulation of hundreds of streams
+
+
+def blocks(path):
+    """(source, runs or not) of every Python block."""
+    return [(source, not note) for note, source in BLOCK.findall(path.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(one, marks=[pytest.mark.slow] * (one.name in SLOW)) for one in PAGES],
+    ids=lambda path: path.name,
+)
+def test_every_python_block_runs(path, tmp_path, monkeypatch):
+    for name in ("eeasr_modules", "recipes", "hparams"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    shutil.copy(ROOT / "eeasr_modules/shipped/small/tables/an4_test.parquet", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    namespace = {"__name__": "page"}
+    for number, (source, runs) in enumerate(blocks(path), start=1):
+        if runs:
+            exec(compile(source, f"{path.name}, block {number}", "exec"), namespace)
+
+
+def test_blocks_that_do_not_run_are_few_and_say_why():
+    skipped = {path.name: n for path in PAGES if (n := sum(not runs for _, runs in blocks(path)))}
+    assert sum(skipped.values()) <= 3, skipped
