@@ -1,5 +1,7 @@
 """What `pip install` of the built wheel puts into an environment."""
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +36,25 @@ def wheel(tmp_path_factory):
         yield archive
 
 
+@pytest.fixture(scope="module")
+def alone(wheel, tmp_path_factory):
+    """Runs Python with the wheel's package, away from the checkout: arguments -> what was printed."""
+    folder = tmp_path_factory.mktemp("alone")
+    wheel.extractall(folder / "site")
+    environment = {**os.environ, "PYTHONPATH": str(folder / "site"), "OMP_NUM_THREADS": "1"}
+
+    def run(*arguments, status=0):
+        command = [sys.executable, *map(str, arguments)]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == status, done.stderr
+        return done.stdout
+
+    where = run("-c", "import eeasr_modules; print(eeasr_modules.__file__)").strip()
+    assert where == str(folder / "site" / "eeasr_modules" / "__init__.py")
+    run.folder, run.package = folder, folder / "site" / "eeasr_modules"
+    return run
+
+
 def test_it_holds_the_whole_package_and_nothing_else(wheel):
     info = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     assert len(info) == 1
@@ -49,3 +70,26 @@ def test_it_brings_the_licence_the_command_and_no_pin_of_torch(wheel):
     metadata = wheel.read(read["METADATA"]).decode()
     assert "Requires-Python: >=3.11" in metadata
     assert "Requires-Dist: torch>=2.7.1\n" in metadata and "torch==" not in metadata
+
+
+def test_alone_it_transcribes_with_the_shipped_model(alone):
+    model, clips = alone.package / "shipped" / "small", alone.package / "demo" / "examples"
+    cli = ("-m", "eeasr_modules.cli", "transcribe", model, clips, "-o", alone.folder / "out.jsonl", "--quiet")
+    alone(*cli)
+    lines = [json.loads(line) for line in (alone.folder / "out.jsonl").read_text().splitlines()]
+    assert len(lines) == 3 and all(line["text"] and line["exit_layer"] <= 8 for line in lines)
+
+
+def test_alone_it_reports_on_the_shipped_tables(alone):
+    tables, out = alone.package / "shipped" / "small" / "tables", alone.folder / "report"
+    table, dev = tables / "digits_test.parquet", tables / "mixed_dev.parquet"
+    said = alone("-m", "eeasr_modules.cli", "analyze", table, "--dev", dev, "--policies", "entropy", "--out", out)
+    assert (out / "report.html").is_file() and (out / "summary.json").is_file()
+    assert "digits_test" in said
+
+
+def test_alone_it_knows_its_commands_and_brings_the_demos_examples(alone):
+    assert "demo" in alone("-m", "eeasr_modules.cli", "--help")
+    code = "from eeasr_modules.demo.app import EXAMPLES; print(*EXAMPLES)"
+    for name in alone("-c", code).split():
+        assert (alone.package / "demo" / "examples" / name).is_file()
