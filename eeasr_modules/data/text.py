@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import string
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ WORD_START = "\u2581"  # how SentencePiece marks the first piece of a word
 
 _APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼ`´ʹ＇"), "'")
 _BREAKS = dict.fromkeys(map(ord, '-‐‑‒–—―−/_…,;:!?"'), " ")  # not the full stop: U.S. is one word
+_NO_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_LANGUAGE_TAG = re.compile(r"(<[a-z][a-z0-9_-]*>) ")
 # Words that English really begins with an apostrophe; elsewhere a leading one is a quotation mark.
 _CLIPPED = {"'TIS", "'TWAS", "'EM", "'CAUSE", "'BOUT", "'TIL", "'N", "'ROUND"}
 
@@ -140,10 +143,34 @@ def normalise_letters(text: str, *, unreadable: str = "drop") -> str | None:
     return " ".join(filter(None, (word.strip("'") for word in "".join(kept).split())))
 
 
+def normalise_ml_superb(text: str) -> str:
+    """ML-SUPERB's own rule: upper case, without ASCII punctuation; digits and all scripts stay.
+
+    Example
+    -------
+    >>> normalise_ml_superb("Ja, das ist 1 Straße!")
+    'JA DAS IST 1 STRASSE'
+    """
+    return " ".join(text.translate(_NO_ASCII_PUNCTUATION).upper().split())
+
+
+def split_language(text: str) -> tuple[str, str]:
+    """A language tag that a text begins with, and the text; the tag is "" where there is none.
+
+    Example
+    -------
+    >>> split_language("<eng> HELLO"), split_language("HELLO")
+    (('<eng>', 'HELLO'), ('', 'HELLO'))
+    """
+    found = _LANGUAGE_TAG.match(text)
+    return (found[1], text[found.end() :]) if found else ("", text)
+
+
 NORMALISERS: dict[str, Callable[[str], str | None]] = {
     "english": normalise_english,
     "letters": normalise_letters,
     "an4": normalise_an4,
+    "ml_superb": normalise_ml_superb,
 }
 
 
@@ -194,7 +221,13 @@ class CharVocabulary:
         return len(self.tokens)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the characters of `text`; ValueError names a character that the vocabulary lacks."""
+        """Ids of the characters of `text`; ValueError names a character that the vocabulary lacks.
+
+        A language tag that the text begins with (`<eng> `) is one token, where the vocabulary has it.
+        """
+        tag, rest = split_language(text)
+        if tag in self._ids:
+            return [self._ids[tag], *self.encode(rest)]
         try:
             return [self._ids[self._space if character == " " else character] for character in text]
         except KeyError as error:

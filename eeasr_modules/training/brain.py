@@ -9,6 +9,7 @@ from speechbrain.nnet.schedulers import NewBobScheduler
 from speechbrain.utils.train_logger import FileTrainLogger
 
 from eeasr_modules.data.pipeline import n_samples_of
+from eeasr_modules.data.text import split_language
 from eeasr_modules.exits.edits import count_edits
 from eeasr_modules.models.decode import greedy_decode
 from eeasr_modules.models.distilling import confidence_weights
@@ -108,6 +109,7 @@ class ExitBrain(sb.Brain):
         return (losses * weights).sum()
 
     def _count_words(self, log_probs, n_frames, utt_ids, references):
+        references = [split_language(reference)[1] for reference in references]
         self.n_words += sum(len(reference.split()) for reference in references)
         texts = []
         for e, exit_log_probs in enumerate(log_probs):

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from eeasr_modules.data.manifest import manifest_digest, read_description
 from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.data.shifts import apply_shift
+from eeasr_modules.data.text import split_language
 from eeasr_modules.exits.parquet import read_table, write_table
 from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.models.decode import greedy_decode
@@ -176,7 +177,7 @@ def collect(
     macs = [model.macs(int(samples)) for samples in n_samples]
     return ExitTable.from_hypotheses(
         hypotheses,
-        [items[utt_id]["words"] for utt_id in utt_ids],
+        [split_language(items[utt_id]["words"])[1] for utt_id in utt_ids],
         utt_ids=utt_ids,
         speakers=[items[utt_id]["speaker"] for utt_id in utt_ids],
         exit_layers=model.exit_layers,

@@ -14,7 +14,7 @@ from speechbrain.utils.epoch_loop import EpochCounter
 
 from eeasr_modules.data.manifest import read_description
 from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batches, manifest_items
-from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, train_sentencepiece
+from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, split_language, train_sentencepiece
 from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary
 from eeasr_modules.models.masked_prediction import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
@@ -95,8 +95,10 @@ def make_vocabulary(config: Config, corpora: Corpora, folder: Path):
         vocabulary = train_sentencepiece(made_from, folder, size=config.n_tokens, model_type=config.tokens)
     elif config.encoder == "huggingface" and (tokens := checkpoint_vocabulary(config.source)) is not None:
         vocabulary = CharVocabulary(tokens)
-    elif {read_description(manifest)["normaliser"] for manifest in corpora.train} & {"letters", "none"}:
-        vocabulary = CharVocabulary((BLANK, " ", *sorted(set("".join(texts)) - {" "})))
+    elif {read_description(manifest)["normaliser"] for manifest in corpora.train} & {"letters", "none", "ml_superb"}:
+        tagged = [split_language(text) for text in texts]
+        tags = sorted({tag for tag, _ in tagged} - {""})
+        vocabulary = CharVocabulary((BLANK, " ", *sorted({c for _, text in tagged for c in text} - {" "}), *tags))
     else:
         vocabulary = CharVocabulary()
     check_spelling(vocabulary, texts)
@@ -110,6 +112,7 @@ def check_spelling(vocabulary, texts: list[str]) -> None:
         for text in texts:
             vocabulary.encode(text)
         return
+    texts = [split_language(text)[1] for text in texts]
     lacking = {character for character in set("".join(texts)) if not vocabulary.spells(character)}
     if lacking:
         n_texts = sum(1 for text in texts if lacking & set(text))
