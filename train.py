@@ -35,9 +35,9 @@ def main(argv: list[str]) -> int:
         print(f"train.py: error: {err}", file=sys.stderr)
         return 2
     model = fit(run.config, run.corpora, folder=run.folder, run_opts=run.run_opts)
+    dev, tests = collect_all(run, model)
     if not run.is_main:
         return 0
-    dev, tests = collect_all(run, model)
     calibrated = calibrate(run, dev)
     summary = write_report(
         tests,

@@ -108,6 +108,7 @@ def collect(
     precision: str = "fp32",
     average_exits: int = 0,
     nbest: int = 0,
+    share: tuple[int, int] = (0, 1),
     progress: bool = True,
 ) -> ExitTable:
     """The exit table of one set, with every acoustic signal and the lists of words' signals.
@@ -134,6 +135,8 @@ def collect(
         Also transcribe the mean posterior of so many last exits; 0 for none.
     nbest : int
         Beam of the search for the signal `nbest_posterior`, which is slow; 0 for none.
+    share : (int, int)
+        Of several processes, which one this is (from 0) and how many there are: every so many-th utterance by length.
     progress : bool
         Show a bar.
 
@@ -142,7 +145,7 @@ def collect(
     ExitTable
         Utterances in the order of the manifests.
     """
-    items = manifest_items(evaluation_set.manifests, limit=limit)
+    items = _share_of(manifest_items(evaluation_set.manifests, limit=limit), *share)
     utt_ids = list(items)
     device = next(model.parameters()).device
     sample_rate = model.config["sample_rate"]
@@ -190,6 +193,13 @@ def collect(
         head_macs=np.array([heads for _, heads in macs]),
         metadata=metadata,
     )
+
+
+def _share_of(items: dict[str, dict], rank: int, n_ranks: int) -> dict[str, dict]:
+    """Utterances of one process, about as long in all as those of the others."""
+    by_length = sorted(items, key=lambda utt_id: items[utt_id]["duration"])
+    mine = set(by_length[rank::n_ranks])
+    return {utt_id: item for utt_id, item in items.items() if utt_id in mine}
 
 
 def hear(utt_id, items, read, shift, seed, sample_rate) -> torch.Tensor:
@@ -240,25 +250,32 @@ def collect_or_reuse(
     """
     options = {"precision": precision, "average_exits": average_exits, "nbest": nbest}
     metadata = {**metadata, **options}
-    if path.is_file():
-        try:
-            table = read_table(path)
-        except (ValueError, OSError) as err:
-            logger.warning("'%s' cannot be read (%s): collected again", path, err)
-        else:
-            if _is_what_would_be_collected(table, metadata):
-                logger.info("%s: model, data and seed are the same, table reused", path)
-                return table
+    table = stored(path, metadata)
+    if table is not None:
+        logger.info("%s: model, data and seed are the same, table reused", path)
+        return table
     table = collect(model, vocabulary, evaluation_set, metadata=metadata, **options, **collect_options)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, path)
     return table
 
 
+def stored(path: Path, metadata: dict) -> ExitTable | None:
+    """The table at `path` if it is what would be collected; None if it is not, or is not there."""
+    if not path.is_file():
+        return None
+    try:
+        table = read_table(path)
+    except (ValueError, OSError) as err:
+        logger.warning("'%s' cannot be read (%s): collected again", path, err)
+        return None
+    return table if _is_what_would_be_collected(table, metadata) else None
+
+
 def _is_what_would_be_collected(table: ExitTable, metadata: dict) -> bool:
     asked = ("model_digest", "manifest_digest", "shift", "seed", "set_label", "precision", "average_exits", "nbest")
-    absent = {"average_exits": 0, "nbest": 0}  # of tables older than these
-    same = all(table.metadata.get(name, absent.get(name)) == metadata[name] for name in asked)
+    absent = {"average_exits": 0, "nbest": 0, "share": None}  # of tables older than these, and of whole ones
+    same = all(table.metadata.get(name, absent.get(name)) == metadata.get(name) for name in (*asked, "share"))
     return same and set(ACOUSTIC_SIGNALS) <= set(table.signals) and set(WORD_SIGNALS) <= set(table.word_lists)
 
 

@@ -18,6 +18,7 @@ from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, spli
 from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary
 from eeasr_modules.models.masked_prediction import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.training.checkpoints import WholeCheckpointer
 from eeasr_modules.training.config import Config, corpora_of
 from eeasr_modules.training.corpora import Corpora, texts_of
 from eeasr_modules.training.regimes import OWN_TEACHERS
@@ -250,7 +251,7 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
         checkpoint_head=has_checkpoint_vocabulary(config, vocabulary),
     )
     counter = EpochCounter(limit=config.n_epochs)
-    checkpointer = Checkpointer(folder / "save", recoverables={"model": model, "counter": counter})
+    checkpointer = WholeCheckpointer(folder / "save", recoverables={"model": model, "counter": counter})
     read = AudioCache(config.cache_audio_mb, sample_rate=config.sample_rate)
     train_items = manifest_items(corpora.train, limit=config.train_utterances)
     valid_items = manifest_items(corpora.valid, limit=config.test_utterances)
@@ -284,7 +285,8 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     averaged(checkpointer, model, config)
     if sb.utils.distributed.if_main_process():
         model.save(folder / "model", half=config.half_weights)
-    if config.half_weights and sb.utils.distributed.if_main_process():
+    sb.utils.distributed.ddp_barrier()  # the others read what the first has saved
+    if config.half_weights:
         return MultiExit.load(folder / "model", device=str(brain.device))
     return model.eval()
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
-from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.epoch_loop import EpochCounter
 from speechbrain.utils.train_logger import FileTrainLogger
 
@@ -22,6 +21,7 @@ from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batch
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.masked_prediction import MaskedPredictor, is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.training.checkpoints import WholeCheckpointer
 from eeasr_modules.training.keys import CONFORMER_KEYS, Key
 from eeasr_modules.training.schedule import warmup_cosine
 from eeasr_modules.training.yaml_file import load_yaml
@@ -126,7 +126,7 @@ class PretrainBrain(sb.Brain):
         Batches per epoch, for the learning rate.
     run_opts : RunOptions
         SpeechBrain's command-line options.
-    checkpointer : Checkpointer
+    checkpointer : WholeCheckpointer
         Where recoverables go.
     """
 
@@ -242,7 +242,7 @@ def pretrain(settings: dict, *, run_opts=None) -> Path:
         encoder, teacher=load_teacher(settings["teacher"]), **{name: settings[name] for name in names}
     )
     counter = EpochCounter(limit=settings["n_epochs"])
-    checkpointer = Checkpointer(folder / "save", recoverables={"model": model, "counter": counter})
+    checkpointer = WholeCheckpointer(folder / "save", recoverables={"model": model, "counter": counter})
     read = AudioCache(settings["cache_audio_mb"], sample_rate=settings["sample_rate"])
     paths = sorted(items)
     heard = set(paths[:: min(VALID_EVERY, len(paths))])

@@ -20,11 +20,12 @@ from eeasr_modules.exits.policy_file import write_policies
 from eeasr_modules.exits.policy_text import parse_policies, parse_policy
 from eeasr_modules.exits.risk_losses import RiskTarget
 from eeasr_modules.exits.table import ExitTable
-from eeasr_modules.training.collect import collect_or_reuse, table_metadata
+from eeasr_modules.training.collect import table_metadata
 from eeasr_modules.training.config import Config, load
 from eeasr_modules.training.corpora import Corpora, prepare_corpora
 from eeasr_modules.training.decoding import beam_decoder, decode_or_reuse
 from eeasr_modules.training.fit import check_run_folder, load_brain_class, make_vocabulary, model_digest
+from eeasr_modules.training.sharing import collect_by_share
 from eeasr_modules.training.transcripts import write_transcripts
 
 logger = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def collect_all(run: Run, model) -> tuple[ExitTable, list[ExitTable]]:
     tables = []
     for one in (run.corpora.dev, *run.corpora.tests):
         metadata = table_metadata(one, model, model_digest=digest, seed=config.seed, limit=config.test_utterances)
-        table = collect_or_reuse(
+        table = collect_by_share(
             model,
             vocabulary,
             one,
@@ -154,9 +155,9 @@ def collect_all(run: Run, model) -> tuple[ExitTable, list[ExitTable]]:
             nbest=config.nbest,
             progress=not run.run_opts.noprogressbar,
         )
-        write_transcripts(table, folder / "transcripts" / one.name)
+        run_on_main(write_transcripts, args=[table, folder / "transcripts" / one.name])
         tables.append(table)
-        if decoder is not None:
+        if decoder is not None and if_main_process():
             again = decode_or_reuse(
                 model,
                 table,
