@@ -1,0 +1,90 @@
+"""What a beam search and a word language model are worth at each exit, and what they cost.
+
+    python benchmarks/decoding.py MODEL runs/small/manifests/commonvoice_test.csv ... --lm runs/lm/english.arpa
+
+Word error rates (pooled, percent) greedy, by beam search, and with the language model; processor seconds of the search
+per utterance, and of the encoder up to that exit. Prints a Markdown table.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from eeasr_modules.data.audio import read_audio
+from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
+from eeasr_modules.data.text import load_vocabulary
+from eeasr_modules.exits.edits import count_edits
+from eeasr_modules.models.beam import BeamDecoder, BeamOptions
+from eeasr_modules.models.decode import greedy_decode
+from eeasr_modules.models.multi_exit import MultiExit
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("manifests", nargs="+", metavar="MANIFEST")
+    parser.add_argument("--lm", metavar="FILE")
+    parser.add_argument("--layers", help="exits to decode, such as 2,4,8 (default: the last)")
+    parser.add_argument("--beam-size", type=int, default=60)
+    parser.add_argument("--lm-weight", type=float, default=BeamOptions.lm_weight)
+    parser.add_argument("--word-score", type=float, default=BeamOptions.word_score)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    model, vocabulary = MultiExit.load(options.model).eval(), load_vocabulary(options.model)
+    layers = [int(part) for part in options.layers.split(",")] if options.layers else [model.exit_layers[-1]]
+    shape = {"beam_size": options.beam_size, "lm_weight": options.lm_weight, "word_score": options.word_score}
+    ways = {"beam": BeamOptions(**shape)}
+    if options.lm:
+        ways["beam + LM"] = BeamOptions(lm_file=options.lm, **shape)
+    decoders = {
+        name: BeamDecoder(vocabulary.tokens, vocabulary.spellings, blank_index=vocabulary.blank_index, options=one)
+        for name, one in ways.items()
+    }
+    print(
+        "| set | exit | greedy | "
+        + " | ".join(decoders)
+        + " | encoder s | "
+        + " | ".join(f"{n} s" for n in decoders)
+        + " |"
+    )
+    print("|---|---:|" + "---:|" * (2 + 2 * len(decoders)))
+    for manifest in map(Path, options.manifests):
+        for line in measured(model, vocabulary, decoders, manifest, layers):
+            print(line, flush=True)
+
+
+def measured(model, vocabulary, decoders, manifest, layers):
+    """Rows of the table, one per exit."""
+    root, rows = read_description(manifest)["data_folder"], read_manifest(manifest)
+    errors = np.zeros((len(layers), 1 + len(decoders)))
+    seconds = np.zeros((len(layers), 1 + len(decoders)))
+    for row in rows:
+        wav = read_audio(audio_path(row.wav, root), model.config["sample_rate"])
+        begun = time.process_time()
+        with torch.inference_mode():
+            for output in model.exits(wav[None], torch.tensor([len(wav)])):
+                if output.exit_layer not in layers:
+                    continue
+                k = layers.index(output.exit_layer)
+                seconds[k, 0] += time.process_time() - begun
+                log_probs, paused = output.log_probs[0], time.process_time()
+                (ids,) = greedy_decode(output.log_probs, output.n_frames, blank_index=vocabulary.blank_index)
+                errors[k, 0] += sum(count_edits(row.text, vocabulary.decode(ids)))
+                for d, decoder in enumerate(decoders.values(), start=1):
+                    at = time.process_time()
+                    text = decoder.text(log_probs)
+                    seconds[k, d] += time.process_time() - at
+                    errors[k, d] += sum(count_edits(row.text, text))
+                begun += time.process_time() - paused  # the encoder's clock stands still meanwhile
+    rates, per_utterance = 100 * errors / sum(len(row.text.split()) for row in rows), seconds / len(rows)
+    for k, layer in enumerate(layers):
+        shown = [f"{rate:.2f}" for rate in rates[k]] + [f"{one:.3f}" for one in per_utterance[k]]
+        yield f"| {manifest.stem} | {layer} | " + " | ".join(shown) + " |"
+
+
+if __name__ == "__main__":
+    main()
