@@ -336,13 +336,15 @@ def _add_choice(parser: _Parser) -> None:
 
 def _transcribe(options: argparse.Namespace) -> int:
     from eeasr_modules.runtime import EarlyExitASR
-    from eeasr_modules.runtime.transcribing import transcribe_files
+    from eeasr_modules.runtime.sharding import Ranks
+    from eeasr_modules.runtime.transcribing import local_device, transcribe_files
 
+    ranks = Ranks.from_environment()
     asr = EarlyExitASR.from_pretrained(
         options.model,
         policy=options.policy,
         budget=options.budget,
-        device=options.device,
+        device=local_device(options.device, ranks),
         batch_seconds=options.batch_seconds,
         front_end=options.front_end,
         precision=options.precision,
@@ -355,8 +357,10 @@ def _transcribe(options: argparse.Namespace) -> int:
         format=options.format,
         standard_input=sys.stdin,
         progress=False if options.quiet else None,
+        ranks=ranks,
     )
-    print(f"eeasr: {asr.policy}: {tally}", file=sys.stderr)
+    if ranks.is_first:
+        print(f"eeasr: {asr.policy}: {tally}", file=sys.stderr)
     return 1 if tally.n_failed + tally.n_failed_before else 0
 
 

@@ -76,8 +76,8 @@ class LineFile:
     ----------
     done : set of str
         Paths of recordings that have a line already.
-    n_failed : int
-        How many of these lines are errors.
+    failed : set of str
+        Those of them whose line is an error.
 
     Raises
     ------
@@ -88,7 +88,7 @@ class LineFile:
     def __init__(self, path: str | Path, *, format: str, policy: str, model: str):
         self.path, self.format = Path(path), format
         self.done: set[str] = set()
-        self.n_failed = 0
+        self.failed: set[str] = set()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.is_dir():
             raise ValueError(f"the output must be a file, '{self.path}' is a folder")
@@ -105,7 +105,7 @@ class LineFile:
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
         try:
-            lines = whole.decode("utf-8").splitlines()
+            lines = whole.decode("utf-8").split("\n")[:-1]  # a text may hold what splitlines also cuts at
             for number, line in enumerate(lines, start=1):
                 if not (self.format == "csv" and number == 1):
                     self._take_in(line, number, policy, model)
@@ -129,7 +129,13 @@ class LineFile:
                 raise ValueError(f"line {number} comes from {theirs}, this run is {model} with {policy}")
             audio, failed = values["audio"], bool(values["error"])
         self.done.add(audio)
-        self.n_failed += failed
+        if failed:
+            self.failed.add(audio)
+
+    @property
+    def n_failed(self) -> int:
+        """How many lines of an earlier run are errors."""
+        return len(self.failed)
 
     def add(self, transcript: Transcript) -> None:
         """Append a line; it reaches the disk within a second or so.

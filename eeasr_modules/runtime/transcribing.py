@@ -1,8 +1,9 @@
 """The command `eeasr transcribe`: recordings in, transcripts out, with a bar in between."""
 
+import functools
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from tqdm import tqdm
 from eeasr_modules.runtime.inputs import Recording, find_recordings
 from eeasr_modules.runtime.outputs import FORMATS, LineFile, SubtitleFiles, text_line
 from eeasr_modules.runtime.recogniser import EarlyExitASR
+from eeasr_modules.runtime.sharding import Group, Ranks, merge, part_path, part_paths, seconds_of, shares
 from eeasr_modules.runtime.transcript import Transcript
 
 
@@ -51,6 +53,18 @@ class Tally:
             audio_s=self.audio_s + one.duration_s,
             layer_seconds=self.layer_seconds + one.layers_run * one.duration_s,
             n_layers=one.n_layers,
+        )
+
+    def with_that_of(self, other: "Tally") -> "Tally":
+        """Together with what another process did in the same time; what was done before is counted once."""
+        return replace(
+            self,
+            n_done=self.n_done + other.n_done,
+            n_failed=self.n_failed + other.n_failed,
+            audio_s=self.audio_s + other.audio_s,
+            wall_s=max(self.wall_s, other.wall_s),
+            layer_seconds=self.layer_seconds + other.layer_seconds,
+            n_layers=max(self.n_layers, other.n_layers),
         )
 
     @property
@@ -98,6 +112,28 @@ def format_of(output: str | None, format: str | None) -> str:
     return format
 
 
+def local_device(device: str | None, ranks: Ranks) -> str | None:
+    """Device of one of several processes: with GPUs each its own.
+
+    Arguments
+    ---------
+    device : str or None
+        As the user wrote it; None or "cuda" leave the number open.
+    ranks : Ranks
+        Which process this is.
+
+    Example
+    -------
+    >>> local_device("cpu", Ranks(1, 2, 1)), local_device("cuda", Ranks(1, 2, 1))
+    ('cpu', 'cuda:1')
+    """
+    import torch
+
+    if ranks.n_ranks > 1 and (device == "cuda" or (device is None and torch.cuda.is_available())):
+        return f"cuda:{ranks.local_rank}"
+    return device
+
+
 def transcribe_files(
     asr: EarlyExitASR,
     inputs: Sequence[str],
@@ -106,8 +142,11 @@ def transcribe_files(
     format: str | None = None,
     standard_input: Iterable[str] = (),
     progress: bool | None = None,
+    ranks: Ranks | None = None,
 ) -> Tally:
     """Transcribe what `inputs` name into one output; recordings that an earlier run finished are left alone.
+
+    Under `torchrun` every process does its share and writes its part, and the first merges them.
 
     Arguments
     ---------
@@ -123,13 +162,28 @@ def transcribe_files(
         Lines, for the input `-`.
     progress : bool or None
         Show a bar; None where standard error is a terminal.
+    ranks : Ranks or None
+        Which of the processes that share the work this is; None for what `torchrun` says.
 
     Returns
     -------
     Tally
+        Of all processes together.
+
+    Raises
+    ------
+    ValueError
+        When several processes are to print, or to share standard input.
     """
     format = format_of(output, format)
-    recordings = find_recordings(inputs, standard_input=standard_input)
+    ranks = Ranks.from_environment() if ranks is None else ranks
+    if ranks.n_ranks > 1 and (output is None or "-" in inputs):
+        raise ValueError("several processes need an output (-o), and a list in a file in place of -")
+    find = functools.partial(find_recordings, inputs, standard_input=standard_input)
+    if output is not None and (ranks.n_ranks > 1 or (format != "srt" and part_paths(output))):
+        with Group(ranks) as group:
+            return _transcribe_share(asr, find, output, format, progress=progress, group=group)
+    recordings = find()
     if output is None:
         sink = _StandardOutput(format)
     elif format == "srt":
@@ -142,6 +196,61 @@ def transcribe_files(
         return _run(asr, left, sink, progress, Tally(n_before=before, n_failed_before=sink.n_failed))
     finally:
         sink.close()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Who does what: every recording's path in order, a share for each process, and what was done before."""
+
+    paths: tuple[str, ...]
+    shares: tuple[tuple[Recording, ...], ...]
+    n_before: int
+    n_failed_before: int
+
+
+def _planned(asr: EarlyExitASR, recordings: list[Recording], output: str, format: str, n_ranks: int) -> _Plan:
+    paths = tuple(one.path for one in recordings)
+    done: set[str] = set()
+    n_failed = 0
+    if format == "srt":
+        done = SubtitleFiles(output, paths=paths).done
+    else:
+        for path in [*([output] if Path(output).is_file() else []), *part_paths(output)]:
+            sink = LineFile(path, format=format, policy=str(asr.policy), model=asr.source.name)
+            sink.close()
+            n_failed += len(sink.failed - done)
+            done |= sink.done
+    left = [one for one in recordings if one.path not in done]
+    divided = shares([seconds_of(one.path) for one in left] if n_ranks > 1 else [0.0] * len(left), n_ranks)
+    mine = tuple(tuple(left[i] for i in share) for share in divided)
+    return _Plan(paths, mine, len(recordings) - len(left), n_failed)
+
+
+def _transcribe_share(
+    asr: EarlyExitASR,
+    find: Callable[[], list[Recording]],
+    output: str,
+    format: str,
+    *,
+    progress: bool | None,
+    group: Group,
+) -> Tally:
+    rank = group.ranks.rank
+    plan = group.from_first(lambda: _planned(asr, find(), output, format, group.ranks.n_ranks))
+    if format == "srt":
+        sink = SubtitleFiles(output, paths=plan.paths)
+    else:
+        part = part_path(output, rank)
+        sink = LineFile(part, format=format, policy=str(asr.policy), model=asr.source.name)
+    before = Tally(n_before=plan.n_before, n_failed_before=plan.n_failed_before)
+    try:
+        mine = _run(asr, list(plan.shares[rank]), sink, progress if group.ranks.is_first else False, before)
+    finally:
+        sink.close()
+    tallies = group.gathered(mine)
+    if format != "srt":
+        group.from_first(lambda: merge(output, format=format, paths=plan.paths))
+    return functools.reduce(Tally.with_that_of, tallies)
 
 
 def _run(asr: EarlyExitASR, left: list[Recording], sink, progress: bool | None, tally: Tally) -> Tally:

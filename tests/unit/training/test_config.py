@@ -154,7 +154,11 @@ LIBRI = YAML.parent / "librispeech.yaml"
         (LIBRI, {"sample_rate": 8000}, "encoder huggingface hears 16000 Hz, sample_rate is 8000"),
         (LIBRI, {"attention": "flash"}, "attention must be one of sdpa, eager, got 'flash'"),
         (LIBRI, {"exit_layers": "every two"}, "exit_layers must be a list of int, got 'every two'"),
-        (LIBRI, {"normaliser": "german"}, "normaliser must be null, none or one of english, letters, an4, ml_superb, got 'german'"),
+        (
+            LIBRI,
+            {"normaliser": "german"},
+            "normaliser must be null, none or one of english, letters, an4, ml_superb, got 'german'",
+        ),
         (LIBRI, {"train_max_s": 0}, "train_max_s must be above 0"),
         (LIBRI, {"head": "lstm"}, "head must be one of linear, mlp, attention, got 'lstm'"),
         (LIBRI, {"n_epochs": 0}, "n_epochs: 0 only evaluates and needs init_from"),
