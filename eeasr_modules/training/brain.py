@@ -229,7 +229,8 @@ class ExitBrain(sb.Brain):
         wer_by_exit = {f"WER_{layer}": value for layer, value in zip(layers, wer, strict=True)}
         lr = next(iter(self.optimizers_dict.values())).param_groups[0]["lr"]
         if self.newbob is not None:
-            self.newbob(stage_loss)  # not the error rate, which stands at 100 % while a model from scratch begins to learn
+            # not the error rate, which stands at 100 % while a model from scratch begins to learn
+            self.newbob(stage_loss)
         stats = {
             "stats_meta": {"epoch": epoch, "lr": lr},
             "train_stats": self.train_stats,
