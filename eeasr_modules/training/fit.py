@@ -21,6 +21,7 @@ from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.checkpoints import WholeCheckpointer
 from eeasr_modules.training.config import Config, corpora_of
 from eeasr_modules.training.corpora import Corpora, texts_of
+from eeasr_modules.training.encoder_asr import write_hyperparams
 from eeasr_modules.training.regimes import OWN_TEACHERS
 
 logger = logging.getLogger(__name__)
@@ -285,6 +286,7 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     averaged(checkpointer, model, config)
     if sb.utils.distributed.if_main_process():
         model.save(folder / "model", half=config.half_weights)
+        write_hyperparams(folder / "model")
     sb.utils.distributed.ddp_barrier()  # the others read what the first has saved
     if config.half_weights:
         return MultiExit.load(folder / "model", device=str(brain.device))

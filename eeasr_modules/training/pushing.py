@@ -5,7 +5,17 @@ from pathlib import Path
 
 from eeasr_modules.training.card import check_card
 
-PUSHED = ("README.md", "config.json", "model.safetensors", "policy.json", "vocab.json", "tokens.model", "*.json")
+PUSHED = (
+    "README.md",
+    "config.json",
+    "model.safetensors",
+    "policy.json",
+    "vocab.json",
+    "spm.model",
+    "hyperparams.yaml",
+    "*.json",
+    "*.npz",
+)
 
 
 @dataclass(frozen=True)

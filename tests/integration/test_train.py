@@ -78,6 +78,7 @@ class TestWholeRun:
         folder, _ = learned
         assert {path.name for path in (folder / "model").iterdir()} == {
             "config.json",
+            "hyperparams.yaml",
             "model.safetensors",
             "vocab.json",
             "policy.json",
