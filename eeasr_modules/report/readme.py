@@ -1,6 +1,7 @@
 """The README's tables of results, written from a committed `summary.json` so that no number is typed by hand.
 
 python -m eeasr_modules.report.readme results/an4/summary.json README.md
+python -m eeasr_modules.report.readme results/small/summary.json README.md headline
 """
 
 import json
@@ -11,11 +12,11 @@ from typing import Any
 
 from eeasr_modules.report.tables import interval, markdown_table, number, policies_table, sets_table
 
-BEGIN, END = "<!-- results: written by eeasr_modules.report.readme -->", "<!-- /results -->"
+PARTS = ("results", "headline")
 
 
 def exits_table(summary: dict[str, Any]) -> str:
-    """WER of every exit on every set, with the 95 % interval of the last, and the single-exit model's beside it.
+    """WER of every exit on every set, with the 95 % interval of the last, and the single-exit model's where there is one.
 
     Arguments
     ---------
@@ -23,15 +24,17 @@ def exits_table(summary: dict[str, Any]) -> str:
         Content of `summary.json`.
     """
     layers = next(iter(summary["sets"].values()))["exit_layers"]
+    compared = any(one["single_exit"] for one in summary["sets"].values())
     rows = []
     for name, one in summary["sets"].items():
         single = one["single_exit"]
         rows.append(
             [name]
             + [number(wer) for wer in one["wer_per_exit"]]
-            + [interval(one["wer_interval_per_exit"][-1]), number(single["wer"]) if single else "-"]
+            + [interval(one["wer_interval_per_exit"][-1])]
+            + [number(single["wer"]) if single else "-"] * compared
         )
-    header = ["set", *[f"layer {layer}" for layer in layers], "last [95 %]", "single exit"]
+    header = ["set", *[f"layer {layer}" for layer in layers], "last [95 %]", *["single exit"] * compared]
     return markdown_table(header, rows)
 
 
@@ -46,8 +49,9 @@ def results_text(summary: dict[str, Any]) -> str:
     first = next(iter(summary["sets"]))
     return "\n\n".join(
         [
-            BEGIN,
-            "WER (%) of every exit; *single exit*: the same encoder trained with its last exit only, as many updates.",
+            _marks("results")[0],
+            "WER (%) of every exit; *single exit*, where there is one: the same encoder trained with its last exit only, "
+            "as many updates.",
             exits_table(summary),
             "What leaving early is worth; `@`: mean depth in layers, by duration; *overthought*: utterances on "
             "which an inner exit has strictly fewer errors than the last; *gap closed*: 0 % on the static line, "
@@ -55,22 +59,52 @@ def results_text(summary: dict[str, Any]) -> str:
             sets_table(summary),
             f"The policies on {first}, floor, ceiling and threshold chosen on dev:",
             policies_table(summary["sets"][first]),
-            END,
+            _marks("results")[1],
         ]
     )
 
 
-def main(summary_path: str, readme_path: str) -> None:
-    """Replace what stands between the marks of a README."""
+def headline_text(summary: dict[str, Any]) -> str:
+    """The undisturbed sets only: every exit's WER, and what leaving early is worth.
+
+    Arguments
+    ---------
+    summary : dict
+        Content of `summary.json`.
+    """
+    undisturbed = {name: one for name, one in summary["sets"].items() if one["label"] != "shifted"}
+    summary = {**summary, "sets": undisturbed}
+    begin, end = _marks("headline")
+    return "\n\n".join([begin, exits_table(summary), sets_table(summary), end])
+
+
+def main(summary_path: str, readme_path: str, part: str = "results") -> None:
+    """Replace what stands between the marks of a README.
+
+    Arguments
+    ---------
+    summary_path, readme_path : str
+        Files.
+    part : str
+        "results" (all sets and the first one's policies) or "headline".
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
     summary = json.loads(Path(summary_path).read_text(encoding="utf-8"))
     readme = Path(readme_path)
     text = readme.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{readme_path} must hold the lines '{BEGIN}' and '{END}'; put them where the tables belong")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    begin, end = _marks(part)
+    if begin not in text or end not in text:
+        raise ValueError(f"{readme_path} must hold the lines '{begin}' and '{end}'; put them where the tables belong")
+    before, after = text.split(begin)[0], text.split(end)[1]
     aside = readme.with_name(readme.name + ".tmp")
-    aside.write_text(before + results_text(summary) + after, encoding="utf-8")
+    written = results_text(summary) if part == "results" else headline_text(summary)
+    aside.write_text(before + written + after, encoding="utf-8")
     os.replace(aside, readme)
+
+
+def _marks(part: str) -> tuple[str, str]:
+    return f"<!-- {part}: written by eeasr_modules.report.readme -->", f"<!-- /{part} -->"
 
 
 if __name__ == "__main__":

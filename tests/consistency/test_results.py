@@ -1,8 +1,10 @@
-"""The README's numbers are those of the committed summary."""
+"""The READMEs' numbers are those of the committed summaries."""
 
 import json
 
-from eeasr_modules.report.readme import results_text
+import pytest
+
+from eeasr_modules.report.readme import headline_text, results_text
 
 
 def test_the_readme_shows_the_committed_results(root):
@@ -10,6 +12,13 @@ def test_the_readme_shows_the_committed_results(root):
     assert results_text(summary) in (root / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_committed_results_hold_no_transcripts(root):
-    text = (root / "results" / "an4" / "summary.json").read_text(encoding="utf-8")
+def test_the_shipped_models_results_are_shown(root):
+    summary = json.loads((root / "results" / "small" / "summary.json").read_text(encoding="utf-8"))
+    assert headline_text(summary) in (root / "README.md").read_text(encoding="utf-8")
+    assert results_text(summary) in (root / "results" / "small" / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("run", ["an4", "small"])
+def test_the_committed_results_hold_no_transcripts(root, run):
+    text = (root / "results" / run / "summary.json").read_text(encoding="utf-8")
     assert "hypothes" not in text and "reference" not in text
