@@ -16,7 +16,7 @@ PARTS = ("results", "headline")
 
 
 def exits_table(summary: dict[str, Any]) -> str:
-    """WER of every exit on every set, with the 95 % interval of the last, and the single-exit model's where there is one.
+    """WER of every exit on every set, with the 95 % interval of the last, and the single-exit model's if there is one.
 
     Arguments
     ---------
@@ -50,7 +50,7 @@ def results_text(summary: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             _marks("results")[0],
-            "WER (%) of every exit; *single exit*, where there is one: the same encoder trained with its last exit only, "
+            "WER (%) of every exit; *single exit*, if there is one: the same encoder trained with its last exit only, "
             "as many updates.",
             exits_table(summary),
             "What leaving early is worth; `@`: mean depth in layers, by duration; *overthought*: utterances on "
