@@ -301,6 +301,12 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         "--batch-seconds", type=float, default=60.0, metavar="S", help="padded audio in a batch (default: 60)"
     )
     _add_decoding(parser)
+    parser.add_argument(
+        "--on-drift",
+        choices=("off", "warn", "full_depth"),
+        default="off",
+        help="when speech is no longer like that of calibration (default: off, nobody watches)",
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -331,7 +337,9 @@ def _add_choice(parser: _Parser) -> None:
     parser.add_argument(
         "--precision", default="float32", metavar="NAME", help="float32, bfloat16, float16 (GPU) or int8 (CPU)"
     )
-    parser.add_argument("--front_end", default="fast", metavar="NAME", help="fast (on CPUs, same output) or stock")
+    parser.add_argument(
+        "--front-end", "--front_end", default="fast", metavar="NAME", help="fast (on CPUs, same output) or stock"
+    )
 
 
 def _transcribe(options: argparse.Namespace) -> int:
@@ -349,6 +357,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         front_end=options.front_end,
         precision=options.precision,
         decoding=_decoding(options),
+        on_drift=options.on_drift,
     )
     tally = transcribe_files(
         asr,
@@ -432,7 +441,9 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
         "--normaliser", default="upper", metavar="NAME", help="for references and transcripts: none, upper, words"
     )
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
-    parser.add_argument("--front_end", default="stock", metavar="NAME", help="of every way: stock (default) or fast")
+    parser.add_argument(
+        "--front-end", "--front_end", default="stock", metavar="NAME", help="of every way: stock (default) or fast"
+    )
     parser.add_argument("--out", metavar="DIR", help="folder for benchmark.md and benchmark.csv")
 
 

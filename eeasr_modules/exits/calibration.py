@@ -15,6 +15,7 @@ import numpy as np
 from eeasr_modules.exits.choices import choice_point, exit_costs, mean_cost
 from eeasr_modules.exits.combinations import Between, leaves_choice
 from eeasr_modules.exits.curve import Curve, policy_curve
+from eeasr_modules.exits.drift import DriftReference
 from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.table import ExitTable
 
@@ -39,6 +40,8 @@ class Calibrated:
         Every threshold that was tried, within the window that was chosen.
     calibrated_on : dict
         set_name, manifest_digest, model_digest, n_utterances of the calibration data.
+    drift : DriftReference or None
+        What the calibration data looked like under the policy, for a watch over live speech.
     """
 
     policy: Policy
@@ -49,6 +52,7 @@ class Calibrated:
     dev_wer: float
     grid: Curve
     calibrated_on: dict[str, Any]
+    drift: DriftReference | None = None
 
 
 def choose(

@@ -22,6 +22,7 @@ change that is not found soon becomes the new custom.
 import math
 from array import array
 from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,6 +33,22 @@ from eeasr_modules.exits.table import ExitTable
 
 JUMP_RATES = np.array([0.0, 1e-4, 1e-3, 1e-2, 1e-1])
 N_BETS = 9
+
+
+@dataclass(frozen=True)
+class DriftReference:
+    """What a watch compares live utterances with; it is kept beside a calibrated policy.
+
+    Arguments
+    ---------
+    signal : str
+        Read at the exit taken.
+    scores : tuple of float
+        Of the calibration data under that policy, as `drift_scores` gives them, rounded to 6 digits.
+    """
+
+    signal: str
+    scores: tuple[float, ...]
 
 
 def drift_score(exit_index: ArrayLike, signal: ArrayLike) -> np.ndarray:
@@ -93,6 +110,23 @@ def drift_scores(table: ExitTable, policy: Policy, *, signal: str = "entropy") -
         raise ValueError(f"signal must be a number at each exit, got {signal}; take entropy, say")
     exit_index = replay(policy, table)
     return drift_score(exit_index, values[np.arange(table.n_utterances), exit_index])
+
+
+def drift_reference(table: ExitTable, policy: Policy, *, signal: str = "blank_rate") -> DriftReference | None:
+    """The scores of calibration data, to be kept; None where the table lacks the signal.
+
+    Arguments
+    ---------
+    table : ExitTable
+        Calibration data.
+    policy : policy
+        Not open.
+    signal : str
+        See `drift_scores`.
+    """
+    if signal not in table.signals:
+        return None
+    return DriftReference(signal, tuple(round(float(score), 6) for score in drift_scores(table, policy, signal=signal)))
 
 
 def bet_odds(p: ArrayLike) -> np.ndarray:

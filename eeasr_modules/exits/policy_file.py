@@ -10,6 +10,7 @@ import numpy as np
 
 from eeasr_modules.exits.calibration import Calibrated
 from eeasr_modules.exits.curve import Curve
+from eeasr_modules.exits.drift import DriftReference
 from eeasr_modules.exits.fitted import FittedModel
 from eeasr_modules.exits.fitted_file import read_fitted, write_fitted
 from eeasr_modules.exits.fitting import models_of, with_models
@@ -121,11 +122,12 @@ def _entry(item: Calibrated) -> dict[str, Any]:
         "dev_wer": item.dev_wer,
         "calibrated_on": item.calibrated_on,
         "grid": [{"policy": str(policy), "cost": cost, "wer": wer} for policy, cost, wer in points],
+        "drift": None if item.drift is None else {"signal": item.drift.signal, "scores": item.drift.scores},
     }
 
 
 def _from_entry(entry: dict[str, Any], models: Mapping[str, FittedModel]) -> Calibrated:
-    grid = entry["grid"]
+    grid, drift = entry["grid"], entry.get("drift")  # files of before there was a watch have none
     return Calibrated(
         policy=with_models(parse_policy(entry["policy"]), models),
         open_policy=parse_policy(entry["open_policy"]),
@@ -139,4 +141,5 @@ def _from_entry(entry: dict[str, Any], models: Mapping[str, FittedModel]) -> Cal
             np.array([point["wer"] for point in grid]),
         ),
         calibrated_on=entry["calibrated_on"],
+        drift=None if drift is None else DriftReference(drift["signal"], tuple(drift["scores"])),
     )

@@ -31,6 +31,8 @@ class Recognised:
         Encoder layers that ran with it in the batch: `exit_layer`, or more where compaction waited.
     confidence : float
         Mean over frames of the best token's probability.
+    blank_rate : float
+        Share of frames whose best token is the blank.
     words : tuple of Word
         Of `text`, with times.
     """
@@ -39,6 +41,7 @@ class Recognised:
     exit_layer: int
     layers_run: int
     confidence: float
+    blank_rate: float
     words: tuple[Word, ...]
 
 
@@ -202,6 +205,7 @@ class Leaving:
                 "text": text,
                 "exit_layer": self.model.exit_layers[here.index],
                 "confidence": float(heard.mean(dtype=np.float64)) if n_frames else 0.0,
+                "blank_rate": float((best == self.model.blank_index).mean()) if n_frames else 0.0,
                 "words": words,
             }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eeasr_modules.exits.policies import Policy
+from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
+from eeasr_modules.exits.policies import Policy, Static
 from eeasr_modules.models.beam import BeamDecoder, BeamOptions
+from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime.audio import AudioReader, as_waveform
 from eeasr_modules.runtime.choosing import choose_policy
 from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, Stretch, chunks, stitch
 from eeasr_modules.runtime.compaction import Always, Compaction, measure_compaction
+from eeasr_modules.runtime.drifting import ON_DRIFT, LiveWatch, reference_of
 from eeasr_modules.runtime.engine import Engine
 from eeasr_modules.runtime.faster import check_switches, made_faster
 from eeasr_modules.runtime.leaving import Recognised
@@ -33,7 +37,8 @@ POOL_CHUNKS = 256
 class EarlyExitASR:
     """Speech to text; made by `EarlyExitASR.from_pretrained`.
 
-    The weights are read when something is first transcribed, and left out of a pickle.
+    The weights are read when something is first transcribed, and left out of a pickle. Threads may share one: they read
+    audio side by side and recognise in turn.
 
     Arguments
     ---------
@@ -55,8 +60,18 @@ class EarlyExitASR:
         "float32", "bfloat16", "float16" (GPU), "int8" (CPU); docs/transcribe.md says what each costs and saves.
     decoding : BeamOptions or None
         A beam search for the transcript at the exit that is taken; None for greedy decoding.
+    on_drift : str
+        "warn" logs an alarm when exits and blank rates leave the calibration distribution, "full_depth" moreover takes
+        everybody to the last exit from then on; "off" does not watch.
+    drift_alpha : float
+        Probability of ever raising a false alarm.
     seed : int
         Of the policy `random`.
+
+    Raises
+    ------
+    ValueError
+        When a choice is none of these, or the policy cannot be watched.
 
     Example
     -------
@@ -77,6 +92,8 @@ class EarlyExitASR:
         front_end: str = "fast",
         precision: str = "float32",
         decoding: BeamOptions | None = None,
+        on_drift: str = "off",
+        drift_alpha: float = 0.01,
         seed: int = 0,
     ):
         if compaction not in COMPACTIONS:
@@ -92,7 +109,14 @@ class EarlyExitASR:
         if decoding is not None:
             decoding.check_language_model()
         self.compaction, self.decoding, self.seed = compaction, decoding, seed
+        if on_drift not in ON_DRIFT:
+            raise ValueError(f"on_drift must be one of {', '.join(ON_DRIFT)}, got {on_drift!r}")
+        self.on_drift = on_drift
+        self.drift: LiveWatch | None = None
+        if on_drift != "off":
+            self.drift = LiveWatch(reference_of(source.calibrated, policy), alpha=drift_alpha)
         self._engine: Engine | None = None
+        self._loading, self._running = threading.Lock(), threading.Lock()
 
     @classmethod
     def from_pretrained(
@@ -108,6 +132,8 @@ class EarlyExitASR:
         front_end: str = "fast",
         precision: str = "float32",
         decoding: BeamOptions | None = None,
+        on_drift: str = "off",
+        drift_alpha: float = 0.01,
         seed: int = 0,
     ) -> EarlyExitASR:
         """A model by its name.
@@ -126,7 +152,7 @@ class EarlyExitASR:
             None takes a GPU where there is one.
         batch_seconds, longest_s, compaction, front_end, precision, seed : float, float, str, str, str, int
             See the class.
-        decoding : BeamOptions or None
+        decoding, on_drift, drift_alpha : BeamOptions or None, str, float
             Likewise.
 
         Returns
@@ -154,31 +180,64 @@ class EarlyExitASR:
             front_end=front_end,
             precision=precision,
             decoding=decoding,
+            on_drift=on_drift,
+            drift_alpha=drift_alpha,
             seed=seed,
         )
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_engine": None}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_engine", "_loading", "_running")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state, _engine=None, _loading=threading.Lock(), _running=threading.Lock())
 
     @property
     def engine(self) -> Engine:
-        """Model, heads and policy, read from disk when first asked for."""
-        if self._engine is None:
-            model, vocabulary = self.source.load(self.device)
-            model = made_faster(model, front_end=self.front_end, precision=self.precision)
-            rule: Compaction = Always() if self.compaction == "always" else measure_compaction(model.encoder)
-            language = self.source.config.get("language") or "en"
-            self._engine = Engine(
-                model,
-                vocabulary,
-                policy=self.policy,
-                compaction=rule,
-                precision=self.precision,
-                seed=self.seed,
-                language=language,
-                decoder=self._decoder(vocabulary),
-            )
+        """Model, heads and policy, read from disk when first asked for, once however many threads ask."""
+        with self._loading:
+            if self._engine is None:
+                self._engine = self._made_engine()
         return self._engine
+
+    def _made_engine(self) -> Engine:
+        model, vocabulary = self.source.load(self.device)
+        model = made_faster(model, front_end=self.front_end, precision=self.precision)
+        rule: Compaction = Always() if self.compaction == "always" else measure_compaction(model.encoder)
+        return self._deciding(model, vocabulary, rule)
+
+    def _deciding(
+        self, model: MultiExit, vocabulary: CharVocabulary | SentencePieceVocabulary, rule: Compaction
+    ) -> Engine:
+        return Engine(
+            model,
+            vocabulary,
+            policy=self.policy,
+            compaction=rule,
+            precision=self.precision,
+            seed=self.seed,
+            language=self.source.config.get("language") or "en",
+            decoder=self._decoder(vocabulary),
+        )
+
+    def _recognise(self, wavs: list[torch.Tensor], utt_ids: list[str]) -> tuple[list[Recognised], str]:
+        """What is heard, and the policy that decided; one thread at a time, as encoders note a batch's padding."""
+        with self._running:
+            engine = self.engine
+            results = engine.run_all(wavs, utt_ids=utt_ids, batch_seconds=self.batch_seconds)
+            self._look_for_drift(results)
+        return results, str(engine.policy)
+
+    def _look_for_drift(self, results: Sequence[Recognised]) -> None:
+        """Watch what was recognised; after an alarm, take everybody to the last exit if that is wanted."""
+        layers = self.source.exit_layers
+        if self.drift is None or (self.drift.alarm and self.on_drift == "full_depth"):
+            return  # static exits say nothing about the policy's calibration any more
+        if self.drift.hear(results, exit_layers=layers) and self.on_drift == "full_depth":
+            engine = self.engine
+            with self._loading:
+                self.policy = Static(int(layers[-1]))
+                self._engine = self._deciding(engine.model, engine.vocabulary, engine.compaction)
+            logger.warning("drift: from here on everything runs to the last exit")
 
     def _decoder(self, vocabulary) -> BeamDecoder | None:
         if self.decoding is None:
@@ -264,11 +323,11 @@ class EarlyExitASR:
         for warning in reader.warnings:
             logger.warning("'%s' is %s", recording.audio, warning)
 
-    def _transcript(self, recording: _Recording) -> Transcript:
+    def _transcript(self, recording: _Recording, policy: str) -> Transcript:
         common = {
             "audio": recording.audio,
             "n_layers": self.source.exit_layers[-1],
-            "policy": str(self.policy),
+            "policy": policy,
             "model": self.source.name,
         }
         if recording.error is not None:
@@ -283,6 +342,8 @@ class EarlyExitASR:
             exit_layers=tuple(one.exit_layer for _, one in parts),
             layers_run=float(np.average([one.layers_run for _, one in parts], weights=seconds)),
             confidence=float(np.average([one.confidence for _, one in parts], weights=seconds)),
+            blank_rates=tuple(one.blank_rate for _, one in parts),
+            drift=None if self.drift is None else self.drift.alarm,
             duration_s=recording.n_samples / self.engine.sample_rate,
             warnings=recording.warnings,
             **common,
@@ -330,18 +391,14 @@ class _Pool:
         """Recognise what waits; recordings that are complete, in their order."""
         waiting, self.waiting, self.seconds = self.waiting, [], 0.0
         waiting = [one for one in waiting if one[0].error is None]
-        results = self.asr.engine.run_all(
-            [chunk.wav for _, chunk, _ in waiting],
-            utt_ids=[name for _, _, name in waiting],
-            batch_seconds=self.asr.batch_seconds,
-        )
+        results, policy = self.asr._recognise([chunk.wav for _, chunk, _ in waiting], [name for _, _, name in waiting])
         for (recording, chunk, _), result in zip(waiting, results, strict=True):
             recording.n_waiting -= 1
             recording.parts.append((chunk.stretch, result))
         done = [one for one in self.open if one.is_read]
         self.open = [one for one in self.open if not one.is_read]
         for recording in done:
-            yield recording.number, self.asr._transcript(recording)
+            yield recording.number, self.asr._transcript(recording, policy)
 
 
 def _checked_device(device: str) -> str:

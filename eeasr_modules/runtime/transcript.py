@@ -27,6 +27,11 @@ class Transcript:
         The encoder's.
     confidence : float or None
         Mean over frames of the best token's probability, 0 to 1.
+    blank_rates : tuple of float
+        Of each chunk, at the exit it left at: share of frames in which nothing was heard. A drift watch reads these and
+        `exit_layers`.
+    drift : bool or None
+        Whether the watch had raised its alarm by then; None when nobody watched.
     duration_s : float or None
         Seconds of audio.
     policy : str
@@ -47,6 +52,8 @@ class Transcript:
     layers_run: float | None = None
     n_layers: int = 0
     confidence: float | None = None
+    blank_rates: tuple[float, ...] = ()
+    drift: bool | None = None
     duration_s: float | None = None
     policy: str = ""
     model: str = ""

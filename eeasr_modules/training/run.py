@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import speechbrain as sb
@@ -14,6 +14,7 @@ from eeasr_modules.data.pipeline import AudioCache
 from eeasr_modules.data.text import load_vocabulary
 from eeasr_modules.exits.calibration import Calibrated, choose
 from eeasr_modules.exits.certifying import certify
+from eeasr_modules.exits.drift import drift_reference
 from eeasr_modules.exits.parquet import read_table
 from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.policy_file import write_policies
@@ -190,6 +191,7 @@ def calibrate(run: Run, dev: ExitTable) -> list[Calibrated]:
         target = RiskTarget(*map(float, run.config.exit_risk))
         calibrated[0] = certify(dev, parse_policy(run.config.exit_policy), target=target)
         logger.info("%s", calibrated[0].rule)
+    calibrated = [replace(one, drift=drift_reference(dev, one.policy)) for one in calibrated]
     if calibrated:
         write_policies(run.folder / "model" / "policy.json", calibrated)
     for one in calibrated:
