@@ -2,8 +2,8 @@
 
     python benchmarks/exported.py --audio runs/mini/manifests/spoken_test.csv ... [--model MODEL] [--repeats 5]
 
-MODEL (default: the shipped one) is exported with int8 graphs beside the float32 ones and checked on each manifest with its
-own policy. Then, on the first manifest, one recording at a time and one thread:
+MODEL (default: the shipped one) is exported with int8 graphs beside the float32 ones and checked on each manifest with
+its own policy. Then, on the first manifest, one recording at a time and one thread:
 processor time, medians of interleaved repeats.
 """
 

@@ -6,7 +6,8 @@ Text: WordNet's glosses and examples, the Collaborative International Dictionary
 additions), the King James Version, all from Debian; any text files, one sentence a line. Vocabulary: the most frequent
 English words of the package `wordfreq`. Debian packages: irstlm dict-wn dict-gcide bible-kjv.
 
-Sentences of the manifests given by `--leave_out` (test sets) are kept out of the text.
+Sentences of the manifests given by `--leave_out` (test sets) are kept out of the text; with `--leave_out_run N` so is every
+sentence that has N words in a row with one of them.
 """
 
 from __future__ import annotations
@@ -66,8 +67,17 @@ def bible_sentences() -> Iterator[str]:
         yield from re.split(r"[.:;?!]", verse)
 
 
-def clean(sentences: Iterable[str], *, left_out: set[str]) -> Iterator[list[str]]:
+def clean(sentences: Iterable[str], *, left_out: set[str], run: int = 0) -> Iterator[list[str]]:
     """Words of sentences in the spelling of transcripts; short, repeated and left-out ones are dropped.
+
+    Arguments
+    ---------
+    sentences : iterable of str
+        As written.
+    left_out : set of str
+        Transcripts that must not come in.
+    run : int
+        Above 0, a sentence with so many words in a row of a left-out one is dropped as well.
 
     Example
     -------
@@ -75,12 +85,19 @@ def clean(sentences: Iterable[str], *, left_out: set[str]) -> Iterator[list[str]
     [['IT', 'WAS', 'THEN', 'THE', 'BEST', 'OF', 'TIMES']]
     """
     seen = set(left_out)
+    forbidden = set().union(*(_runs(sentence.split(), run) for sentence in left_out)) if run else set()
     for sentence in sentences:
         spoken = normalise_english(sentence.replace("-", " ")) if sentence.isascii() else None
         if spoken is None or len(spoken.split()) < FEWEST_WORDS or spoken in seen:
             continue
+        if forbidden and not forbidden.isdisjoint(_runs(spoken.split(), run)):
+            continue
         seen.add(spoken)
         yield spoken.split()
+
+
+def _runs(words: list[str], n: int) -> set[tuple[str, ...]]:
+    return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
 
 
 def frequent_words(n_words: int) -> set[str]:
@@ -142,6 +159,9 @@ def main() -> int:
     parser.add_argument("-o", "--output", required=True, metavar="ARPA", type=Path)
     parser.add_argument("--text", nargs="*", default=[], metavar="FILE", help="further text, one sentence a line")
     parser.add_argument("--leave_out", nargs="*", default=[], metavar="MANIFEST", help="whose sentences are not used")
+    parser.add_argument(
+        "--leave_out_run", type=int, default=0, metavar="N", help="nor those that share N words in a row"
+    )
     parser.add_argument("--words", type=int, default=60000, metavar="N", help="vocabulary (default: 60000)")
     parser.add_argument("--order", type=int, default=3, metavar="N", help="of the n-grams (default: 3)")
     options = parser.parse_args()
@@ -152,6 +172,7 @@ def main() -> int:
     sentences = clean(
         (line for source in (_own_text(options.text), _free_text()) for line in source),
         left_out=_references(options.leave_out),
+        run=options.leave_out_run,
     )
     vocabulary = frequent_words(options.words)
     n_words = estimate(sentences, options.output, vocabulary=vocabulary, order=options.order)
