@@ -6,8 +6,8 @@ Text: WordNet's glosses and examples, the Collaborative International Dictionary
 additions), the King James Version, all from Debian; any text files, one sentence a line. Vocabulary: the most frequent
 English words of the package `wordfreq`. Debian packages: irstlm dict-wn dict-gcide bible-kjv.
 
-Sentences of the manifests given by `--leave_out` (test sets) are kept out of the text; with `--leave_out_run N` so is every
-sentence that has N words in a row with one of them.
+Sentences of the manifests given by `--leave_out` (test sets) are kept out of the text; with `--leave_out_run N` so is
+every sentence that has N words in a row with one of them.
 """
 
 from __future__ import annotations
