@@ -57,6 +57,7 @@ setup(
         "datasets": ["datasets"],  # recipes/Custom reads what it saved
         "tensorboard": ["tensorboard"],  # logger: tensorboard
         "wandb": ["wandb"],  # logger: wandb
+        "ray": ["ray[data]"],  # runtime.TranscribeBatch in the workers of Ray Data
         "completion": ["shtab"],  # eeasr completion
         "lm": ["kenlm", "pygtrie"],  # beam search with a language model
         "onnx": ["onnx", "onnxruntime"],  # eeasr export

@@ -302,6 +302,9 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
     )
     _add_decoding(parser)
     parser.add_argument(
+        "--pool-survivors", "--pool_survivors", action="store_true", help="keep deep layers' batches full (GPU)"
+    )
+    parser.add_argument(
         "--on-drift",
         choices=("off", "warn", "full_depth"),
         default="off",
@@ -354,6 +357,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         budget=options.budget,
         device=local_device(options.device, ranks),
         batch_seconds=options.batch_seconds,
+        pool_survivors=options.pool_survivors,
         front_end=options.front_end,
         precision=options.precision,
         decoding=_decoding(options),

@@ -4,6 +4,7 @@ An encoder takes part by following the protocol below. It never decides anything
 so the same walk serves training (nobody leaves), the test pass (everybody stays, every exit is read) and live use.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -141,6 +142,36 @@ class Walk:
         else:
             added = self.conditioning.told(told)
         self.state = WalkState(hidden + added.to(hidden.dtype), n_frames, self.state.extra)
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple["Walk", torch.Tensor]]) -> "Walk":
+        """One walk of utterances from several walks that stand after the same layer of the same encoder.
+
+        Arguments
+        ---------
+        parts : sequence of (Walk, torch.Tensor of shape (taken,))
+            A walk, and which of those still in it are taken. The new walk's rows follow this order.
+
+        Raises
+        ------
+        ValueError
+            If the walks stand after different layers.
+        """
+        first = parts[0][0]
+        layers = sorted({walk.layer for walk, _ in parts})
+        if len(layers) > 1:
+            raise ValueError(f"walks that are joined must stand after the same layer, got {layers}")
+        longest = max((walk for walk, _ in parts), key=lambda walk: walk.state.hidden.shape[1])
+        hidden = [
+            walk.state.hidden[i, :n] for walk, rows in parts for i, n in zip(rows, walk.n_frames[rows], strict=True)
+        ]
+        n_frames = torch.cat([walk.n_frames[rows] for walk, rows in parts])
+        walk = cls.__new__(cls)
+        walk.encoder, walk.conditioning, walk._told, walk.layer = first.encoder, first.conditioning, None, first.layer
+        walk.rows = torch.arange(len(hidden), device=first.rows.device)
+        padded = torch.nn.utils.rnn.pad_sequence(hidden, batch_first=True)
+        walk.state = walk.encoder.refresh(WalkState(padded, n_frames, longest.state.extra))
+        return walk
 
     def keep(self, kept: torch.Tensor) -> None:
         """Let the others leave: no further layer runs for them, and padding shrinks to the longest one left.

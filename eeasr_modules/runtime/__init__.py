@@ -9,11 +9,12 @@ _HOMES = {
     "EarlyExitASR": "recogniser",
     "Engine": "engine",
     "Recognised": "leaving",
+    "TranscribeBatch": "ray_actor",
     "Transcript": "transcript",
     "Word": "words",
 }
 
-__all__ = ["EarlyExitASR", "Engine", "Recognised", "Transcript", "Word"]
+__all__ = ["EarlyExitASR", "Engine", "Recognised", "TranscribeBatch", "Transcript", "Word"]
 
 
 def __getattr__(name: str):

@@ -133,7 +133,11 @@ def averages(engine: Engine) -> bool:
 class AllThenPick(Leaving):
     """All layers for everybody, heads and signals at every exit that the policy may read; it picks as it would live."""
 
-    def _visit(self, k: int) -> None:
+    def visit(self, k: int) -> None:
+        """Exit k: ask the policy of everybody; the first exit that it takes counts."""
+        if k == len(self.model.exit_layers) - 1:
+            super().visit(k)
+            return
         here = self._arrive(k)
         stop, self.state = self.engine.policy.step(self._signals(here), self.state)
         self._emit(here, np.flatnonzero(stop))
@@ -231,7 +235,7 @@ def _engine_run(engine: Engine):
 def _leaving_run(engine: Engine, kind: type[Leaving]):
     @torch.inference_mode()
     def run(wavs, n_samples, utt_ids):
-        said = kind(engine, wavs, n_samples, utt_ids).run()
+        said = kind.begin(engine, wavs, n_samples, utt_ids).run()
         return [Heard(one.text, one.exit_layer, one.layers_run) for one in said]
 
     return run

@@ -6,6 +6,7 @@ leave; signals that the policy does not need are not computed. Per exit one smal
 more where somebody leaves.
 """
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ from eeasr_modules.runtime.compaction import Always, Compaction
 from eeasr_modules.runtime.faster import autocast
 from eeasr_modules.runtime.leaving import Leaving, Recognised
 from eeasr_modules.runtime.live_signals import SignalPlan, spelled
+from eeasr_modules.runtime.pooling import run_pooled
 
 
 class Engine:
@@ -106,10 +108,15 @@ class Engine:
             In the order of the batch.
         """
         with autocast(self.precision, self.device):
-            return Leaving(self, wavs, n_samples, utt_ids).run()
+            return Leaving.begin(self, wavs, n_samples, utt_ids).run()
 
     def run_all(
-        self, wavs: Sequence[torch.Tensor], *, utt_ids: Sequence[str], batch_seconds: float = 60.0
+        self,
+        wavs: Sequence[torch.Tensor],
+        *,
+        utt_ids: Sequence[str],
+        batch_seconds: float = 60.0,
+        pool_survivors: bool = False,
     ) -> list[Recognised]:
         """Transcribe many utterances in batches of similar length; results in the order they were given.
 
@@ -121,16 +128,32 @@ class Engine:
             Names.
         batch_seconds : float
             Longest padded batch (a longer utterance is alone); results do not depend on it.
+        pool_survivors : bool
+            Take all batches through the exits side by side and put those who are left into fewer of them. Layer states
+            of all are held at once; results do not depend on it.
 
         Returns
         -------
         list of Recognised
         """
         results: list[Recognised | None] = [None] * len(wavs)
-        for batch in length_batches([len(wav) / self.sample_rate for wav in wavs], batch_seconds):
-            padded = torch.nn.utils.rnn.pad_sequence([wavs[i] for i in batch], batch_first=True)
-            n_samples = torch.tensor([len(wavs[i]) for i in batch])
-            for i, one in zip(batch, self.run(padded, n_samples, utt_ids=[utt_ids[i] for i in batch]), strict=True):
+        rebatch = functools.partial(length_batches, batch_seconds=batch_seconds)
+        positions = rebatch([len(wav) / self.sample_rate for wav in wavs])
+        batches = (
+            (
+                torch.nn.utils.rnn.pad_sequence([wavs[i] for i in batch], batch_first=True),
+                torch.tensor([len(wavs[i]) for i in batch]),
+                [utt_ids[i] for i in batch],
+            )
+            for batch in positions
+        )
+        if pool_survivors:
+            with torch.inference_mode(), autocast(self.precision, self.device):
+                found = run_pooled(self, batches, rebatch=rebatch)
+        else:
+            found = (self.run(padded, n_samples, utt_ids=names) for padded, n_samples, names in batches)
+        for batch, recognised in zip(positions, found, strict=True):
+            for i, one in zip(batch, recognised, strict=True):
                 results[i] = one
         return results
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from eeasr_modules.models.walk import Walk
 from eeasr_modules.models.word_signals import word_signals
 from eeasr_modules.runtime.live_signals import head_signals, plain_signals, transcript_signals
 from eeasr_modules.runtime.words import Word, spell_words
@@ -64,20 +65,18 @@ class Leaving:
     ---------
     engine : Engine
         Model, policy and the rest.
-    wavs : torch.Tensor of shape (batch, samples)
-        Zero-padded waveforms.
-    n_samples : torch.Tensor of shape (batch,)
-        Valid samples.
-    utt_ids : sequence of str, batch long
+    walk : Walk
+        Of the batch.
+    utt_ids : array of str of shape (batch,)
         Names.
+    duration_s : array of shape (batch,)
+        Seconds.
     """
 
-    def __init__(self, engine: Engine, wavs: torch.Tensor, n_samples: torch.Tensor, utt_ids: Sequence[str]):
-        self.engine, self.model, self.plan = engine, engine.model, engine.plan
-        self.walk = self.model.walk(wavs.to(engine.device), n_samples.to(engine.device))
+    def __init__(self, engine: Engine, walk: Walk, *, utt_ids: np.ndarray, duration_s: np.ndarray):
+        self.engine, self.model, self.plan, self.walk = engine, engine.model, engine.plan, walk
         n = len(utt_ids)
-        self.utt_ids = np.array([*utt_ids], dtype=object)
-        self.duration_s = n_samples.cpu().numpy() / engine.sample_rate
+        self.utt_ids, self.duration_s = utt_ids, duration_s
         self.n_frames = self.walk.n_frames.cpu().numpy()
         # The walk's rows are utterances; while compaction waits, some of them are decided already.
         self.in_walk, self.rows = np.arange(n), np.arange(n)  # utterance of each row; rows of the undecided
@@ -85,6 +84,50 @@ class Leaving:
         self.previous = _Exit(-1, self.walk.state.hidden, self.walk.n_frames)
         self.results: list[dict | None] = [None] * n
         self.layers_run = np.zeros(n, dtype=np.int64)
+
+    @classmethod
+    def begin(cls, engine: Engine, wavs: torch.Tensor, n_samples: torch.Tensor, utt_ids: Sequence[str]) -> Leaving:
+        """A batch whose front end has run.
+
+        Arguments
+        ---------
+        engine : Engine
+            Model, policy and the rest.
+        wavs : torch.Tensor of shape (batch, samples)
+            Zero-padded waveforms.
+        n_samples : torch.Tensor of shape (batch,)
+            Valid samples.
+        utt_ids : sequence of str, batch long
+            Names.
+        """
+        walk = engine.model.walk(wavs.to(engine.device), n_samples.to(engine.device))
+        names = np.array([*utt_ids], dtype=object)
+        return cls(engine, walk, utt_ids=names, duration_s=n_samples.cpu().numpy() / engine.sample_rate)
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Leaving, np.ndarray]]) -> Leaving:
+        """One batch of undecided utterances from several that stand after the same exit, compacted.
+
+        Arguments
+        ---------
+        parts : sequence of (Leaving, array of int of shape (taken,))
+            A batch, and which of its undecided are taken, in the new batch's order.
+        """
+        first = parts[0][0]
+        rows = [torch.from_numpy(taken).to(one.walk.rows.device) for one, taken in parts]
+        walk = Walk.joined([(one.walk, row) for (one, _), row in zip(parts, rows, strict=True)])
+        utterances = [one.undecided[taken] for one, taken in parts]
+        batch = cls(
+            first.engine,
+            walk,
+            utt_ids=np.concatenate([one.utt_ids[at] for (one, _), at in zip(parts, utterances, strict=True)]),
+            duration_s=np.concatenate([one.duration_s[at] for (one, _), at in zip(parts, utterances, strict=True)]),
+        )
+        batch.state = np.concatenate([one.state[taken] for one, taken in parts])
+        batch.previous = first._joined_previous(
+            [(one.previous, row) for (one, _), row in zip(parts, rows, strict=True)]
+        )
+        return batch
 
     @property
     def undecided(self) -> np.ndarray:
@@ -97,20 +140,27 @@ class Leaving:
         for k in range(len(layers) - 1):
             if not len(self.rows):
                 break
-            self._visit(k)
+            self.visit(k)
             self._compact(n_layers=layers[k + 1] - layers[k])
-        if len(self.rows):  # the last exit takes whoever is left
-            last = self._arrive(len(layers) - 1)
-            self._emit(last, np.arange(len(self.rows)))
+        if len(self.rows):
+            self.visit(len(layers) - 1)
+        return self.recognised()
+
+    def recognised(self) -> list[Recognised | None]:
+        """Everybody's result so far, in the order of the batch; None for the undecided."""
         self.layers_run[self.in_walk] = self.walk.layer
         return [
-            Recognised(layers_run=int(n_layers), **result)
+            None if result is None else Recognised(layers_run=int(n_layers), **result)
             for n_layers, result in zip(self.layers_run, self.results, strict=True)
         ]
 
-    def _visit(self, k: int) -> None:
-        """Exit k: read what the policy needs, ask it, take down those who stop."""
+    def visit(self, k: int) -> None:
+        """Exit k: read what the policy needs, ask it, take down those who stop; the last takes whoever is left."""
         here = self._arrive(k)
+        if k == len(self.model.exit_layers) - 1:
+            self._emit(here, np.arange(len(self.rows)))
+            self.state, self.rows = self.state[:0], self.rows[:0]
+            return
         stop, self.state = self.engine.policy.step(self._signals(here), self.state)
         if not stop.any():
             self.previous = here
@@ -236,19 +286,43 @@ class Leaving:
         texts = None if here.texts is None else [text for text, stays in zip(here.texts, left, strict=True) if stays]
         return _Exit(here.index, hidden, here.n_frames[kept], log_probs, texts=texts)
 
+    def _joined_previous(self, parts: Sequence[tuple[_Exit, torch.Tensor]]) -> _Exit:
+        """What utterances of several batches compare the next exit with: only what the policy will ask for."""
+        at = [(one, int(i), int(one.n_frames[i])) for one, rows in parts for i in rows]
+        first = parts[0][0]
+        hidden, log_probs, texts = first.hidden[:0], None, None
+        if self.plan.keeps_states:
+            hidden = _taken([one.hidden[i, :n] for one, i, n in at])
+        if first.log_probs is not None and self.plan.keeps_log_probs:
+            log_probs = _taken([one.log_probs[i, :n] for one, i, n in at])
+        if first.texts is not None:
+            texts = [one.texts[i] for one, i, _ in at]
+        n_frames = torch.cat([one.n_frames[rows] for one, rows in parts])
+        return _Exit(first.index, hidden, n_frames, log_probs, texts=texts)
+
     def _compact(self, *, n_layers: int) -> None:
         """Take those who left out of the walk, if that pays before the next exit."""
         if len(self.rows) == len(self.in_walk) or not len(self.rows):
             return
         before = len(self.in_walk), self.walk.state.hidden.shape[1]
         after = len(self.rows), int(self.n_frames[self.undecided].max())
-        if not self.engine.compaction.pays(before, after, n_layers=n_layers):
+        if self.engine.compaction.pays(before, after, n_layers=n_layers):
+            self.compact()
+
+    def compact(self) -> None:
+        """Take those who left out of the walk."""
+        if len(self.rows) == len(self.in_walk):
             return
         kept = np.zeros(len(self.in_walk), dtype=bool)
         kept[self.rows] = True
         self.layers_run[self.in_walk[~kept]] = self.walk.layer
         self.walk.keep(torch.from_numpy(kept).to(self.walk.rows.device))
         self.in_walk, self.rows = self.in_walk[kept], np.arange(len(self.rows))
+
+
+def _taken(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows (frames, any) of different lengths, zero-padded to one tensor."""
+    return torch.nn.utils.rnn.pad_sequence([*values], batch_first=True)
 
 
 def _best_path(log_probs: torch.Tensor) -> torch.Tensor:

@@ -54,6 +54,8 @@ class EarlyExitASR:
         Of what is recognised in one piece; longer recordings are cut in chunks.
     compaction : str
         "always", or "when_it_pays" by a short measurement: when those who left are taken out of a batch.
+    pool_survivors : bool
+        Put those whom no exit of theirs has taken yet, of several batches, into fewer: deep layers run on fuller ones.
     front_end : str
         "fast" (wav2vec 2.0 and its kin on a CPU; same output) or "stock".
     precision : str
@@ -89,6 +91,7 @@ class EarlyExitASR:
         batch_seconds: float = 60.0,
         longest_s: float = LONGEST_S,
         compaction: str = "always",
+        pool_survivors: bool = False,
         front_end: str = "fast",
         precision: str = "float32",
         decoding: BeamOptions | None = None,
@@ -109,6 +112,7 @@ class EarlyExitASR:
         if decoding is not None:
             decoding.check_language_model()
         self.compaction, self.decoding, self.seed = compaction, decoding, seed
+        self.pool_survivors = pool_survivors
         if on_drift not in ON_DRIFT:
             raise ValueError(f"on_drift must be one of {', '.join(ON_DRIFT)}, got {on_drift!r}")
         self.on_drift = on_drift
@@ -129,6 +133,7 @@ class EarlyExitASR:
         batch_seconds: float = 60.0,
         longest_s: float = LONGEST_S,
         compaction: str = "always",
+        pool_survivors: bool = False,
         front_end: str = "fast",
         precision: str = "float32",
         decoding: BeamOptions | None = None,
@@ -152,7 +157,7 @@ class EarlyExitASR:
             None takes a GPU where there is one.
         batch_seconds, longest_s, compaction, front_end, precision, seed : float, float, str, str, str, int
             See the class.
-        decoding, on_drift, drift_alpha : BeamOptions or None, str, float
+        pool_survivors, decoding, on_drift, drift_alpha : bool, BeamOptions or None, str, float
             Likewise.
 
         Returns
@@ -177,6 +182,7 @@ class EarlyExitASR:
             batch_seconds=batch_seconds,
             longest_s=longest_s,
             compaction=compaction,
+            pool_survivors=pool_survivors,
             front_end=front_end,
             precision=precision,
             decoding=decoding,
@@ -223,7 +229,9 @@ class EarlyExitASR:
         """What is heard, and the policy that decided; one thread at a time, as encoders note a batch's padding."""
         with self._running:
             engine = self.engine
-            results = engine.run_all(wavs, utt_ids=utt_ids, batch_seconds=self.batch_seconds)
+            results = engine.run_all(
+                wavs, utt_ids=utt_ids, batch_seconds=self.batch_seconds, pool_survivors=self.pool_survivors
+            )
             self._look_for_drift(results)
         return results, str(engine.policy)
 
