@@ -1,6 +1,7 @@
 """The READMEs' numbers are those of the committed summaries."""
 
 import json
+import runpy
 
 import pytest
 
@@ -16,6 +17,12 @@ def test_the_shipped_models_results_are_shown(root):
     summary = json.loads((root / "results" / "small" / "summary.json").read_text(encoding="utf-8"))
     assert headline_text(summary) in (root / "README.md").read_text(encoding="utf-8")
     assert results_text(summary) in (root / "results" / "small" / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_study_shows_the_committed_results(root):
+    study = runpy.run_path(str(root / "benchmarks" / "study.py"))
+    text = (root / "RESULTS.md").read_text(encoding="utf-8")
+    assert study["written"]() == text and "{{" not in text
 
 
 @pytest.mark.parametrize("run", ["an4", "small"])

@@ -1,0 +1,403 @@
+"""The overthinking study: RESULTS.md and its figures, from what is committed.
+
+    python benchmarks/study.py                                    # RESULTS.md and results/study/*.png
+    python benchmarks/study.py --collect NAME=RUN [NAME=RUN ...]  # first: results/study/NAME.json from a run's folder
+    python benchmarks/study.py --compare NAME=RUN,OTHER_RUN       # likewise: paired differences, exit by exit
+    python benchmarks/study.py --fuse NAME=RUN                    # likewise: exits fused, by trees fitted on dev
+    eeasr analyze RUN/tables/commonvoice_test.parquet --cross-fit --budgets 0.5,0.75 --out CROSS/report \\
+        --policies "between(entropy), between(patience(1)), lexical, gain, gain_words"
+    python benchmarks/study.py --collect crossfit=CROSS           # likewise: policies cross-fitted
+
+The first form needs no data: it reads results/*/summary.json, results/exit-traces/results.json and
+results/study/*.json. The others read `report/summary.json` and `tables/` of run folders.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from eeasr_modules.exits import read_table
+from eeasr_modules.exits.bootstrap import bootstrap_difference
+from eeasr_modules.exits.fusion import FusionModel, fuse, fused_table
+from eeasr_modules.report.tables import interval, markdown_table, number
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDY = ROOT / "results/study"
+KEPT = (
+    *("label", "n_utterances", "n_speakers", "n_ref_words", "n_layers", "exit_layers", "wer_per_exit"),
+    *("wer_interval_per_exit", "overthinking", "oracle_a", "oracle_b", "words", "at_budgets"),
+)
+KEPT_OF_POLICY = (
+    "budget",
+    "calibrated",
+    "depth",
+    "wer",
+    "static",
+    "oracle_c",
+    "minus_static",
+    "minus_last",
+    "gap_closed",
+)
+
+
+def trimmed(summary: dict) -> dict:
+    """What the study reads of a run's summary."""
+    sets = {}
+    for name, one in summary["sets"].items():
+        policies = {
+            policy: [{key: at[key] for key in KEPT_OF_POLICY if key in at} for at in found["at_budgets"]]
+            for policy, found in one["policies"].items()
+        }
+        sets[name] = {**{key: one[key] for key in KEPT if key in one}, "policies": policies}
+    return {"date": summary["date"], "dev": summary["dev"], "sets": sets}
+
+
+def compared(run: Path, other: Path, *, n_draws: int = 1000) -> dict:
+    """Per set and exit layer: WER of `run` minus WER of `other`, with its interval over speakers."""
+    found = {}
+    for path in sorted((run / "tables").glob("*.parquet")):
+        if not (other / "tables" / path.name).is_file():
+            continue
+        ours, theirs = read_table(path), read_table(other / "tables" / path.name)
+        if list(ours.utt_ids) != list(theirs.utt_ids):
+            raise ValueError(f"{path.name} of {run} and {other} must hold the same utterances in the same order")
+        found[path.stem] = []
+        for k, layer in enumerate(ours.exit_layers):
+            j = list(theirs.exit_layers).index(layer)
+            one = bootstrap_difference(
+                ours.errors[:, k],
+                theirs.errors[:, j],
+                n_ref_words=ours.n_ref_words,
+                speakers=ours.speakers,
+                rng=np.random.default_rng(0),
+                n_draws=n_draws,
+            )
+            wers = [100 * table.errors[:, i].sum() / table.n_ref_words.sum() for table, i in ((ours, k), (theirs, j))]
+            found[path.stem].append(
+                {
+                    "layer": int(layer),
+                    "wer": round(wers[0], 3),
+                    "other_wer": round(wers[1], 3),
+                    "difference": round(one.estimate, 3),
+                    "low": round(one.low, 3),
+                    "high": round(one.high, 3),
+                }
+            )
+    return found
+
+
+def fused(run: Path, *, n_draws: int = 1000) -> dict:
+    """Per test set: WER of the last exit, alone and fused with those before it by trees fitted on dev."""
+    dev = next(path for path in sorted((run / "tables").glob("*_dev.parquet")))
+    model, found = FusionModel.fit([read_table(dev)]), {}
+    for path in sorted((run / "tables").glob("*.parquet")):
+        if path == dev:
+            continue
+        table = read_table(path)
+        errors = fused_table(table, fuse(table, model)).errors
+        one = bootstrap_difference(
+            errors[:, -1],
+            table.errors[:, -1],
+            n_ref_words=table.n_ref_words,
+            speakers=table.speakers,
+            rng=np.random.default_rng(0),
+            n_draws=n_draws,
+        )
+        wers = [100 * counts[:, -1].sum() / table.n_ref_words.sum() for counts in (errors, table.errors)]
+        found[path.stem] = {"wer": round(wers[0], 3), "last": round(wers[1], 3)} | {
+            key: round(getattr(one, of), 3)
+            for key, of in (("difference", "estimate"), ("low", "low"), ("high", "high"))
+        }
+    return found
+
+
+def read(name: str) -> dict | None:
+    """A JSON file of the repository, or None."""
+    path = ROOT / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def models() -> dict[str, dict]:
+    """Summaries by the model's name in the text, of those that are there."""
+    found = {
+        "shipped": read("results/small/summary.json"),
+        "AN4 only": read("results/an4/summary.json"),
+        "pretrained": read("results/study/pretrained.json"),
+        "from scratch": read("results/study/scratch.json"),
+        "without Common Voice": read("results/study/without_commonvoice.json"),
+        "without AN4": read("results/study/without_an4.json"),
+        "without LibriSpeech": read("results/study/without_librispeech.json"),
+        "AN4, pretrained": read("results/study/an4_pretrained.json"),
+        "AN4, from scratch": read("results/study/an4_scratch.json"),
+    }
+    return {name: summary for name, summary in found.items() if summary is not None}
+
+
+def overthinking_rows() -> tuple[list[str], list[list[str]]]:
+    """A row per model and set."""
+    header = [
+        "model",
+        "set",
+        "kind",
+        "first",
+        "best inner",
+        "last [95 %]",
+        "rise",
+        "utterances",
+        "words lost",
+        "oracle A",
+        "oracle B",
+    ]
+    rows = []
+    for model, summary in models().items():
+        for name, one in summary["sets"].items():
+            wers, layers = one["wer_per_exit"], one["exit_layers"]
+            best = int(np.argmin(wers[:-1]))
+            words = one.get("words")
+            rows.append(
+                [
+                    model,
+                    name,
+                    {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain"}[one["label"]],
+                    number(wers[0]),
+                    f"{number(wers[best])} at {layers[best]}",
+                    f"{number(wers[-1])} {interval(one['wer_interval_per_exit'][-1])}",
+                    f"{wers[-1] - wers[best]:+.2f}",
+                    f"{100 * one['overthinking']['inner_better_share']:.1f} %",
+                    f"{100 * words['destructive']:.1f} %" if words else "-",
+                    f"{number(one['oracle_a']['wer'])} @ {one['oracle_a']['depth']:.2f}",
+                    f"{number(one['oracle_b']['wer'])} @ {one['oracle_b']['depth']:.2f}",
+                ]
+            )
+    return header, rows
+
+
+def trace_rows() -> tuple[list[str], list[list[str]]]:
+    """The same of the public wav2vec 2.0 traces."""
+    traces = read("results/exit-traces/results.json")["models"]
+    header = ["model", "set", "first", "best inner", "last [95 %]", "utterances", "oracle A", "oracle B"]
+    rows = []
+    for model, sets in traces.items():
+        for name, one in sets.items():
+            if len(one["exits"]) == 1:
+                continue
+            inner = min(one["exits"][:-1], key=lambda exit_: exit_["wer"])
+            last = one["exits"][-1]
+            rows.append(
+                [
+                    model,
+                    f"LibriSpeech test-{name}",
+                    number(one["exits"][0]["wer"]),
+                    f"{number(inner['wer'])} at {inner['layer']}",
+                    f"{number(last['wer'])} {interval(last['wer_interval'])}",
+                    f"{100 * one['overthinking']['better']:.1f} %",
+                    *(f"{number(one['oracles'][k]['wer'])} @ {one['oracles'][k]['depth']:.2f}" for k in "ab"),
+                ]
+            )
+    return header, rows
+
+
+def policy_rows() -> tuple[list[str], list[list[str]]]:
+    """Every policy minus the static line on every set at the budget, calibrated on dev."""
+    names = list(models()["shipped"]["sets"]["commonvoice_test"]["policies"])
+    rows = []
+    for model, summary in models().items():
+        for name, one in summary["sets"].items():
+            found = [at_budget(one["policies"].get(policy)) for policy in names]
+            static = next(at["static"] for at in found if at)
+            rows.append([model, name, f"{number(static)} / {number(found[0]['oracle_c'])}", *map(brief, found)])
+    return ["model", "set", "static line / oracle C", *(f"`{name}`" for name in names)], rows
+
+
+def at_budget(found: dict | list | None) -> dict | None:
+    """A policy at the first budget."""
+    if not found:
+        return None
+    return (found if isinstance(found, list) else found.get("at_budgets") or [found["at_budget"]])[0]
+
+
+def brief(at: dict | None) -> str:
+    """Points below or above the static line at the same depth (bold: interval excludes 0), and the share of the gap."""
+    if at is None:
+        return "-"
+    one, gap = at["minus_static"], at.get("gap_closed")
+    sure = one["low"] > 0 or one["high"] < 0
+    text = f"**{one['difference']:+.2f}**" if sure else f"{one['difference']:+.2f}"
+    return text if gap is None else f"{text} ({100 * gap:.0f} %)"
+
+
+def every_policy_rows() -> tuple[list[str], list[list[str]]]:
+    """The same with depths and intervals."""
+    header = ["model", "set", "policy", "depth", "WER", "minus static line [95 %]", "minus last [95 %]", "gap closed"]
+    rows = []
+    for model, summary in models().items():
+        for name, one in summary["sets"].items():
+            for policy, found in one["policies"].items():
+                at = at_budget(found)
+                gap = at.get("gap_closed")
+                rows.append(
+                    [model, name, f"`{policy}`", f"{at['depth']:.2f}", number(at["wer"])]
+                    + [difference(at["minus_static"]), difference(at["minus_last"])]
+                    + ["-" if gap is None else f"{100 * gap:.0f} %"]
+                )
+    return header, rows
+
+
+def difference(one: dict) -> str:
+    """Points, with their interval."""
+    return f"{one['difference']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
+
+
+def pretraining_rows() -> tuple[list[str], list[list[str]]]:
+    """Pretrained against from scratch, exit by exit."""
+    header = ["labels", "set", "layer", "pretrained", "from scratch", "difference [95 %]", "relative"]
+    rows = []
+    for labels, name in (("all", "pretrained_minus_scratch"), ("AN4", "pretrained_minus_scratch_an4")):
+        found = read(f"results/study/{name}.json")
+        for test in ("commonvoice_test", "librispeech_test-other", "an4_test", "an4_test_unseen_text", "digits_test"):
+            for one in found.get(test, []):
+                if one["layer"] in (1, 4, 6, 8):
+                    rows.append(
+                        [labels, test, str(one["layer"]), number(one["wer"]), number(one["other_wer"]), difference(one)]
+                        + [f"{100 * one['difference'] / one['other_wer']:+.1f} %"]
+                    )
+    return header, rows
+
+
+def crossfit_rows() -> tuple[list[str], list[list[str]]]:
+    """Policies fitted and calibrated on other speakers of the very test set."""
+    header = ["budget", "policy", "depth", "WER", "minus static line [95 %]", "gap closed"]
+    rows = []
+    for policy, found in read("results/study/crossfit.json")["sets"]["commonvoice_test"]["policies"].items():
+        for at in found:
+            share = f"{100 * at['budget']:.0f} %"
+            rows.append([share, f"`{policy}`", f"{at['depth']:.2f}", number(at["wer"]), difference(at["minus_static"])])
+            rows[-1].append(f"{100 * at['gap_closed']:.0f} %")
+    return header, sorted(rows)
+
+
+def fusion_rows() -> tuple[list[str], list[list[str]]]:
+    """Exits fused, at full depth."""
+    rows = [
+        ["shipped", name, number(one["last"]), number(one["wer"]), difference(one)]
+        for name, one in read("results/study/fusion.json").items()
+    ]
+    for name, one in read("results/exit-traces/results.json")["fusion"].items():
+        full = one["full_depth"]
+        low, high = full["above_static_interval"]
+        gain = {"difference": full["above_static"], "low": low, "high": high}
+        row = ["ee40", f"LibriSpeech test-{name}", number(full["static"]), number(full["wer"]), difference(gain)]
+        rows.append(row)
+    return ["model", "set", "last exit", "fused", "difference [95 %]"], rows
+
+
+def speed_rows() -> tuple[list[str], list[list[str]]]:
+    """Of `eeasr benchmark`, AN4 test, batch 1: lines of its table that the text discusses."""
+    lines = (STUDY / "benchmark.md").read_text(encoding="utf-8").split("## Batch 1", 1)[1].split("## Batch", 1)[0]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines() if line.startswith("|")
+    ]
+    kept = [0, 1, 2, 3, 4, 9]
+    return [cells[0][i] for i in kept], [[row[i] for i in kept] for row in cells[2:]]
+
+
+def draw_exits(path: Path) -> None:
+    """WER of every exit relative to the last: above 0 worse than the last, below 0 overthinking."""
+    import matplotlib.pyplot as plt
+
+    found = models()
+    rows = -(-len(found) // 4)
+    figure, axes = plt.subplots(rows, 4, figsize=(16, 4.2 * rows), squeeze=False, sharey=True)
+    colours = {"in_domain": "#1b7837", "shifted": "#e08214", "ood": "#b2182b"}
+    for axis in axes.flat[len(found) :]:
+        axis.axis("off")
+    for axis, (model, summary) in zip(axes.flat, found.items(), strict=False):
+        for name, one in summary["sets"].items():
+            relative = 100 * (np.array(one["wer_per_exit"]) / one["wer_per_exit"][-1] - 1)
+            axis.plot(one["exit_layers"], relative, color=colours[one["label"]], alpha=0.8)
+            axis.annotate(name, (one["exit_layers"][1], relative[1]), fontsize=6, color=colours[one["label"]])
+        axis.axhline(0, color="black", linewidth=0.8)
+        axis.set(title=model, xlabel="layer of the exit", ylim=(-20, 60))
+    for axis in axes[:, 0]:
+        axis.set_ylabel("WER relative to the last exit (%)")
+    handles = [plt.Line2D([], [], color=colour) for colour in colours.values()]
+    figure.legend(handles, ["in domain", "shifted", "out of domain"], loc="lower center", ncol=3)
+    figure.tight_layout(rect=(0, 0.06, 1, 1))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def draw_growth(path: Path) -> None:
+    """Share of utterances with a better inner exit against the WER of the last."""
+    import matplotlib.pyplot as plt
+
+    figure, axis = plt.subplots(figsize=(7, 5))
+    markers = dict(zip(models(), "osD^v<>PX", strict=False))
+    colours = {"in_domain": "#1b7837", "shifted": "#e08214", "ood": "#b2182b"}
+    for model, summary in models().items():
+        for one in summary["sets"].values():
+            share = 100 * one["overthinking"]["inner_better_share"]
+            axis.plot(one["wer_per_exit"][-1], share, markers[model], color=colours[one["label"]], alpha=0.8)
+    for sets in read("results/exit-traces/results.json")["models"].values():
+        for one in sets.values():
+            if len(one["exits"]) == 1:
+                continue
+            axis.plot(one["exits"][-1]["wer"], 100 * one["overthinking"]["better"], "*", color="#2166ac", markersize=9)
+    handles = [plt.Line2D([], [], marker=mark, linestyle="", color="grey") for mark in markers.values()]
+    handles += [plt.Line2D([], [], marker="*", linestyle="", color="#2166ac")]
+    axis.legend(handles, [*markers, "wav2vec 2.0, public traces"], fontsize=8)
+    axis.set(xlabel="WER of the last exit (%)", ylabel="utterances with a better inner exit (%)")
+    axis.grid(alpha=0.3)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def written() -> str:
+    """RESULTS.md: the reading (results/study/reading.md) with each `{{table}}` filled in."""
+    text = (STUDY / "reading.md").read_text(encoding="utf-8")
+    tables = {
+        "overthinking": overthinking_rows(),
+        "traces": trace_rows(),
+        "policies": policy_rows(),
+        "pretraining": pretraining_rows(),
+        "crossfit": crossfit_rows(),
+        "fusion": fusion_rows(),
+        "speed": speed_rows(),
+    }
+    for name, table in tables.items():
+        text = text.replace("{{" + name + "}}", markdown_table(*table))
+    return text
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--collect", nargs="+", default=[], metavar="NAME=RUN")
+    parser.add_argument("--compare", nargs="+", default=[], metavar="NAME=RUN,OTHER_RUN")
+    parser.add_argument("--fuse", nargs="+", default=[], metavar="NAME=RUN")
+    options = parser.parse_args()
+    for name, run in (one.split("=", 1) for one in options.collect):
+        summary = json.loads((Path(run) / "report/summary.json").read_text(encoding="utf-8"))
+        write_json(STUDY / f"{name}.json", trimmed(summary))
+    for name, runs in (one.split("=", 1) for one in options.compare):
+        write_json(STUDY / f"{name}.json", compared(*map(Path, runs.split(","))))
+    for name, run in (one.split("=", 1) for one in options.fuse):
+        write_json(STUDY / f"{name}.json", fused(Path(run)))
+    draw_exits(STUDY / "exits.png")
+    draw_growth(STUDY / "growth.png")
+    (ROOT / "RESULTS.md").write_text(written(), encoding="utf-8")
+    every = "# Every policy of the study\n\nBy `python benchmarks/study.py`; columns as in RESULTS.md.\n\n"
+    (STUDY / "policies.md").write_text(every + markdown_table(*every_policy_rows()) + "\n", encoding="utf-8")
+
+
+def write_json(path: Path, content: dict) -> None:
+    """JSON, and say so."""
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
