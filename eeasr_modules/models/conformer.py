@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from eeasr_modules.models.downsampling import build_downsampler
 from eeasr_modules.models.dropout import ByteDropout, cheapen_dropout
 from eeasr_modules.models.features import LogMel
 from eeasr_modules.models.walk import WalkState
@@ -75,6 +76,10 @@ class ConformerEncoder(nn.Module):
         Compute layers again in the backward pass instead of keeping their activations.
     time_masks, time_mask_frames, freq_masks, freq_mask_channels : int
         SpecAugment, see `LogMel`.
+    downsample : str or None
+        Shorter input: `signal` resamples the waveform, `average` and `convolution` shorten the filterbanks.
+    downsample_factor : int
+        2 or 3: 12.5 or 8.3 frames a second.
 
     Example
     -------
@@ -101,6 +106,8 @@ class ConformerEncoder(nn.Module):
         time_mask_frames: int = 25,
         freq_masks: int = 0,
         freq_mask_channels: int = 15,
+        downsample: str | None = None,
+        downsample_factor: int = 2,
     ):
         super().__init__()
         from speechbrain.lobes.models.transformer.Conformer import ConformerEncoder as Layers
@@ -117,6 +124,8 @@ class ConformerEncoder(nn.Module):
             freq_masks=freq_masks,
             freq_mask_channels=freq_mask_channels,
         )
+        window = 2 * downsample_factor + 1 if downsample == "convolution" else downsample_factor
+        self.downsampler = build_downsampler(downsample, downsample_factor, window=window)
         self.subsampling = Subsampling(n_mels, dim, dropout=dropout)
         self.positions = RelPosEncXL(dim)
         self.conformer = Layers(n_layers, dim, ffn_dim, n_heads, kernel_size=kernel_size, dropout=dropout)
@@ -130,17 +139,26 @@ class ConformerEncoder(nn.Module):
         """The norm after the last layer; inner exits start from a copy."""
         return self.conformer.norm.norm
 
+    @property
+    def _hears_less(self) -> bool:
+        """Whether it is the waveform that is made shorter, and not the filterbanks."""
+        return self.downsampler is not None and self.downsampler.kind == "signal"
+
     def _silence_padding(self, module, inputs):
         if self._padded is None:
             return None
         return (inputs[0].masked_fill(self._padded.unsqueeze(1), 0.0),)  # (batch, dim, frames)
 
     def front_end(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> WalkState:
-        """Waveforms (batch, samples) -> the input of layer 1 at 25 frames a second."""
+        """Waveforms (batch, samples) -> the input of layer 1 at 25 frames a second, fewer where it is downsampled."""
+        if self._hears_less:
+            wavs, n_samples = self.downsampler(wavs, n_samples)
         return self.front_end_of(*self.features(wavs, n_samples))
 
     def front_end_of(self, features: torch.Tensor, n_frames: torch.Tensor) -> WalkState:
         """Filterbanks (batch, frames, n_mels) and their frame counts -> the input of layer 1."""
+        if self.downsampler is not None and not self._hears_less:
+            features, n_frames = self.downsampler(features, n_frames)
         return self.refresh(WalkState(*self.subsampling(features, n_frames)))
 
     def refresh(self, state: WalkState) -> WalkState:
@@ -173,15 +191,29 @@ class ConformerEncoder(nn.Module):
         return self.conformer.norm(hidden) if layer == self.n_layers else hidden
 
     def frames_for(self, n_samples):
-        """Frames of 40 ms that so many samples give (an int or a tensor)."""
+        """Frames of 40 ms that so many samples give (an int or a tensor), longer ones where it is downsampled."""
         halved = self.subsampling.halved
-        return halved(halved(self.features.frames_for(n_samples)))
+        return halved(halved(self._features_for(n_samples)))
+
+    def _features_for(self, n_samples):
+        """Filterbank frames that reach the subsampling."""
+        if self.downsampler is None:
+            return self.features.frames_for(n_samples)
+        if self._hears_less:
+            return self.features.frames_for(self.downsampler.length_of(n_samples))
+        return self.downsampler.length_of(self.features.frames_for(n_samples))
 
     def front_end_macs(self, n_samples: int) -> float:
         """Multiply-accumulates of mel filters, subsampling and projection (the FFT, under 1 %, is left out)."""
-        frames = self.features.frames_for(n_samples)
+        macs, heard = 0.0, n_samples
+        if self._hears_less:
+            macs, heard = self.downsampler.macs(n_samples), self.downsampler.length_of(n_samples)
+        frames = self.features.frames_for(heard)
         bins = self.features.fbank.compute_STFT.n_fft // 2 + 1
-        macs = frames * bins * self.n_mels
+        macs += frames * bins * self.n_mels
+        if self.downsampler is not None and not self._hears_less:
+            macs += self.downsampler.macs(frames, n_channels=self.n_mels)
+        frames = self._features_for(n_samples)
         mels, channels_in = self.n_mels, 1
         for convolution in self.subsampling.convolutions:
             frames, mels = self.subsampling.halved(frames), self.subsampling.halved(mels)

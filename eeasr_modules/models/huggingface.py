@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from eeasr_modules.models.huggingface_checkpoint import build_bare, read_checkpoint
+from eeasr_modules.models.downsampling import build_downsampler
+from eeasr_modules.models.huggingface_checkpoint import build_bare, cut, read_checkpoint
 from eeasr_modules.models.huggingface_front_end import (
     alone,
     conv_frames,
+    front_end_macs,
     normalised,
     shortest,
     span_mask,
@@ -58,6 +60,12 @@ class HuggingFaceEncoder(nn.Module):
         Zero mean and unit variance per utterance; None: as the checkpoint's feature extractor asks.
     sample_rate : int
         Hz; must be the checkpoint's.
+    keep_layers : int or None
+        The first so many layers only; None for all. The settings are then those of the smaller encoder.
+    downsample : str or None
+        Shorter waveforms: `convolution`, `average` or `signal` (see `Downsampler`).
+    downsample_factor : int
+        2 or 3: 25 or 16.7 frames a second.
 
     Raises
     ------
@@ -93,6 +101,9 @@ class HuggingFaceEncoder(nn.Module):
         freeze_feature_extractor: bool = True,
         normalise_wavs: bool | None = None,
         sample_rate: int = 16000,
+        keep_layers: int | None = None,
+        downsample: str | None = None,
+        downsample_factor: int = 2,
     ):
         super().__init__()
         if hf_config is None and source is None:
@@ -104,8 +115,10 @@ class HuggingFaceEncoder(nn.Module):
             if sample_rate != read.sample_rate:
                 raise ValueError(f"'{source}' was trained at {read.sample_rate} Hz, sample_rate is {sample_rate}")
             normalise_wavs = read.normalise_wavs if normalise_wavs is None else normalise_wavs
+            hf_config = cut(self.model, hf_config, keep_layers=keep_layers)
         else:
             self.model = build_bare(hf_config, attention=attention, dropout=dropout)
+            hf_config = cut(self.model, hf_config, keep_layers=keep_layers)
             normalise_wavs = True if normalise_wavs is None else normalise_wavs
         self.settings = {
             "encoder": "huggingface",
@@ -123,7 +136,10 @@ class HuggingFaceEncoder(nn.Module):
             "freeze_feature_extractor": freeze_feature_extractor,
             "normalise_wavs": normalise_wavs,
             "sample_rate": sample_rate,
+            "downsample": downsample,
+            "downsample_factor": downsample_factor,
         }
+        self.downsampler = build_downsampler(downsample, downsample_factor)
         self.padded_front_end, self.layerdrop, self.normalise_wavs = padded_front_end, layerdrop, normalise_wavs
         self.gradient_checkpointing = gradient_checkpointing
         self.time_masks = {"share": mask_time_prob, "span": mask_time_length}
@@ -154,14 +170,16 @@ class HuggingFaceEncoder(nn.Module):
         return self.model.encoder.layer_norm if self.stable else None
 
     def front_end(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> WalkState:
-        """Waveforms (batch, samples) -> the input of layer 1 at 50 frames a second."""
+        """Waveforms (batch, samples) -> the input of layer 1 at 50 frames a second, fewer where it is downsampled."""
+        if self.downsampler is not None:
+            wavs, n_samples = self.downsampler(wavs, n_samples)
         first_frame = shortest(self.model.config)
         lengths = [max(int(n), first_frame) for n in n_samples.tolist()]
-        with torch.autocast(wavs.device.type, enabled=False), torch.no_grad():
+        with torch.autocast(wavs.device.type, enabled=False), torch.set_grad_enabled(wavs.requires_grad):
             wavs = wavs[:, : max(lengths)].float()
             wavs = nn.functional.pad(wavs, (0, max(lengths) - wavs.shape[1]))
             wavs = normalised(wavs, n_samples) if self.normalise_wavs else wavs
-        n_frames = self.frames_for(n_samples)
+        n_frames = conv_frames(self.model.config, n_samples)
         frames = n_frames.tolist()
         state = WalkState(self._projected(wavs, lengths, frames), n_frames)
         valid = ~state.padded if min(frames) < state.hidden.shape[1] else None
@@ -171,7 +189,7 @@ class HuggingFaceEncoder(nn.Module):
     def _projected(self, wavs: torch.Tensor, lengths: list[int], frames: list[int]) -> torch.Tensor:
         """Convolutions, projection and, in training, SpecAugment -> (batch, frames, dim)."""
         extractor, trained = self.model.feature_extractor, self.settings["freeze_feature_extractor"] is False
-        with torch.set_grad_enabled(torch.is_grad_enabled() and trained):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (trained or wavs.requires_grad)):
             if self.training or self.padded_front_end:
                 recompute = self.gradient_checkpointing and torch.is_grad_enabled()
                 x = together(extractor, wavs, lengths, padded=self.padded_front_end, recompute=recompute)
@@ -233,24 +251,16 @@ class HuggingFaceEncoder(nn.Module):
         return self.model.encoder.layer_norm(hidden) if self.stable and layer == self.n_layers else hidden
 
     def frames_for(self, n_samples):
-        """Frames of 20 ms that so many samples give (an int or a tensor), at least one."""
+        """Frames of 20 ms that so many samples give (an int or a tensor), at least one; longer where downsampled."""
+        n_samples = n_samples if self.downsampler is None else self.downsampler.length_of(n_samples)
         return conv_frames(self.model.config, n_samples)
 
     def front_end_macs(self, n_samples: int) -> float:
-        """Multiply-accumulates of convolutions, projection and position embedding."""
-        config = self.model.config
-        length, channels, macs = max(n_samples, shortest(config)), 1, 0
-        for kernel, stride, width in zip(config.conv_kernel, config.conv_stride, config.conv_dim):
-            length = (length - kernel) // stride + 1
-            macs += length * kernel * channels * width
-            channels = width
-        in_group = self.dim // config.num_conv_pos_embedding_groups
-        kernel, n_convolutions = config.num_conv_pos_embeddings, 1
-        if config.model_type == "data2vec-audio":
-            kernel, n_convolutions = config.conv_pos_kernel_size, config.num_conv_pos_embeddings
-        even = 1 - kernel % 2  # such a kernel makes a frame too many, which is dropped
-        positions = n_convolutions * (length + even) * kernel * in_group * self.dim
-        return float(macs + length * channels * self.dim + positions)
+        """Multiply-accumulates of downsampling, convolutions, projection and position embedding."""
+        if self.downsampler is None:
+            return front_end_macs(self.model.config, n_samples)
+        heard = self.downsampler.length_of(n_samples)
+        return self.downsampler.macs(n_samples) + front_end_macs(self.model.config, heard)
 
     def layer_macs(self, n_frames: int) -> float:
         """Multiply-accumulates of one layer: attention, feed-forward, WavLM's gate, adapter."""
@@ -277,6 +287,7 @@ class HuggingFaceEncoder(nn.Module):
         valid = torch.arange(16000, device=device) < n_samples.unsqueeze(1)
         self.eval()
         self.padded_front_end, self.normalise_wavs = True, False
+        downsampler, self.downsampler = self.downsampler, None
         try:
             walk = Walk(self, wavs * valid, n_samples)
             ours = walk.advance(self.n_layers)
@@ -287,7 +298,7 @@ class HuggingFaceEncoder(nn.Module):
         except (TypeError, AttributeError, IndexError, ValueError, RuntimeError) as err:
             difference = f"{type(err).__name__}: {err}"
         finally:
-            self.padded_front_end, self.normalise_wavs = padded_front_end, normalise
+            self.padded_front_end, self.normalise_wavs, self.downsampler = padded_front_end, normalise, downsampler
             self.train(mode)
         if isinstance(difference, str) or not difference <= 1e-3:
             raise RuntimeError(

@@ -223,6 +223,24 @@ def build_bare(hf_config: dict, *, attention: str | None, dropout: float | None)
     return AutoModel.from_config(ours(config, dropout=dropout), attn_implementation=attention, dtype=torch.float32)
 
 
+def cut(model: nn.Module, hf_config: dict, *, keep_layers: int | None) -> dict:
+    """`hf_config` of the encoder with its first `keep_layers` layers only (None: all); the others leave `model`.
+
+    Raises
+    ------
+    ValueError
+        If it has fewer.
+    """
+    if keep_layers is None:
+        return hf_config
+    n_layers = model.config.num_hidden_layers
+    if not 1 <= keep_layers <= n_layers:
+        raise ValueError(f"keep_layers must lie between 1 and {n_layers} (the encoder's layers), got {keep_layers}")
+    del model.encoder.layers[keep_layers:]
+    model.config.num_hidden_layers = keep_layers
+    return {**hf_config, "num_hidden_layers": keep_layers}
+
+
 def checkpoint_vocabulary(source: str) -> list[str] | None:
     """Tokens of a `...ForCTC` checkpoint in the order of their ids; None if the checkpoint has no CTC head.
 

@@ -51,6 +51,23 @@ def shortest(config) -> int:
     return samples
 
 
+def front_end_macs(config, n_samples: int) -> float:
+    """Multiply-accumulates of convolutions, projection and position embedding, for one utterance."""
+    length, channels, macs = max(n_samples, shortest(config)), 1, 0
+    for kernel, stride, width in zip(config.conv_kernel, config.conv_stride, config.conv_dim):
+        length = (length - kernel) // stride + 1
+        macs += length * kernel * channels * width
+        channels = width
+    dim = config.hidden_size
+    kernel, n_convolutions = config.num_conv_pos_embeddings, 1
+    if config.model_type == "data2vec-audio":
+        kernel, n_convolutions = config.conv_pos_kernel_size, config.num_conv_pos_embeddings
+    even = 1 - kernel % 2  # such a kernel makes a frame too many, which is dropped
+    in_group = dim // config.num_conv_pos_embedding_groups
+    positions = n_convolutions * (length + even) * kernel * in_group * dim
+    return float(macs + length * channels * dim + positions)
+
+
 def alone(extractor: nn.Module, wavs: torch.Tensor, lengths: list[int], frames: list[int]) -> torch.Tensor:
     """Convolutions utterance by utterance -> (batch, frames, channels), padding zero.
 

@@ -63,6 +63,8 @@ class MaskedPredictor(nn.Module):
         super().__init__()
         if encoder.get("encoder") != "conformer":
             raise ValueError(f"masked prediction needs encoder conformer, got {encoder.get('encoder')!r}")
+        if encoder.get("downsample") or getattr(teacher, "downsampler", None) is not None:
+            raise ValueError("masked prediction needs an encoder and a teacher with downsample: null, got one with it")
         if targets not in KINDS:
             raise ValueError(f"targets must be one of {', '.join(KINDS)}, got {targets!r}")
         if teacher is not None and not 1 <= teacher_layer <= teacher.n_layers:

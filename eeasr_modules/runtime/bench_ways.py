@@ -185,11 +185,14 @@ class Stock:
         return self._of_huggingface(wavs, n_samples) if self.is_huggingface else self._of_conformer(wavs, n_samples)
 
     def _of_huggingface(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        n_frames = self.encoder.frames_for(n_samples)
+        if self.encoder.downsampler is not None:
+            wavs, n_samples = self.encoder.downsampler(wavs, n_samples)
         x = normalised(wavs, n_samples) if self.encoder.normalise_wavs else wavs
         mask = None
         if bool((n_samples < wavs.shape[1]).any()):
             mask = (torch.arange(wavs.shape[1], device=wavs.device) < n_samples.unsqueeze(1)).long()
-        return self.module(x, attention_mask=mask).last_hidden_state, self.encoder.frames_for(n_samples)
+        return self.module(x, attention_mask=mask).last_hidden_state, n_frames
 
     def _of_conformer(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         state = self.encoder.front_end(wavs, n_samples)

@@ -60,7 +60,7 @@ def export_model(
         When a file of the model is missing.
     ValueError
         When the folder is not empty, the format or policy unknown, a package is missing, or the model is one whose
-        exits feed back into its layers.
+        exits feed back into its layers, or that downsamples.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
@@ -75,6 +75,11 @@ def export_model(
     model, vocabulary = source.load("cpu")
     if getattr(model, "conditioning", None) is not None:
         raise ValueError(f"'{name}' is self-conditioned: its exits feed back into its layers, which is not exported")
+    if model.encoder.downsampler is not None:
+        raise ValueError(
+            f"'{name}' shortens its input (downsample: {model.encoder.downsampler.kind}), which is not exported: "
+            "transcribe with eeasr transcribe, or export a model without downsample"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
         work = Path(aside) / "whole"

@@ -35,7 +35,7 @@ ONLY_IN = {
     ("exits", "pyarrow"): ({"parquet.py"}, "function"),
     ("exits", "wordfreq"): (None, "function"),
     ("models", "speechbrain"): (
-        {"beam.py", "conformer.py", "features.py", "masked_targets.py", "nbest.py"},
+        {"beam.py", "conformer.py", "downsampling.py", "features.py", "masked_targets.py", "nbest.py"},
         "function",
     ),
     ("report", "matplotlib"): (None, "function"),
