@@ -245,8 +245,9 @@ class MultiExit(nn.Module):
         FileNotFoundError
             If `config.json` or `model.safetensors` is missing.
         ValueError
-            If the weights do not fit the config.
+            If the weights cannot be read or do not fit the config.
         """
+        from safetensors import SafetensorError
         from safetensors.torch import load_model
 
         folder = Path(folder)
@@ -261,5 +262,11 @@ class MultiExit(nn.Module):
         try:
             load_model(model, str(folder / "model.safetensors"))
         except RuntimeError as err:
-            raise ValueError(f"the weights in '{folder}' do not fit its config.json: {err}") from err
+            reasons = [line.strip() for line in str(err).splitlines() if line.strip()]
+            more = f" (and {len(reasons) - 2} more)" if len(reasons) > 2 else ""
+            raise ValueError(
+                f"the weights in '{folder}' do not fit its config.json: {' '.join(reasons[:2])}{more}"
+            ) from err
+        except SafetensorError as err:
+            raise ValueError(f"'{folder / 'model.safetensors'}' cannot be read ({err}): copy it again") from err
         return model.to(device).eval()

@@ -204,6 +204,10 @@ def _opened(path: Path) -> tuple[int, Iterator[np.ndarray]]:
         raise FileNotFoundError(f"expected audio at '{path}', found {what}")
     if not path.stat().st_size:
         raise ValueError(f"'{path}' is empty: 0 bytes")
+    try:
+        path.open("rb").close()  # libsndfile says "System error" and not which
+    except OSError as err:
+        raise ValueError(f"'{path}' cannot be opened: {err.strerror}") from err
     if path.suffix.lower() == ".raw":
         raise ValueError(f"'{path}' has no header that says its rate: convert it to wav")
     try:

@@ -60,6 +60,11 @@ def _csv_row(values: Sequence[object]) -> str:
 LINES: dict[str, Callable[[Transcript], str]] = {"jsonl": json_line, "csv": csv_line, "txt": text_line}
 
 
+def _cannot_write(path: Path, err: OSError) -> OSError:
+    where = f" at '{err.filename}'" if err.filename not in (None, str(path)) else ""
+    return OSError(f"the output '{path}' cannot be written ({err.strerror or err}{where}): name another place with -o")
+
+
 class LineFile:
     """A file with a line for each recording.
 
@@ -83,16 +88,21 @@ class LineFile:
     ------
     ValueError
         When the file holds something else, or comes from another policy or model.
+    OSError
+        When nothing can be written there.
     """
 
     def __init__(self, path: str | Path, *, format: str, policy: str, model: str):
         self.path, self.format = Path(path), format
         self.done: set[str] = set()
         self.failed: set[str] = set()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.is_dir():
             raise ValueError(f"the output must be a file, '{self.path}' is a folder")
-        self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
+        except OSError as err:
+            raise _cannot_write(self.path, err) from err
         try:
             self._resume(policy, model)
         except Exception:
@@ -242,6 +252,8 @@ class SubtitleFiles:
     ------
     ValueError
         When two recordings would share a file.
+    OSError
+        When nothing can be written there.
     """
 
     def __init__(self, output: str | Path, *, paths: Sequence[str]):
@@ -258,6 +270,13 @@ class SubtitleFiles:
             raise ValueError(
                 "two recordings differ in their suffix only and would share a file of subtitles: rename one"
             )
+        folder = output.parent if output.suffix.lower() == ".srt" else output
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        except OSError as err:
+            raise _cannot_write(output, err) from err
         self.done = {path for path, file in self.files.items() if file.is_file()}
         self.n_failed = 0
 
@@ -272,7 +291,10 @@ class SubtitleFiles:
             aside.write_text(srt(transcript.words), encoding="utf-8")
         except OSError as err:
             aside.unlink(missing_ok=True)
-            raise OSError(f"'{file}' cannot be written ({err.strerror}): the others are whole") from err
+            raise OSError(
+                f"'{file}' cannot be written ({err.strerror}): the files before it are whole, "
+                "make room and give the same command again"
+            ) from err
         os.replace(aside, file)
 
     def close(self) -> None:

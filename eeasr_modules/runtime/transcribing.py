@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from eeasr_modules.runtime.inputs import Recording, find_recordings
-from eeasr_modules.runtime.outputs import FORMATS, LineFile, SubtitleFiles, text_line
+from eeasr_modules.runtime.outputs import COLUMNS, FORMATS, LINES, LineFile, SubtitleFiles
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 from eeasr_modules.runtime.sharding import Group, Ranks, merge, part_path, part_paths, seconds_of, shares
 from eeasr_modules.runtime.transcript import Transcript
@@ -73,7 +73,7 @@ class Tally:
         return self.audio_s / max(self.wall_s, 1e-9)
 
     def __str__(self) -> str:
-        parts = [f"{self.n_done} recordings"]
+        parts = [f"{self.n_done} recording{'' if self.n_done == 1 else 's'}"]
         if self.n_done:
             depth = self.layer_seconds / self.audio_s
             parts[0] += f", {self.audio_s:.1f} s of audio in {self.wall_s:.1f} s ({self.speed:.1f} x real time)"
@@ -254,6 +254,8 @@ def _transcribe_share(
 
 
 def _run(asr: EarlyExitASR, left: list[Recording], sink, progress: bool | None, tally: Tally) -> Tally:
+    if left:
+        asr.engine  # noqa: B018 (weights are read before the clock starts)
     start = time.perf_counter()
     stream = asr.stream([one.path for one in left], utt_ids=[one.name for one in left])
     with tqdm(
@@ -274,16 +276,19 @@ def _run(asr: EarlyExitASR, left: list[Recording], sink, progress: bool | None, 
 
 
 class _StandardOutput:
-    """Transcripts as lines of text, as they come."""
+    """Transcripts as lines, as they come."""
 
     def __init__(self, format: str):
-        if format != "txt":
-            raise ValueError(f"format {format} needs a file: add -o")
+        if format not in LINES:
+            raise ValueError(f"format {format} is not lines and needs a place: add -o")
+        self.line = LINES[format]
         self.done: set[str] = set()
         self.n_failed = 0
+        if format == "csv":
+            print(",".join(COLUMNS), flush=True)
 
     def add(self, transcript: Transcript) -> None:
-        print(text_line(transcript), flush=True)
+        print(self.line(transcript), flush=True)
 
     def close(self) -> None:
         sys.stdout.flush()

@@ -78,6 +78,15 @@ def test_without_an_output_lines_are_printed(model_folder, recordings, capsys):
     assert capsys.readouterr().out.startswith(f"{recordings / 'r00.wav'}\t")
 
 
+def test_json_lines_and_csv_are_printed_when_asked_for(model_folder, recordings, capsys):
+    assert transcribe(model_folder, recordings / "r00.wav", "--format", "jsonl") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert json.loads(line)["audio"] == str(recordings / "r00.wav")
+    assert transcribe(model_folder, recordings / "r00.wav", "--format", "csv") == 0
+    header, row = capsys.readouterr().out.splitlines()
+    assert header.startswith("audio,text,exit_layer,") and row.startswith(f"{recordings / 'r00.wav'},")
+
+
 def test_subtitles_go_to_a_folder(model_folder, recordings, tmp_path):
     assert (
         transcribe(model_folder, recordings / "r00.wav", recordings / "r01.wav", "--format", "srt", "-o", tmp_path) == 0
@@ -100,7 +109,7 @@ def test_a_list_comes_on_standard_input(model_folder, recordings, tmp_path):
         (["{model}", "none.wav"], "none.wav"),
         (["{audio}", "{audio}"], "found a file"),
         (["{model}", "{audio}", "--policy", "entropy"], "was not calibrated"),
-        (["{model}", "{audio}", "--format", "csv"], "add -o"),
+        (["{model}", "{audio}", "--format", "srt"], "add -o"),
         (["{model}"], "AUDIO"),
     ],
 )
