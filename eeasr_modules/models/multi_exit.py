@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from eeasr_modules.models.attention_decoder import AttentionDecoder
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.heads import build_heads
 from eeasr_modules.models.huggingface import HuggingFaceEncoder
@@ -24,6 +25,7 @@ DEFAULTS = {
     "share_projection": False,
     "self_condition": False,
     "checkpoint_head": False,
+    "decoder": None,
     "sample_rate": 16000,
 }
 
@@ -68,7 +70,7 @@ def check_exit_layers(exit_layers: list[int], n_layers: int) -> list[int]:
 
 
 class MultiExit(nn.Module):
-    """An encoder with a CTC head at each exit.
+    """An encoder with a CTC head at each exit, and perhaps an attention decoder that all exits share.
 
     Arguments
     ---------
@@ -76,8 +78,9 @@ class MultiExit(nn.Module):
         `encoder` (a dict for `build_encoder`), `exit_layers` (from 1, rising, ending at the last layer), `n_tokens`,
         `blank_index`, `head` (`linear`, `mlp`, `attention`), `head_dim`, `head_dropout` (None: the checkpoint's),
         `share_projection`, `self_condition` (see `SelfConditioning`), `checkpoint_head` (the last exit is the CTC head
-        of the encoder's `...ForCTC` checkpoint, and inner linear heads start from it), `sample_rate`; everything that
-        `config.json` of a model folder holds. What an encoder reads from a checkpoint is filled in, so
+        of the encoder's `...ForCTC` checkpoint, and inner linear heads start from it), `decoder` (None, or a dict of
+        what `AttentionDecoder` needs: `n_layers`, `dim`, `n_heads`, `ffn_dim`, `dropout`), `sample_rate`; everything
+        that `config.json` of a model folder holds. What an encoder reads from a checkpoint is filled in, so
         that the folder is enough to load the model.
 
     Example
@@ -112,6 +115,15 @@ class MultiExit(nn.Module):
         if self.config["self_condition"]:
             inner = dict(zip(self.exit_layers[:-1], self.heads[:-1], strict=True))
             self.conditioning = SelfConditioning(inner, n_tokens=config["n_tokens"], dim=self.encoder.dim)
+        self.decoder = None
+        if self.config["decoder"] is not None:
+            self.decoder = AttentionDecoder(
+                self.encoder.dim,
+                n_exits=len(self.exit_layers),
+                n_tokens=config["n_tokens"],
+                blank_index=self.blank_index,
+                **self.config["decoder"],
+            )
         self.encoder_frozen, self.last_head_frozen = False, False
         if self.config["checkpoint_head"] and not config["encoder"].get("hf_config"):
             self._take_checkpoint_head()
@@ -198,10 +210,47 @@ class MultiExit(nn.Module):
                 walk.tell(log_probs)
             yield ExitOutput(layer, log_probs, hidden, walk.n_frames)
 
-    def forward(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Log-probs of every exit, a list of (batch, frames, tokens), and frame counts (batch,)."""
+    def forward(
+        self,
+        wavs: torch.Tensor,
+        n_samples: torch.Tensor,
+        *,
+        prefixes: torch.Tensor | None = None,
+        spelling_exits: tuple[int, ...] = (),
+    ) -> tuple[list[torch.Tensor], torch.Tensor] | tuple[list[torch.Tensor], torch.Tensor, dict[int, torch.Tensor]]:
+        """Log-probs of every exit and frame counts; with `prefixes` also what the attention decoder would say next.
+
+        The decoder is read here and not by the caller, as wrapping for several processes needs.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor of shape (batch, samples)
+            Zero-padded waveforms.
+        n_samples : torch.Tensor of shape (batch,)
+            Valid samples.
+        prefixes : torch.Tensor of shape (batch, tokens) or None
+            Of `AttentionDecoder.prefixes`; None leaves the decoder unread.
+        spelling_exits : tuple of int
+            Exits, from 0, whose states the decoder then reads.
+
+        Returns
+        -------
+        log_probs : list of torch.Tensor of shape (batch, frames, tokens)
+            CTC, one per exit.
+        n_frames : torch.Tensor of shape (batch,)
+            Valid frames.
+        spelled : dict of int to torch.Tensor of shape (batch, tokens, tokens + 2)
+            Log-probs of the decoder by exit; only where `prefixes` are given.
+        """
         outputs = list(self.exits(wavs, n_samples))
-        return [output.log_probs for output in outputs], outputs[-1].n_frames
+        log_probs, n_frames = [output.log_probs for output in outputs], outputs[-1].n_frames
+        if prefixes is None:
+            return log_probs, n_frames
+        spelled = {}
+        for e in spelling_exits:
+            memory = self.decoder.memory(outputs[e].hidden, exit_index=e)
+            spelled[e] = self.decoder.log_probs(prefixes, memory, n_frames)
+        return log_probs, n_frames, spelled
 
     def macs(self, n_samples: int) -> tuple[list[float], list[float]]:
         """Multiply-accumulates for one utterance: (front end and layers up to each exit, each head)."""

@@ -35,7 +35,16 @@ ONLY_IN = {
     ("exits", "pyarrow"): ({"parquet.py"}, "function"),
     ("exits", "wordfreq"): (None, "function"),
     ("models", "speechbrain"): (
-        {"beam.py", "conformer.py", "downsampling.py", "features.py", "masked_targets.py", "nbest.py"},
+        {
+            "attention_decoder.py",
+            "attention_search.py",
+            "beam.py",
+            "conformer.py",
+            "downsampling.py",
+            "features.py",
+            "masked_targets.py",
+            "nbest.py",
+        },
         "function",
     ),
     ("report", "matplotlib"): (None, "function"),
