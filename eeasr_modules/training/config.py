@@ -9,6 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from eeasr_modules.training.cheaper_keys import check_cheaper_start, check_kept_conformer, kept_depth
 from eeasr_modules.training.keys import ENCODER_KEYS, EVERY, KEYS, keys_of
 from eeasr_modules.training.other_sets import OTHER_KEY, OtherSet, other_sets
 from eeasr_modules.training.regime_keys import alphas_of, check_regime, regime_of
@@ -42,8 +43,10 @@ class Config:
     @property
     def encoder_settings(self) -> dict:
         """Arguments of `models.encoders.build_encoder`."""
-        own = ENCODER_KEYS[self.values["encoder"]]
-        return {name: self.values[name] for name in ("encoder", "sample_rate", *own)}
+        own = ("encoder", "sample_rate", "downsample", "downsample_factor", *ENCODER_KEYS[self.values["encoder"]])
+        if self.values["encoder"] == "huggingface":
+            own += ("keep_layers",)  # the Conformer's n_layers says it, once the depth is known
+        return {name: self.values[name] for name in own}
 
     @property
     def trained_corpora(self) -> list[str]:
@@ -146,6 +149,7 @@ def _check_conformer(config: Config) -> None:
         raise ValueError(f"kernel_size must be odd, got {config.kernel_size}")
     if (config.freeze_encoder or config.regime == "heads_only") and config.init_from is None:
         raise ValueError("freeze_encoder: true trains heads only and needs init_from, a model folder to start from")
+    check_kept_conformer(config)
 
 
 def _check_huggingface(config: Config) -> None:
@@ -163,7 +167,7 @@ def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
     config : Config
         As `check` gives it.
     n_layers, dim : int
-        Of the encoder.
+        Of the encoder, before `keep_layers` takes the last layers off.
 
     Raises
     ------
@@ -173,7 +177,7 @@ def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
     from eeasr_modules.exits import check_against, parse_policies, parse_policy
     from eeasr_modules.models.multi_exit import check_exit_layers
 
-    exit_layers = config.exit_layers
+    exit_layers, n_layers = config.exit_layers, kept_depth(config, n_layers)
     if isinstance(exit_layers, str):
         exit_layers = spread(exit_layers, n_layers)
     check_exit_layers(exit_layers, n_layers)
@@ -236,6 +240,7 @@ def _check_start(config: Config) -> None:
                 f"init_from '{config.init_from}' is a model with {name} {theirs[name]}, but the YAML has {name} "
                 f"{config.values[name]}: they must be the same"
             )
+    check_cheaper_start(config, theirs)
     if start.get("self_condition", False) and not config.self_condition:
         raise ValueError(f"init_from '{config.init_from}' is a self-conditioned model: give self_condition: true")
     theirs = corpora_of(start)

@@ -18,11 +18,13 @@ from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, spli
 from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary
 from eeasr_modules.models.masked_prediction import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.training.alignable import warn_of_short
 from eeasr_modules.training.checkpoints import WholeCheckpointer
 from eeasr_modules.training.config import Config, corpora_of
 from eeasr_modules.training.corpora import Corpora, texts_of
 from eeasr_modules.training.encoder_asr import write_hyperparams
 from eeasr_modules.training.regimes import OWN_TEACHERS
+from eeasr_modules.training.starting import first_layers, take_encoder, take_over
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +32,10 @@ logger = logging.getLogger(__name__)
 FIXED = ("exit_layers", "encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "tokens")
 FIXED += ("n_tokens", "share_projection", "sample_rate", "corpus", "freeze_encoder", "exit_weights")
 FIXED += ("source", "head", "head_dim", "normaliser", "regime", "first_step_share", "self_condition")
+FIXED += ("keep_layers", "downsample", "downsample_factor")
 # what runs meant that began before a key of FIXED was there; else null
 UNTOLD = {"head": "linear", "regime": "joint", "first_step_share": 0.5, "self_condition": False}
+UNTOLD |= {"downsample_factor": 2}
 
 
 def check_run_folder(config: Config, folder: Path) -> None:
@@ -154,7 +158,7 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
     if config.init_from is not None and not without_exits:
         start = MultiExit.load(config.init_from)
         before = corpora_of(start.config)
-        checkpoint_head = start.config["checkpoint_head"]
+        checkpoint_head = start.config["checkpoint_head"] and config.values.get("keep_layers") is None
         theirs = start.config["encoder"]
         if theirs["encoder"] != encoder["encoder"]:
             raise ValueError(
@@ -182,44 +186,13 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
     if start is not None:
         take_over(start, model, folder=config.init_from)
     elif without_exits:
-        take_encoder(pretrained_weights(config.init_from), model, folder=config.init_from)
+        weights = first_layers(pretrained_weights(config.init_from), config.values.get("keep_layers"))
+        take_encoder(weights, model, folder=config.init_from)
     if config.freeze_encoder:
         model.freeze_encoder()
-        if checkpoint_head:
+        if checkpoint_head and config.values.get("keep_layers") is None:  # the head knows no other layer
             model.freeze_last_head()
     return model
-
-
-def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
-    """Copy into `model` the encoder of `start` and the heads of the exits that both have; `folder` is for messages."""
-    take_encoder(start.encoder.state_dict(), model, folder=folder)
-    if start.config["n_tokens"] != model.config["n_tokens"]:
-        raise ValueError(
-            f"the heads of init_from '{folder}' have {start.config['n_tokens']} tokens, this model has "
-            f"{model.config['n_tokens']}: give it a folder of its own with --output_folder"
-        )
-    if start.conditioning is not None and model.conditioning is not None:
-        model.conditioning.load_state_dict(start.conditioning.state_dict())
-    theirs = dict(zip(start.exit_layers, start.heads, strict=True))
-    for layer, head in zip(model.exit_layers, model.heads, strict=True):
-        if layer in theirs:
-            try:
-                head.load_state_dict(theirs[layer].state_dict())
-            except RuntimeError as err:
-                raise ValueError(
-                    f"the heads of init_from '{folder}' are of another kind (head: {start.config['head']}): "
-                    f"{' '.join(str(err).split())}"
-                ) from err
-
-
-def take_encoder(weights: dict[str, torch.Tensor], model: MultiExit, *, folder: str) -> None:
-    """Load the encoder's `weights`; ValueError, naming `folder`, if they are of another shape."""
-    try:
-        model.encoder.load_state_dict(weights)
-    except RuntimeError as err:
-        raise ValueError(
-            f"the encoder of init_from '{folder}' has another shape: {' '.join(str(err).split())}"
-        ) from err
 
 
 def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExit:
@@ -256,10 +229,11 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     read = AudioCache(config.cache_audio_mb, sample_rate=config.sample_rate)
     train_items = manifest_items(corpora.train, limit=config.train_utterances)
     valid_items = manifest_items(corpora.valid, limit=config.test_utterances)
-    datasets = [
-        build_dataset(items, read=read, encode=vocabulary.encode)
-        for items in (without_long(train_items, config.train_max_s), valid_items)
-    ]
+    train_items = without_long(train_items, config.train_max_s)
+    if config.n_epochs and sb.utils.distributed.if_main_process():
+        frames_for, rate = model.encoder.frames_for, config.sample_rate
+        warn_of_short(train_items, encode=vocabulary.encode, frames_for=frames_for, sample_rate=rate)
+    datasets = [build_dataset(items, read=read, encode=vocabulary.encode) for items in (train_items, valid_items)]
     samplers = [
         dynamic_batches(
             dataset,

@@ -4,6 +4,8 @@ import math
 import re
 from dataclasses import dataclass
 
+from eeasr_modules.models.downsampling import FACTORS
+from eeasr_modules.models.downsampling import KINDS as DOWNSAMPLING
 from eeasr_modules.training.curves import LOGGERS
 from eeasr_modules.training.regimes import REGIMES
 from eeasr_modules.training.schedule import SCHEDULES
@@ -107,6 +109,9 @@ COMMON_KEYS: dict[str, Key] = {
     # model
     "encoder": Key(str, choices=("conformer", "huggingface")),
     "init_from": Key(str, optional=True),
+    "keep_layers": _positive(optional=True),
+    "downsample": Key(str, optional=True, choices=DOWNSAMPLING),
+    "downsample_factor": Key(int, choices=FACTORS),
     "freeze_encoder": Key(bool),
     "head": Key(str, choices=("linear", "mlp", "attention")),
     "head_dim": _positive(optional=True),

@@ -1,0 +1,55 @@
+"""Checks of the keys that make an encoder cheaper: layers left out, shorter input."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from eeasr_modules.training.config import Config
+
+
+def kept_depth(config: Config, n_layers: int) -> int:
+    """Layers of the encoder once `keep_layers` has taken the last ones of `n_layers` off.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than `keep_layers`, or the exits do not end with the last that is left.
+    """
+    kept, exit_layers = config.keep_layers, config.exit_layers
+    if kept is None:
+        return n_layers
+    if kept > n_layers:
+        raise ValueError(f"keep_layers must be at most {n_layers} (the encoder's layers), got {kept}")
+    if not isinstance(exit_layers, str) and exit_layers[-1:] != [kept]:
+        raise ValueError(
+            f"exit_layers must rise and end at {kept} (keep_layers, the last layer that is left), got {exit_layers}"
+        )
+    return kept
+
+
+def check_kept_conformer(config: Config) -> None:
+    """ValueError where `keep_layers` has no trained Conformer to take layers off."""
+    if config.keep_layers is not None and config.init_from is None:
+        raise ValueError(
+            f"keep_layers: {config.keep_layers} leaves out layers of a trained encoder and needs init_from, a model "
+            f"folder to start from; for a small encoder from scratch give n_layers: {config.keep_layers}"
+        )
+
+
+def check_cheaper_start(config: Config, theirs: dict) -> None:
+    """ValueError where the encoder of `init_from`, with settings `theirs`, cannot become the one of the YAML."""
+    before = {"downsample": None, "downsample_factor": 2, **theirs}
+    if before["downsample"] is not None:
+        for name in ("downsample", "downsample_factor"):
+            if before[name] != config.values[name]:
+                raise ValueError(
+                    f"init_from '{config.init_from}' is a model with {name} {before[name]}, but the YAML has {name} "
+                    f"{config.values[name]}: they must be the same"
+                )
+    another = config.keep_layers is not None or before["downsample"] != config.downsample
+    if config.n_epochs == 0 and another:
+        raise ValueError(
+            f"n_epochs: 0 only evaluates, but keep_layers or downsample makes another encoder of init_from "
+            f"'{config.init_from}': train it, or leave them null"
+        )
