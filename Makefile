@@ -38,6 +38,10 @@ mini: env
 	$(BIN)/python train.py hparams/mini.yaml $(ARGS)
 	@rm -f runs/mini/live.jsonl
 	$(BIN)/eeasr transcribe runs/mini/model recipes/Spoken/corpus/audio/test -o runs/mini/live.jsonl
+	@if $(BIN)/python -m pip install -q kenlm pygtrie; then \
+	    $(BIN)/python benchmarks/decoding.py runs/mini/model runs/mini/manifests/spoken_test.csv --layers 1,8 \
+	        --lm recipes/Spoken/corpus/kjv.arpa.gz; \
+	else echo "make mini: kenlm needs a compiler; left out: the same words with a language model"; fi
 
 data: env
 	$(BIN)/python recipes/Spoken/make.py recipes/Spoken/corpus

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,7 +21,8 @@ class BeamOptions:
     beam_size : int
         Transcripts kept at every frame.
     lm_file : str or None
-        N-gram model of words as ARPA or KenLM binary, in the spelling of the model's transcripts; None for none.
+        N-gram model of words as ARPA (gzipped or not) or KenLM binary, in the spelling of the model's transcripts; None
+        for none.
     lm_weight : float
         Of the language model's log-probability (natural logarithm), against the acoustic one.
     word_score : float
@@ -113,6 +115,7 @@ class BeamDecoder:
             vocab_list=list(tokens),
             space_token="|" if "|" in tokens else " ",
             kenlm_model_path=options.lm_file,
+            unigrams=_gzipped_words(options.lm_file),
             beam_size=options.beam_size,
             alpha=options.lm_weight,
             beta=options.word_score,
@@ -147,3 +150,18 @@ class BeamDecoder:
     def text(self, log_probs: torch.Tensor) -> str:
         """The transcript of one utterance; arguments as of `words`."""
         return " ".join(word for word, _, _ in self.words(log_probs))
+
+
+def _gzipped_words(path: str | None) -> list[str] | None:
+    """Words of a gzipped ARPA file, without which the search spells; None for others: SpeechBrain finds theirs."""
+    if path is None or not str(path).endswith(".gz"):
+        return None
+    words: list[str] = []
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("\\2-grams"):
+                break
+            fields = line.split("\t")
+            if len(fields) > 1:
+                words.append(fields[1].strip())
+    return words

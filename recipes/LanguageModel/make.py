@@ -6,6 +6,7 @@ Text: WordNet's glosses and examples, the Collaborative International Dictionary
 additions), the King James Version, all from Debian; any text files, one sentence a line. Vocabulary: the most frequent
 English words of the package `wordfreq`. Debian packages: irstlm dict-wn dict-gcide bible-kjv.
 
+`--sources bible` takes the King James Version alone; `-o x.arpa.gz` is gzipped, with two decimals.
 Sentences of the manifests given by `--leave_out` (test sets) are kept out of the text; with `--leave_out_run N` so is
 every sentence that has N words in a row with one of them.
 """
@@ -28,11 +29,7 @@ from eeasr_modules.data.text import normalise_english
 
 DICTIONARIES = Path("/usr/share/dictd")
 ESTIMATOR = "/usr/lib/irstlm/bin/tlm"
-PACKAGES = {
-    str(DICTIONARIES / "wn.dict.dz"): "dict-wn",
-    str(DICTIONARIES / "gcide.dict.dz"): "dict-gcide",
-    ESTIMATOR: "irstlm",
-}
+SOURCES = {"wordnet": "dict-wn", "gcide": "dict-gcide", "bible": "bible-kjv"}  # with Debian's packages
 FEWEST_WORDS = 4  # of a sentence
 
 
@@ -108,8 +105,23 @@ def frequent_words(n_words: int) -> set[str]:
     return {word.upper() for word, _ in zip(words, range(n_words), strict=False)}
 
 
-def estimate(sentences: Iterable[list[str]], path: Path, *, vocabulary: set[str], order: int) -> int:
+def estimate(
+    sentences: Iterable[list[str]], path: Path, *, vocabulary: set[str], order: int, cut_offs: str | None = None
+) -> int:
     """Write an ARPA file by IRSTLM's modified shift-beta (Kneser-Ney) smoothing.
+
+    Arguments
+    ---------
+    sentences : iterable of list of str
+        Words.
+    path : Path
+        To write; gzipped, with two decimals, if it ends in `.gz`.
+    vocabulary : set of str
+        Other words become `<unk>`.
+    order : int
+        Words in the longest n-gram.
+    cut_offs : str or None
+        For each order how often an n-gram occurs and is left out all the same: "0,1,2".
 
     Returns
     -------
@@ -126,11 +138,22 @@ def estimate(sentences: Iterable[list[str]], path: Path, *, vocabulary: set[str]
                 known = (word if word in vocabulary else "<unk>" for word in words)
                 file.write(f"<s> {' '.join(known)} </s>\n")
         command = [ESTIMATOR, f"-tr={text}", f"-n={order}", "-lm=msb", "-bo=yes", f"-oarpa={arpa}"]
+        command += [f"-pft={cut_offs}"] if cut_offs else []
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode or not arpa.is_file():
             raise ValueError(f"{ESTIMATOR} wrote no model of {n_words} words: {done.stderr.strip()[-300:]}")
+        if path.suffix == ".gz":
+            arpa = _gzipped(arpa)
         os.replace(arpa, path)
     return n_words
+
+
+def _gzipped(arpa: Path) -> Path:
+    """The file with two decimals, gzipped: the same bytes from the same text."""
+    path = arpa.with_name(arpa.name + ".gz")
+    text = re.sub(r"(-?\d+\.\d\d)\d+", r"\1", arpa.read_text(encoding="utf-8"))
+    path.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+    return path
 
 
 def _references(manifests: Iterable[str]) -> set[str]:
@@ -141,10 +164,24 @@ def _references(manifests: Iterable[str]) -> set[str]:
     return found
 
 
-def _free_text() -> Iterator[str]:
-    yield from wordnet_sentences(DICTIONARIES / "wn.dict.dz")
-    yield from dictionary_sentences(DICTIONARIES / "gcide.dict.dz")
-    yield from bible_sentences()
+def _free_text(sources: Iterable[str]) -> Iterator[str]:
+    if "wordnet" in sources:
+        yield from wordnet_sentences(DICTIONARIES / "wn.dict.dz")
+    if "gcide" in sources:
+        yield from dictionary_sentences(DICTIONARIES / "gcide.dict.dz")
+    if "bible" in sources:
+        yield from bible_sentences()
+
+
+def _missing(sources: Iterable[str]) -> list[str]:
+    """Debian packages that are not there."""
+    there = {
+        "wordnet": (DICTIONARIES / "wn.dict.dz").is_file(),
+        "gcide": (DICTIONARIES / "gcide.dict.dz").is_file(),
+        "bible": shutil.which("bible") is not None,
+    }
+    missing = [SOURCES[source] for source in sources if not there[source]]
+    return missing if Path(ESTIMATOR).is_file() else ["irstlm", *missing]
 
 
 def _own_text(paths: Iterable[str]) -> Iterator[str]:
@@ -162,20 +199,35 @@ def main() -> int:
     parser.add_argument(
         "--leave_out_run", type=int, default=0, metavar="N", help="nor those that share N words in a row"
     )
-    parser.add_argument("--words", type=int, default=60000, metavar="N", help="vocabulary (default: 60000)")
+    parser.add_argument(
+        "--words",
+        type=int,
+        default=60000,
+        metavar="N",
+        help="vocabulary, 0 for every word of the text (default: 60000)",
+    )
     parser.add_argument("--order", type=int, default=3, metavar="N", help="of the n-grams (default: 3)")
+    parser.add_argument(
+        "--sources", default=",".join(SOURCES), metavar="LIST", help=f"of {','.join(SOURCES)} (default: all)"
+    )
+    parser.add_argument(
+        "--cut_offs", metavar="N,N,N", help="per order: n-grams seen at most so often are left out (default: IRSTLM's)"
+    )
     options = parser.parse_args()
-    missing = [package for path, package in PACKAGES.items() if not Path(path).is_file()]
-    missing += [] if shutil.which("bible") else ["bible-kjv"]
-    if missing:
+    sources = options.sources.split(",")
+    if unknown := sorted(set(sources) - set(SOURCES)):
+        parser.error(f"--sources are {', '.join(SOURCES)}, got '{unknown[0]}'")
+    if missing := _missing(sources):
         parser.exit(2, f"make.py: Debian packages needed: apt-get install {' '.join(missing)}\n")
     sentences = clean(
-        (line for source in (_own_text(options.text), _free_text()) for line in source),
+        (line for source in (_own_text(options.text), _free_text(sources)) for line in source),
         left_out=_references(options.leave_out),
         run=options.leave_out_run,
     )
-    vocabulary = frequent_words(options.words)
-    n_words = estimate(sentences, options.output, vocabulary=vocabulary, order=options.order)
+    if not options.words:
+        sentences = list(sentences)
+    vocabulary = frequent_words(options.words) if options.words else {word for words in sentences for word in words}
+    n_words = estimate(sentences, options.output, vocabulary=vocabulary, order=options.order, cut_offs=options.cut_offs)
     print(f"{options.output}: {options.order}-grams of {n_words} words, vocabulary of at most {len(vocabulary)}")
     return 0
 

@@ -1,5 +1,8 @@
 """Beam search over CTC posteriors."""
 
+import gzip
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -59,6 +62,17 @@ def test_language_model_prefers_the_word_it_knows(arpa):
     assert decoder().text(rows) == "BB"
     assert decoder(lm_file=arpa).text(rows) == "BC"
     assert decoder(lm_file=arpa, lm_weight=0.0).text(rows) == "BB"
+
+
+def test_a_gzipped_language_model_is_the_same(arpa, tmp_path):
+    pytest.importorskip("kenlm")
+    packed = tmp_path / "two.arpa.gz"
+    packed.write_bytes(gzip.compress(Path(arpa).read_bytes()))
+    plain, unpacked = decoder(lm_file=arpa), decoder(lm_file=str(packed))
+    rng = np.random.default_rng(3)
+    for _ in range(30):
+        rows = torch.from_numpy(np.log(rng.dirichlet(np.full(6, 0.5), size=8)))
+        assert unpacked.text(rows) == plain.text(rows)
 
 
 def test_words_come_with_their_frames_and_special_tokens_say_nothing():
