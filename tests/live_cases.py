@@ -24,7 +24,7 @@ ARGUMENTS = {
     "patience": ["patience(1)", "patience(2)"],
     "patience_ce": ["patience_ce(1)"],
 }
-BEAM_SEARCH = ("nbest",)  # needs a search that is not run live
+BEAM_SEARCH = ("nbest", "sequence_log_prob", "token_entropy")  # need a search that is not run live
 SLOW_TO_FIT = ("gain_words", "gain_words_text")
 TEXTS = [text for name in POLICIES if name not in BEAM_SEARCH for text in ARGUMENTS.get(name, [name])]
 CASES = [pytest.param(text, marks=pytest.mark.slow) if text in SLOW_TO_FIT else text for text in TEXTS]

@@ -8,7 +8,7 @@ duration-weighted mean depth in layers, for `cost_macs` MACs per second of audio
 import numpy as np
 
 from eeasr_modules.exits.combinations import check_against, policy_leaves
-from eeasr_modules.exits.policies import Policy
+from eeasr_modules.exits.policies import DECODER_SIGNALS, Policy
 from eeasr_modules.exits.table import ExitTable
 
 COSTS = ("cost_layers", "cost_macs")
@@ -52,7 +52,8 @@ def exit_costs(table: ExitTable, cost: str = "cost_layers") -> np.ndarray:
     table : ExitTable
         What was recorded.
     cost : str
-        "cost_layers" (layers * seconds), or "cost_macs" (front end, layers and the one head).
+        "cost_layers" (layers * seconds), or "cost_macs" (front end, layers, the one head, and the attention decoder
+        where transcripts are its own).
 
     Returns
     -------
@@ -69,11 +70,14 @@ def exit_costs(table: ExitTable, cost: str = "cost_layers") -> np.ndarray:
         return table.cost_layers
     if table.cost_macs is None or table.head_macs is None:
         raise ValueError("the exit table does not know MACs (cost_macs, head_macs); use cost_layers")
-    return table.cost_macs + table.head_macs
+    return table.cost_macs + table.head_macs + (0.0 if table.decoder_macs is None else table.decoder_macs)
 
 
 def policy_costs(policy: Policy, table: ExitTable, *, cost: str = "cost_layers") -> np.ndarray:
     """Cost of stopping at each exit under a policy, with every head that it reads on the way.
+
+    A policy that reads signals of the attention decoder runs it at every exit that it reads; any other policy has it
+    run at the exit that is taken.
 
     Arguments
     ---------
@@ -93,6 +97,8 @@ def policy_costs(policy: Policy, table: ExitTable, *, cost: str = "cost_layers")
     if cost == "cost_layers":
         return costs
     read_before = table.head_macs * policy.reads(table.exit_layers)
+    if table.decoder_macs is not None and DECODER_SIGNALS & set(policy.needs):
+        read_before = read_before + table.decoder_macs * policy.reads(table.exit_layers)
     return costs + np.cumsum(read_before, axis=1) - read_before
 
 

@@ -15,7 +15,7 @@ _PREFIX = b"eeasr."
 _TEXTS = ("utt_id", "speaker", "reference", "hypothesis", "averaged_hypothesis")
 _UTTERANCE_COUNTS = ("n_ref_words", "n_ref_chars", "n_frames", "duration_s")
 _EXIT_COUNTS = ("n_sub", "n_del", "n_ins", "n_char_errors", "cost_layers")
-_OPTIONAL = ("cost_macs", "head_macs")
+_OPTIONAL = ("cost_macs", "head_macs", "decoder_macs")
 _AVERAGED = {"averaged_" + name.replace("hypotheses", "hypothesis"): name for name in AVERAGED}  # column -> key
 _REQUIRED = ("utt_id", "speaker", "exit_layer", "hypothesis", *_UTTERANCE_COUNTS, *_EXIT_COUNTS)
 

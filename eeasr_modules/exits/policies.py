@@ -30,7 +30,11 @@ THRESHOLD_SIGNALS = {
     "margin": ("margin", False),
     "similarity": ("cosine", False),
     "nbest": ("nbest_posterior", False),
+    "sequence_log_prob": ("sequence_log_prob", False),
+    "token_entropy": ("token_entropy", True),
 }
+# what the attention decoder must spell a transcript for; only tables of `decoding: attention` hold them
+DECODER_SIGNALS = frozenset({"sequence_log_prob", "token_entropy"})
 # name of the policy -> the signal that says how much changed since the exit before
 PATIENCE_SIGNALS = {"patience": "char_change", "patience_ce": "cross_entropy"}
 

@@ -51,6 +51,8 @@ class ExitTable:
         exit_layer * duration_s.
     cost_macs, head_macs : np.ndarray of shape (n_utterances, n_exits), or None
         MACs of front end and layers up to the exit, and of reading that exit's head once; None where unknown.
+    decoder_macs : np.ndarray of shape (n_utterances, n_exits), or None
+        MACs that the attention decoder ran for that exit's transcript; None where transcripts are those of CTC heads.
     references : np.ndarray of shape (n_utterances,), or None
         What was said; None in tables that are passed on without it.
     signals : dict of str to np.ndarray of shape (n_utterances, n_exits)
@@ -84,6 +86,7 @@ class ExitTable:
     cost_layers: np.ndarray
     cost_macs: np.ndarray | None = None
     head_macs: np.ndarray | None = None
+    decoder_macs: np.ndarray | None = None
     references: np.ndarray | None = None
     signals: dict[str, np.ndarray] = field(default_factory=dict)
     word_lists: dict[str, np.ndarray] = field(default_factory=dict)

@@ -13,8 +13,8 @@ PER_UTTERANCE = {
     "duration_s": np.float64,
 }
 PER_EXIT = {"n_sub": np.int64, "n_del": np.int64, "n_ins": np.int64, "n_char_errors": np.int64}
-PER_EXIT |= {"cost_layers": np.float64, "cost_macs": np.float64, "head_macs": np.float64}
-OPTIONAL = ("cost_macs", "head_macs")
+PER_EXIT |= {"cost_layers": np.float64, "cost_macs": np.float64, "head_macs": np.float64, "decoder_macs": np.float64}
+OPTIONAL = ("cost_macs", "head_macs", "decoder_macs")
 AVERAGED_COUNTS = ("n_sub", "n_del", "n_ins", "n_char_errors")
 AVERAGED = ("hypotheses", *AVERAGED_COUNTS)
 

@@ -129,7 +129,8 @@ def priced(table: ExitTable, name: str) -> tuple[ExitTable, str]:
     front_end, layers, head = _milliseconds(table)
     up_to = front_end + np.cumsum(layers)[table.exit_layers - 1]
     seconds = table.duration_s[:, None]
-    return replace(table, cost_macs=seconds * up_to, head_macs=seconds * np.full(table.n_exits, head)), "cost_macs"
+    in_time = {"cost_macs": seconds * up_to, "head_macs": seconds * np.full(table.n_exits, head)}
+    return replace(table, **in_time, decoder_macs=None), "cost_macs"
 
 
 def exit_means(table: ExitTable, name: str) -> np.ndarray:

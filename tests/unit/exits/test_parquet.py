@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,6 +57,14 @@ def test_rows_may_come_in_any_order(make_table, tmp_path):
 def columns_of(path):
     stored = pq.read_table(path)
     return {name: np.array(stored.column(name).to_pylist()) for name in stored.column_names}
+
+
+def test_what_a_decoder_cost_comes_back_and_its_absence_too(make_table, tmp_path):
+    table = replace(make_table(n=3), decoder_macs=np.arange(12.0).reshape(3, 4))
+    write_table(table, tmp_path / "t.parquet")
+    assert (read_table(tmp_path / "t.parquet").decoder_macs == table.decoder_macs).all()
+    write_table(make_table(n=3), tmp_path / "t.parquet")
+    assert read_table(tmp_path / "t.parquet").decoder_macs is None
 
 
 def test_incomplete_or_contradicting_rows_are_refused(make_table, tmp_path):

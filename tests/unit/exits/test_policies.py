@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -15,6 +17,8 @@ TEXTS = [
     "margin(0.7)",
     "similarity(0.8)",
     "nbest(0.7)",
+    "sequence_log_prob(0.6)",
+    "token_entropy(0.3)",
     "patience(1, 0.3)",
     "patience(2, 0.6)",
     "patience_ce(2, 0.5)",
@@ -34,9 +38,9 @@ def decide(text, signals, k, layers):
         return layers[k] >= int(arguments[0])
     if name == "random":
         return signals["uniform"][k] < float(arguments[0])
-    if name == "entropy":
-        return signals["entropy"][k] <= float(arguments[0])
-    if name in ("confidence", "margin", "similarity", "nbest"):
+    if name in ("entropy", "token_entropy"):
+        return signals[name][k] <= float(arguments[0])
+    if name in ("confidence", "margin", "similarity", "nbest", "sequence_log_prob"):
         signal = {"similarity": "cosine", "nbest": "nbest_posterior"}.get(name, name)
         return signals[signal][k] >= float(arguments[0])
     if name in ("patience", "patience_ce"):
@@ -173,6 +177,20 @@ def test_heads_are_charged_for_exits_that_are_read_and_for_the_one_that_speaks(m
         costs = policy_costs(parse_policy(text), table, cost="cost_macs")
         assert costs == pytest.approx(reach + head[:, None] * np.array(n_heads)), text
         assert (policy_costs(parse_policy(text), table) == table.cost_layers).all()
+
+
+def test_an_attention_decoder_is_charged_where_it_spells(make_table):
+    table = make_table(n=3)
+    decoder = np.arange(12.0).reshape(3, 4)
+    with_decoder = replace(table, decoder_macs=decoder)
+    for text, charged in {
+        "entropy(0.5)": decoder,  # at the exit that is taken
+        "token_entropy(0.5)": np.cumsum(decoder, axis=1),  # and at those before it, to decide
+        "between(4, 6, sequence_log_prob(0.5))": np.array([[0, 1, 3, 4], [4, 5, 11, 12], [8, 9, 19, 20]]),
+    }.items():
+        costs = [policy_costs(parse_policy(text), one, cost="cost_macs") for one in (table, with_decoder)]
+        assert costs[1] - costs[0] == pytest.approx(charged), text
+    assert exit_costs(with_decoder, "cost_macs") == pytest.approx(exit_costs(table, "cost_macs") + decoder)
 
 
 def test_costs_are_weighted_by_duration_and_unknown_ones_refused(make_table):
