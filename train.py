@@ -20,20 +20,39 @@ ensure_torchaudio()
 
 
 def main(argv: list[str]) -> int:
-    """Run everything; 0 when done, 2 when something about the input was wrong (one sentence says what)."""
-    from eeasr_modules.report import closing_lines, write_report
-    from eeasr_modules.training.card import write_card
-    from eeasr_modules.training.fit import fit
-    from eeasr_modules.training.run import calibrate, collect_all, set_up, single_exit_tables
+    """Run everything; 0 when done, 2 when something about the input or the disk was wrong (one sentence says what)."""
+    from eeasr_modules.training.disk import why_not_written
+    from eeasr_modules.training.run import set_up
 
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
         return 0 if argv else 2
     try:
         run = set_up(argv, recipes=Path(__file__).resolve().parent / "recipes")
-    except (ValueError, FileNotFoundError) as err:
+    except (ValueError, OSError) as err:
         print(f"train.py: error: {err}", file=sys.stderr)
         return 2
+    try:
+        return train_and_report(run)
+    except Exception as err:
+        why = why_not_written(err)
+        if why is None:
+            raise
+        print(
+            f"train.py: error: the run folder '{run.folder}' cannot be written ({why}): make room there or mend its "
+            "permissions; what was finished is whole, and the same command goes on from it",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def train_and_report(run) -> int:
+    """Everything after the checks; 0."""
+    from eeasr_modules.report import closing_lines, write_report
+    from eeasr_modules.training.card import write_card
+    from eeasr_modules.training.fit import fit
+    from eeasr_modules.training.run import calibrate, collect_all, single_exit_tables
+
     model = fit(run.config, run.corpora, folder=run.folder, run_opts=run.run_opts)
     dev, tests = collect_all(run, model)
     if not run.is_main:

@@ -1,11 +1,14 @@
 """Checkpoints that are whole or not there."""
 
+import errno
 import logging
 import os
 import shutil
 
 from speechbrain.utils.checkpoints import Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
+
+from eeasr_modules.training.disk import sync, why_not_written
 
 PARTIAL = "partial+"
 
@@ -27,12 +30,31 @@ class WholeCheckpointer(Checkpointer):
     def __init__(self, checkpoints_dir, recoverables):
         super().__init__(checkpoints_dir, recoverables=recoverables)
         if if_main_process():
-            for left in self.checkpoints_dir.glob(f"{PARTIAL}*"):
-                shutil.rmtree(left)
+            self._remove_partial()
+
+    def _remove_partial(self) -> None:
+        for left in self.checkpoints_dir.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left, ignore_errors=True)
 
     def save_checkpoint(self, meta={}, end_of_epoch=True, name=None, verbosity=logging.INFO):  # noqa: B006
-        """Save, then rename; arguments and value as of SpeechBrain's."""
-        saved = super().save_checkpoint(meta, end_of_epoch, name, verbosity)
+        """Save, then rename; arguments and value as of SpeechBrain's.
+
+        Raises
+        ------
+        OSError
+            If the disk is full or cannot be written; checkpoints that were there stay, the half one is removed.
+        """
+        try:
+            saved = super().save_checkpoint(meta, end_of_epoch, name, verbosity)
+            if saved is not None:
+                sync(saved.path)
+        except (OSError, RuntimeError) as err:
+            why = why_not_written(err)
+            if why is None:
+                raise
+            self._remove_partial()
+            number = getattr(err, "errno", None) or errno.ENOSPC
+            raise OSError(number, f"a checkpoint could not be saved, earlier ones are whole ({why})") from err
         ddp_barrier()  # every process has written its part
         if saved is None:
             return None

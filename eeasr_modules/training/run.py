@@ -24,7 +24,7 @@ from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.training.collect import table_metadata
 from eeasr_modules.training.config import Config, load
 from eeasr_modules.training.corpora import Corpora, prepare_corpora
-from eeasr_modules.training.decoding import beam_decoder, decode_or_reuse
+from eeasr_modules.training.decoding import chosen_decoder, decode_or_reuse
 from eeasr_modules.training.fit import check_run_folder, load_brain_class, make_vocabulary, model_digest
 from eeasr_modules.training.sharing import collect_by_share
 from eeasr_modules.training.transcripts import write_transcripts
@@ -112,6 +112,7 @@ def _resolved(config: Config) -> str:
 
 def log_to(folder: Path) -> None:
     """Everything into `log.txt`, the project's own words on the terminal too."""
+    logging.raiseExceptions = False  # a full disk must not bury the one sentence about it under the log's tracebacks
     folder.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     root.setLevel(logging.INFO)
@@ -138,7 +139,7 @@ def collect_all(run: Run, model) -> tuple[ExitTable, list[ExitTable]]:
     vocabulary = load_vocabulary(folder / "model")
     digest = model_digest(folder / "model")
     read = AudioCache(config.cache_audio_mb, sample_rate=config.sample_rate)
-    decoder = beam_decoder(config, vocabulary)
+    decoder = chosen_decoder(config, model, vocabulary)
     tables = []
     for one in (run.corpora.dev, *run.corpora.tests):
         metadata = table_metadata(one, model, model_digest=digest, seed=config.seed, limit=config.test_utterances)
@@ -163,15 +164,16 @@ def collect_all(run: Run, model) -> tuple[ExitTable, list[ExitTable]]:
                 model,
                 table,
                 one,
-                folder / "tables" / "beam" / f"{one.name}.parquet",
+                folder / "tables" / config.decoding / f"{one.name}.parquet",
                 decoder=decoder,
+                vocabulary=vocabulary,
                 read=read,
                 batch_seconds=config.test_batch_seconds,
                 limit=config.test_utterances,
                 precision=run.run_opts.eval_precision,
                 progress=not run.run_opts.noprogressbar,
             )
-            write_transcripts(again, folder / "transcripts" / "beam" / one.name)
+            write_transcripts(again, folder / "transcripts" / config.decoding / one.name)
     return tables[0], tables[1:]
 
 

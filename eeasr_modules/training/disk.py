@@ -1,0 +1,40 @@
+"""Telling a disk that cannot be written from a mistake in the program."""
+
+import errno
+import os
+
+CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+CODES += (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY)
+# torch and safetensors say it in words of their own
+TORCH = ("PytorchStreamWriter failed", "inline_container", "unexpected pos", "file write failed", "cannot be opened")
+SAFETENSORS = ("IoError", "I/O error")
+
+
+def why_not_written(error: BaseException) -> str | None:
+    """Why something could not be written, in a few words; None where `error` says something else.
+
+    Example
+    -------
+    >>> why_not_written(OSError(errno.ENOSPC, "No space left on device", "save/model.ckpt"))
+    'No space left on device: save/model.ckpt'
+    >>> why_not_written(ValueError("dim must be int"))
+    """
+    if isinstance(error, OSError) and error.errno in CODES:
+        place = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror or os.strerror(error.errno)}{place}"
+    said = " ".join(str(error).split())
+    from_torch = isinstance(error, RuntimeError) and any(sign in said for sign in TORCH)
+    if from_torch or (type(error).__name__ == "SafetensorError" and any(sign in said for sign in SAFETENSORS)):
+        return said
+    return None
+
+
+def sync(folder: str | os.PathLike) -> None:
+    """Have the files of a folder on disk, not in memory: a disk that filled up says so here and not later."""
+    for entry in os.scandir(folder):
+        if entry.is_file():
+            handle = os.open(entry.path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
