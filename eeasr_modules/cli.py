@@ -310,6 +310,9 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         default="off",
         help="when speech is no longer like that of calibration (default: off, nobody watches)",
     )
+    parser.add_argument(
+        "--progressive", action="store_true", help="say on standard error what every exit hears, as it is heard"
+    )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
@@ -370,6 +373,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         format=options.format,
         standard_input=sys.stdin,
         progress=False if options.quiet else None,
+        progressive=options.progressive,
         ranks=ranks,
     )
     if ranks.is_first:

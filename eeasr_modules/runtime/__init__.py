@@ -6,6 +6,7 @@ Names are imported when they are first asked for, so that `runtime.onnx_loop` wo
 from importlib import import_module
 
 _HOMES = {
+    "Draft": "underway",
     "EarlyExitASR": "recogniser",
     "Engine": "engine",
     "Recognised": "leaving",
@@ -14,7 +15,7 @@ _HOMES = {
     "Word": "words",
 }
 
-__all__ = ["EarlyExitASR", "Engine", "Recognised", "TranscribeBatch", "Transcript", "Word"]
+__all__ = ["Draft", "EarlyExitASR", "Engine", "Recognised", "TranscribeBatch", "Transcript", "Word"]
 
 
 def __getattr__(name: str):

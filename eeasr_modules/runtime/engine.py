@@ -20,7 +20,7 @@ from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.word_signals import WordFrames
 from eeasr_modules.runtime.compaction import Always, Compaction
 from eeasr_modules.runtime.faster import autocast
-from eeasr_modules.runtime.leaving import Leaving, Recognised
+from eeasr_modules.runtime.leaving import Leaving, OnExit, Recognised
 from eeasr_modules.runtime.live_signals import SignalPlan, spelled
 from eeasr_modules.runtime.pooling import run_pooled
 
@@ -90,7 +90,9 @@ class Engine:
         return next(self.model.parameters()).device
 
     @torch.inference_mode()
-    def run(self, wavs: torch.Tensor, n_samples: torch.Tensor, *, utt_ids: Sequence[str]) -> list[Recognised]:
+    def run(
+        self, wavs: torch.Tensor, n_samples: torch.Tensor, *, utt_ids: Sequence[str], on_exit: OnExit | None = None
+    ) -> list[Recognised]:
         """Transcribe one batch.
 
         Arguments
@@ -101,6 +103,9 @@ class Engine:
             Valid samples.
         utt_ids : sequence of str, batch long
             Names; only the policy `random` looks at them.
+        on_exit : function or None
+            Called at each exit with its layer, positions in the batch of those who go on, and what that exit says of
+            them (by greedy decoding).
 
         Returns
         -------
@@ -108,7 +113,7 @@ class Engine:
             In the order of the batch.
         """
         with autocast(self.precision, self.device):
-            return Leaving.begin(self, wavs, n_samples, utt_ids).run()
+            return Leaving.begin(self, wavs, n_samples, utt_ids, on_exit=on_exit).run()
 
     def run_all(
         self,
@@ -117,6 +122,7 @@ class Engine:
         utt_ids: Sequence[str],
         batch_seconds: float = 60.0,
         pool_survivors: bool = False,
+        on_exit: OnExit | None = None,
     ) -> list[Recognised]:
         """Transcribe many utterances in batches of similar length; results in the order they were given.
 
@@ -131,6 +137,8 @@ class Engine:
         pool_survivors : bool
             Take all batches through the exits side by side and put those who are left into fewer of them. Layer states
             of all are held at once; results do not depend on it.
+        on_exit : function or None
+            As `run` takes it, with positions in `wavs`; not called while survivors are pooled.
 
         Returns
         -------
@@ -151,7 +159,10 @@ class Engine:
             with torch.inference_mode(), autocast(self.precision, self.device):
                 found = run_pooled(self, batches, rebatch=rebatch)
         else:
-            found = (self.run(padded, n_samples, utt_ids=names) for padded, n_samples, names in batches)
+            found = (
+                self.run(padded, n_samples, utt_ids=names, on_exit=_placed(on_exit, batch))
+                for batch, (padded, n_samples, names) in zip(positions, batches, strict=True)
+            )
         for batch, recognised in zip(positions, found, strict=True):
             for i, one in zip(batch, recognised, strict=True):
                 results[i] = one
@@ -180,6 +191,13 @@ class Engine:
     def texts(self, best: np.ndarray, n_frames: Sequence[int]) -> list[str]:
         """Transcripts of greedy paths (n, frames)."""
         return spelled(best, n_frames, vocabulary=self.vocabulary, blank_index=self.model.blank_index)
+
+
+def _placed(on_exit: OnExit | None, batch: Sequence[int]) -> OnExit | None:
+    """The listener with positions of a batch where it expects those of all utterances."""
+    if on_exit is None:
+        return None
+    return lambda exit_layer, who, texts: on_exit(exit_layer, [batch[i] for i in who], texts)
 
 
 def length_batches(durations_s: Sequence[float], batch_seconds: float) -> list[list[int]]:

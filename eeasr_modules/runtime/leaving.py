@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,9 @@ from eeasr_modules.runtime.words import Word, spell_words
 
 if TYPE_CHECKING:
     from eeasr_modules.runtime.engine import Engine
+
+
+OnExit = Callable[[int, Sequence[int], Sequence[str]], None]  # exit layer, who goes on, what they say there
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,20 @@ class Leaving:
         Names.
     duration_s : array of shape (batch,)
         Seconds.
+    on_exit : function or None
+        Called at each exit with its layer, positions in the batch of those who go on, and their transcripts there.
     """
 
-    def __init__(self, engine: Engine, walk: Walk, *, utt_ids: np.ndarray, duration_s: np.ndarray):
+    def __init__(
+        self,
+        engine: Engine,
+        walk: Walk,
+        *,
+        utt_ids: np.ndarray,
+        duration_s: np.ndarray,
+        on_exit: OnExit | None = None,
+    ):
+        self.on_exit = on_exit
         self.engine, self.model, self.plan, self.walk = engine, engine.model, engine.plan, walk
         n = len(utt_ids)
         self.utt_ids, self.duration_s = utt_ids, duration_s
@@ -86,7 +100,15 @@ class Leaving:
         self.layers_run = np.zeros(n, dtype=np.int64)
 
     @classmethod
-    def begin(cls, engine: Engine, wavs: torch.Tensor, n_samples: torch.Tensor, utt_ids: Sequence[str]) -> Leaving:
+    def begin(
+        cls,
+        engine: Engine,
+        wavs: torch.Tensor,
+        n_samples: torch.Tensor,
+        utt_ids: Sequence[str],
+        *,
+        on_exit: OnExit | None = None,
+    ) -> Leaving:
         """A batch whose front end has run.
 
         Arguments
@@ -99,10 +121,13 @@ class Leaving:
             Valid samples.
         utt_ids : sequence of str, batch long
             Names.
+        on_exit : function or None
+            See the class.
         """
         walk = engine.model.walk(wavs.to(engine.device), n_samples.to(engine.device))
         names = np.array([*utt_ids], dtype=object)
-        return cls(engine, walk, utt_ids=names, duration_s=n_samples.cpu().numpy() / engine.sample_rate)
+        duration_s = n_samples.cpu().numpy() / engine.sample_rate
+        return cls(engine, walk, utt_ids=names, duration_s=duration_s, on_exit=on_exit)
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[Leaving, np.ndarray]]) -> Leaving:
@@ -162,6 +187,8 @@ class Leaving:
             self.state, self.rows = self.state[:0], self.rows[:0]
             return
         stop, self.state = self.engine.policy.step(self._signals(here), self.state)
+        if self.on_exit is not None and not stop.all():
+            self._tell(here, np.flatnonzero(~stop))
         if not stop.any():
             self.previous = here
             return
@@ -258,6 +285,16 @@ class Leaving:
                 "blank_rate": float((best == self.model.blank_index).mean()) if n_frames else 0.0,
                 "words": words,
             }
+
+    def _tell(self, here: _Exit, who: np.ndarray) -> None:
+        """Let the listener know what the exit says of these (positions among the undecided), who go on."""
+        utterances = self.undecided[who]
+        if here.texts is not None:
+            texts = [here.texts[i] for i in who]
+        else:
+            best = self._read_head(here, who).argmax(dim=-1).cpu().numpy()
+            texts = self.engine.texts(best, self.n_frames[utterances])
+        self.on_exit(self.model.exit_layers[here.index], utterances.tolist(), texts)
 
     def _read_head(self, here: _Exit, who: np.ndarray) -> torch.Tensor:
         """Log-probs of these (positions among the undecided)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,7 @@ from eeasr_modules.models.beam import BeamDecoder, BeamOptions
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime.audio import AudioReader, as_waveform
 from eeasr_modules.runtime.choosing import choose_policy
-from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, Stretch, chunks, stitch
+from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, chunks, stitch
 from eeasr_modules.runtime.compaction import Always, Compaction, measure_compaction
 from eeasr_modules.runtime.drifting import ON_DRIFT, LiveWatch, reference_of
 from eeasr_modules.runtime.engine import Engine
@@ -25,13 +24,12 @@ from eeasr_modules.runtime.faster import check_switches, made_faster
 from eeasr_modules.runtime.leaving import Recognised
 from eeasr_modules.runtime.sources import Source, find_source
 from eeasr_modules.runtime.transcript import Transcript
+from eeasr_modules.runtime.underway import OnDraft, OnExit, Pool, Underway
 
 logger = logging.getLogger(__name__)
 
 Audio = str | Path | np.ndarray | torch.Tensor
 COMPACTIONS = ("always", "when_it_pays")
-POOL_BATCHES = 8  # chunks of so many batches are sorted by length together
-POOL_CHUNKS = 256
 
 
 class EarlyExitASR:
@@ -225,12 +223,18 @@ class EarlyExitASR:
             decoder=self._decoder(vocabulary),
         )
 
-    def _recognise(self, wavs: list[torch.Tensor], utt_ids: list[str]) -> tuple[list[Recognised], str]:
+    def _recognise(
+        self, wavs: list[torch.Tensor], utt_ids: list[str], *, on_exit: OnExit | None = None
+    ) -> tuple[list[Recognised], str]:
         """What is heard, and the policy that decided; one thread at a time, as encoders note a batch's padding."""
         with self._running:
             engine = self.engine
             results = engine.run_all(
-                wavs, utt_ids=utt_ids, batch_seconds=self.batch_seconds, pool_survivors=self.pool_survivors
+                wavs,
+                utt_ids=utt_ids,
+                batch_seconds=self.batch_seconds,
+                pool_survivors=self.pool_survivors,
+                on_exit=on_exit,
             )
             self._look_for_drift(results)
         return results, str(engine.policy)
@@ -287,6 +291,7 @@ class EarlyExitASR:
         utt_ids: Sequence[str] | None = None,
         sample_rate: int | None = None,
         strict: bool = False,
+        on_draft: OnDraft | None = None,
     ) -> Iterator[tuple[int, Transcript]]:
         """Transcripts as they become ready, each with its recording's number from 0; memory stays flat.
 
@@ -300,12 +305,22 @@ class EarlyExitASR:
             Hz of arrays; None means the model's.
         strict : bool
             Raise at the first recording that cannot be read.
+        on_draft : function or None
+            Called with a `Draft` for every exit that somebody passes, as soon as that exit is read. Recordings are then
+            recognised one at a time, and heads are read that the policy alone would leave out; decisions stay.
+
+        Raises
+        ------
+        ValueError
+            With `on_draft` when survivors are pooled, and what `strict` lets through.
         """
-        pool = _Pool(self)
+        if on_draft is not None and self.pool_survivors:
+            raise ValueError("drafts come one recording at a time, pooled survivors need several: choose one of them")
+        pool = Pool(self._recognise, self._transcript, batch_seconds=self.batch_seconds, on_draft=on_draft)
         for number, one in enumerate(audio):
             path = str(one) if isinstance(one, str | Path) else None
             name = utt_ids[number] if utt_ids is not None else path or f"array-{number}"
-            recording = _Recording(number, path)
+            recording = Underway(number, path)
             try:
                 for chunk in self._chunks(one, recording, sample_rate):
                     yield from pool.add(recording, chunk, name)
@@ -313,11 +328,10 @@ class EarlyExitASR:
                 if strict:
                     raise
                 recording.error = str(err)
-            recording.is_read = True
-            pool.note(recording)
+            yield from pool.ended(recording)
         yield from pool.flush()
 
-    def _chunks(self, one: Audio, recording: _Recording, sample_rate: int | None) -> Iterator[Chunk]:
+    def _chunks(self, one: Audio, recording: Underway, sample_rate: int | None) -> Iterator[Chunk]:
         rate = self.engine.sample_rate
         shape = {"sample_rate": rate, "longest_s": self.longest_s, "overlap_s": min(OVERLAP_S, self.longest_s / 7.5)}
         if recording.audio is None:
@@ -331,7 +345,7 @@ class EarlyExitASR:
         for warning in reader.warnings:
             logger.warning("'%s' is %s", recording.audio, warning)
 
-    def _transcript(self, recording: _Recording, policy: str) -> Transcript:
+    def _transcript(self, recording: Underway, policy: str) -> Transcript:
         common = {
             "audio": recording.audio,
             "n_layers": self.source.exit_layers[-1],
@@ -356,57 +370,6 @@ class EarlyExitASR:
             warnings=recording.warnings,
             **common,
         )
-
-
-@dataclass
-class _Recording:
-    """One recording on its way."""
-
-    number: int
-    audio: str | None
-    is_read: bool = False
-    n_samples: int = 0
-    n_waiting: int = 0  # chunks in the pool
-    parts: list[tuple[Stretch, Recognised]] = field(default_factory=list)
-    warnings: tuple[str, ...] = ()
-    error: str | None = None
-
-
-class _Pool:
-    """Chunks of several recordings that are recognised together, in batches of similar length."""
-
-    def __init__(self, asr: EarlyExitASR):
-        self.asr, self.seconds = asr, 0.0
-        self.waiting: list[tuple[_Recording, Chunk, str]] = []
-        self.open: list[_Recording] = []
-
-    def note(self, recording: _Recording) -> None:
-        """A recording that was read to its end, or failed."""
-        if recording not in self.open:
-            self.open.append(recording)
-
-    def add(self, recording: _Recording, chunk: Chunk, name: str) -> Iterator[tuple[int, Transcript]]:
-        """Take a chunk in; what becomes ready by that."""
-        self.note(recording)
-        n_before = recording.n_waiting + len(recording.parts)
-        self.waiting.append((recording, chunk, name if not n_before else f"{name}#{n_before}"))
-        recording.n_waiting += 1
-        self.seconds += len(chunk.wav) / self.asr.engine.sample_rate
-        if self.seconds >= POOL_BATCHES * self.asr.batch_seconds or len(self.waiting) >= POOL_CHUNKS:
-            yield from self.flush()
-
-    def flush(self) -> Iterator[tuple[int, Transcript]]:
-        """Recognise what waits; recordings that are complete, in their order."""
-        waiting, self.waiting, self.seconds = self.waiting, [], 0.0
-        waiting = [one for one in waiting if one[0].error is None]
-        results, policy = self.asr._recognise([chunk.wav for _, chunk, _ in waiting], [name for _, _, name in waiting])
-        for (recording, chunk, _), result in zip(waiting, results, strict=True):
-            recording.n_waiting -= 1
-            recording.parts.append((chunk.stretch, result))
-        done = [one for one in self.open if one.is_read]
-        self.open = [one for one in self.open if not one.is_read]
-        for recording in done:
-            yield recording.number, self.asr._transcript(recording, policy)
 
 
 def _checked_device(device: str) -> str:

@@ -14,6 +14,7 @@ from eeasr_modules.runtime.outputs import COLUMNS, FORMATS, LINES, LineFile, Sub
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 from eeasr_modules.runtime.sharding import Group, Ranks, merge, part_path, part_paths, seconds_of, shares
 from eeasr_modules.runtime.transcript import Transcript
+from eeasr_modules.runtime.underway import Draft
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,7 @@ def transcribe_files(
     format: str | None = None,
     standard_input: Iterable[str] = (),
     progress: bool | None = None,
+    progressive: bool = False,
     ranks: Ranks | None = None,
 ) -> Tally:
     """Transcribe what `inputs` name into one output; recordings that an earlier run finished are left alone.
@@ -162,6 +164,8 @@ def transcribe_files(
         Lines, for the input `-`.
     progress : bool or None
         Show a bar; None where standard error is a terminal.
+    progressive : bool
+        Say on standard error what every exit hears, as soon as it is read; recordings are done one at a time.
     ranks : Ranks or None
         Which of the processes that share the work this is; None for what `torchrun` says.
 
@@ -173,16 +177,18 @@ def transcribe_files(
     Raises
     ------
     ValueError
-        When several processes are to print, or to share standard input.
+        When several processes are to print, to share standard input or to be progressive.
     """
     format = format_of(output, format)
     ranks = Ranks.from_environment() if ranks is None else ranks
     if ranks.n_ranks > 1 and (output is None or "-" in inputs):
         raise ValueError("several processes need an output (-o), and a list in a file in place of -")
+    if ranks.n_ranks > 1 and progressive:
+        raise ValueError("drafts of several processes would run into each other: leave out --progressive")
     find = functools.partial(find_recordings, inputs, standard_input=standard_input)
     if output is not None and (ranks.n_ranks > 1 or (format != "srt" and part_paths(output))):
         with Group(ranks) as group:
-            return _transcribe_share(asr, find, output, format, progress=progress, group=group)
+            return _transcribe_share(asr, find, output, format, progress=progress, progressive=progressive, group=group)
     recordings = find()
     if output is None:
         sink = _StandardOutput(format)
@@ -193,7 +199,8 @@ def transcribe_files(
     left = [one for one in recordings if one.path not in sink.done]
     before = len(recordings) - len(left)
     try:
-        return _run(asr, left, sink, progress, Tally(n_before=before, n_failed_before=sink.n_failed))
+        tally = Tally(n_before=before, n_failed_before=sink.n_failed)
+        return _run(asr, left, sink, progress, tally, progressive=progressive)
     finally:
         sink.close()
 
@@ -233,6 +240,7 @@ def _transcribe_share(
     format: str,
     *,
     progress: bool | None,
+    progressive: bool,
     group: Group,
 ) -> Tally:
     rank = group.ranks.rank
@@ -244,7 +252,8 @@ def _transcribe_share(
         sink = LineFile(part, format=format, policy=str(asr.policy), model=asr.source.name)
     before = Tally(n_before=plan.n_before, n_failed_before=plan.n_failed_before)
     try:
-        mine = _run(asr, list(plan.shares[rank]), sink, progress if group.ranks.is_first else False, before)
+        shown = progress if group.ranks.is_first else False
+        mine = _run(asr, list(plan.shares[rank]), sink, shown, before, progressive=progressive)
     finally:
         sink.close()
     tallies = group.gathered(mine)
@@ -253,11 +262,31 @@ def _transcribe_share(
     return functools.reduce(Tally.with_that_of, tallies)
 
 
-def _run(asr: EarlyExitASR, left: list[Recording], sink, progress: bool | None, tally: Tally) -> Tally:
+def draft_line(draft: Draft, *, n_layers: int) -> str:
+    """What an exit says, for a reader.
+
+    Arguments
+    ---------
+    draft : Draft
+        Of `EarlyExitASR.stream`.
+    n_layers : int
+        The encoder's.
+
+    Example
+    -------
+    >>> draft_line(Draft("a.wav", 26.0, 2, "HELO"), n_layers=8)
+    'a.wav at 26.0 s, layer 2 of 8: HELO'
+    """
+    place = f" at {draft.start_s:.1f} s" if draft.start_s else ""
+    return f"{draft.audio}{place}, layer {draft.exit_layer} of {n_layers}: {draft.text}"
+
+
+def _run(
+    asr: EarlyExitASR, left: list[Recording], sink, progress: bool | None, tally: Tally, *, progressive: bool
+) -> Tally:
     if left:
         asr.engine  # noqa: B018 (weights are read before the clock starts)
     start = time.perf_counter()
-    stream = asr.stream([one.path for one in left], utt_ids=[one.name for one in left])
     with tqdm(
         total=tally.n_before + len(left),
         initial=tally.n_before,
@@ -265,11 +294,23 @@ def _run(asr: EarlyExitASR, left: list[Recording], sink, progress: bool | None, 
         dynamic_ncols=True,
         disable=None if progress is None else not progress,
     ) as bar:
+
+        def say(line: str) -> None:
+            bar.write(line, file=sys.stderr)
+
+        n_layers = asr.source.exit_layers[-1]
+        stream = asr.stream(
+            [one.path for one in left],
+            utt_ids=[one.name for one in left],
+            on_draft=(lambda draft: say(draft_line(draft, n_layers=n_layers))) if progressive else None,
+        )
         for _, transcript in stream:
             sink.add(transcript)
+            if progressive and transcript.error is None and not isinstance(sink, _StandardOutput):
+                say(f"{transcript.audio}, layer {transcript.exit_layer} of {n_layers}, final: {transcript.text}")
             tally = replace(tally.plus(transcript), wall_s=time.perf_counter() - start)
             if transcript.error is not None:
-                bar.write(f"eeasr: {transcript.error}", file=sys.stderr)
+                say(f"eeasr: {transcript.error}")
             bar.set_postfix_str(f"{tally.speed:.1f} x real time", refresh=False)
             bar.update()
     return tally

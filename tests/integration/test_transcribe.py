@@ -87,6 +87,19 @@ def test_json_lines_and_csv_are_printed_when_asked_for(model_folder, recordings,
     assert header.startswith("audio,text,exit_layer,") and row.startswith(f"{recordings / 'r00.wav'},")
 
 
+def test_what_every_exit_hears_is_said_as_it_is_heard(model_folder, recordings, tmp_path, capsys):
+    audio = recordings / "r00.wav"
+    assert transcribe(model_folder, audio, "--progressive", "--policy", "static(3)") == 0
+    printed = capsys.readouterr()
+    drafts = [line for line in printed.err.splitlines() if line.startswith(f"{audio}, layer")]
+    assert [line.split(":")[0].split(", ")[1] for line in drafts] == ["layer 1 of 3", "layer 2 of 3"]
+    out = tmp_path / "out.txt"
+    assert transcribe(model_folder, audio, "--progressive", "--policy", "static(3)", "-o", out) == 0
+    assert out.read_text() == printed.out
+    text = printed.out.split("\t")[1].strip()
+    assert f"{audio}, layer 3 of 3, final: {text}\n" in capsys.readouterr().err
+
+
 def test_subtitles_go_to_a_folder(model_folder, recordings, tmp_path):
     assert (
         transcribe(model_folder, recordings / "r00.wav", recordings / "r01.wav", "--format", "srt", "-o", tmp_path) == 0

@@ -12,7 +12,7 @@ import torch
 from tiny_checkpoint import save_checkpoint
 
 from eeasr_modules.exits import choose, parse_policy, read_policies, replay, write_policies
-from eeasr_modules.runtime import EarlyExitASR, Transcript
+from eeasr_modules.runtime import Draft, EarlyExitASR, Transcript
 from eeasr_modules.runtime.sources import model_digest
 from eeasr_modules.training.fit import model_digest as digest_of_training
 
@@ -255,3 +255,36 @@ def test_lower_precision_changes_posteriors_a_little_and_not_for_good(model_fold
 def test_a_switch_that_there_is_not_is_refused(model_folder, switch, message):
     with pytest.raises(ValueError, match=message):
         EarlyExitASR.from_pretrained(model_folder, **switch)
+
+
+@pytest.mark.parametrize("policy", ["entropy", "between(2, 5, entropy(1.7))", "static(5)", "patience(2, 0.9)"])
+def test_drafts_are_what_the_exits_passed_say_and_change_nothing(policy, model_folder, audio_folder, table):
+    paths = sorted(audio_folder.glob("*.wav"))
+    asr = EarlyExitASR.from_pretrained(model_folder, policy=policy)
+    drafts = []
+    found = dict(asr.stream(paths, on_draft=drafts.append))
+    plain = asr.transcribe(paths)
+    assert [(found[i].text, found[i].layers_run) for i in range(len(paths))] == [(a.text, a.layers_run) for a in plain]
+    expected = [
+        Draft(str(path), 0.0, int(layer), table.hypotheses[i, k])
+        for i, path in enumerate(paths)
+        for k, layer in enumerate(table.exit_layers)
+        if layer < found[i].exit_layer
+    ]
+    assert drafts == expected and drafts
+
+
+def test_drafts_of_a_long_recording_say_where_they_begin(model_folder, wavs, tmp_path):
+    soundfile.write(tmp_path / "long.wav", torch.cat(wavs[:6]).numpy(), 16000, subtype="FLOAT")
+    asr = EarlyExitASR.from_pretrained(model_folder, policy="static(2)", longest_s=1.5)
+    drafts = []
+    ((_, one),) = asr.stream([tmp_path / "long.wav"], on_draft=drafts.append)
+    assert len(drafts) == len(one.exit_layers) > 2
+    starts = [draft.start_s for draft in drafts]
+    assert starts == sorted(set(starts)) and starts[0] == 0 and {draft.exit_layer for draft in drafts} == {1}
+
+
+def test_drafts_and_pooled_survivors_do_not_go_together(model_folder, audio_folder):
+    asr = EarlyExitASR.from_pretrained(model_folder, pool_survivors=True)
+    with pytest.raises(ValueError, match="choose one of them"):
+        next(asr.stream([audio_folder / "u0.wav"], on_draft=print))
