@@ -1,0 +1,139 @@
+"""Commands on models and their trainings: `benchmark`, `export`, `report`, `push`."""
+
+import argparse
+import sys
+
+from eeasr_modules.commands.parsing import add_command, whole_number
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add `benchmark`, `export`, `report`, `push` to the parser's commands.
+
+    Arguments
+    ---------
+    commands : argparse._SubParsersAction
+        Of the parser of `eeasr`.
+    """
+    _add_benchmark(commands)
+    _add_export(commands)
+    _add_report(commands)
+    _add_push(commands)
+
+
+def _add_benchmark(commands: argparse._SubParsersAction) -> None:
+    about = "time ways of transcribing side by side: full depth, cut off, all exits then pick, whole batch, ours"
+    parser = add_command(commands, "benchmark", _benchmark, about)
+    parser.add_argument("model", metavar="MODEL", help="folder of a model or CTC checkpoint, or an id on the hub")
+    parser.add_argument("inputs", nargs="*", metavar="AUDIO", help="as for transcribe; a .csv may have references")
+    parser.add_argument(
+        "--policies", metavar="TEXT", help='such as "entropy, patience(2, 0.1)" (default: the model\'s)'
+    )
+    parser.add_argument("--budget", type=float, metavar="B", help="mean cost allowed, for policies without numbers")
+    parser.add_argument("--batch", default="1,8,32", metavar="N,N,...", help="utterances in a batch (default: 1,8,32)")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs of each way (default: 5)")
+    parser.add_argument("--limit", type=int, metavar="N", help="recordings at most")
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="noise without AUDIO (default: 10)")
+    parser.add_argument("--threads", type=int, default=1, metavar="N", help="on a CPU (default: 1)")
+    parser.add_argument(
+        "--normaliser", default="upper", metavar="NAME", help="for references and transcripts: none, upper, words"
+    )
+    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
+    parser.add_argument(
+        "--front-end", "--front_end", default="stock", metavar="NAME", help="of every way: stock (default) or fast"
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder for benchmark.md and benchmark.csv")
+
+
+def _benchmark(options: argparse.Namespace) -> None:
+    from eeasr_modules.runtime import EarlyExitASR
+    from eeasr_modules.runtime.bench import bench_policies, run_benchmark
+    from eeasr_modules.runtime.bench_material import noise, read_material
+    from eeasr_modules.runtime.bench_text import benchmark_csv, benchmark_markdown, write_benchmark
+
+    batches = [whole_number("--batch", part) for part in options.batch.split(",")]
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit must be at least 1, got {options.limit}")
+    if not 0.1 <= options.seconds <= 30:
+        raise ValueError(f"--seconds must be from 0.1 to 30, got {options.seconds:g}")
+    # the stock front end, so that the ways differ in when they stop and in nothing else
+    asr = EarlyExitASR.from_pretrained(options.model, device=options.device, front_end=options.front_end)
+    policies = bench_policies(asr, options.policies, budget=options.budget)
+    rate = asr.engine.sample_rate
+    if options.inputs:
+        material = read_material(options.inputs, sample_rate=rate, limit=options.limit)
+    else:
+        material = noise(max(batches), sample_rate=rate, seconds=options.seconds)
+    results = run_benchmark(
+        asr,
+        material,
+        policies,
+        batches=batches,
+        repeats=options.repeats,
+        threads=options.threads,
+        normaliser=options.normaliser,
+        progress=lambda line: print(f"eeasr: {line}", file=sys.stderr),
+    )
+    shown = {"device": asr.engine.device}
+    markdown = benchmark_markdown(
+        results, material, model=options.model, threads=options.threads, command=options.command_line, **shown
+    )
+    print(markdown, end="")
+    if options.out:
+        written = write_benchmark(options.out, markdown, benchmark_csv(results, **shown))
+        print("Written: " + ", ".join(str(path) for path in written))
+
+
+def _add_export(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(commands, "export", _export, "write a model as ONNX graphs that stop at its exits")
+    parser.add_argument("model", metavar="MODEL", help="folder of a model or CTC checkpoint, or an id on the hub")
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="to write; new or empty")
+    parser.add_argument("--format", default="onnx", help="onnx (default)")
+    parser.add_argument("--int8", action="store_true", help="also with matrix products in 8 bits")
+    parser.add_argument("--policy", metavar="TEXT", help="that the manifest names (default: the model's)")
+    parser.add_argument("--budget", type=float, metavar="B", help="mean cost allowed, as for transcribe")
+    parser.add_argument("--check", nargs="+", default=[], metavar="AUDIO", help="compare with the model on these")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from eeasr_modules.runtime.export import check_export, export_model
+
+    chosen = {"policy": options.policy, "budget": options.budget}
+    written = export_model(options.model, options.output, format=options.format, int8=options.int8, **chosen)
+    print(f"Written: {written}")
+    if options.check:
+        found = check_export(options.model, options.output, options.check)
+        print(", ".join(f"{name}: {value}" for name, value in found.items()))
+
+
+def _add_report(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(commands, "report", _report, "a page on a training that is under way")
+    parser.add_argument("folder", metavar="RUN", help="run folder of train.py")
+    parser.add_argument("--live", action="store_true", help="draw it again until interrupted")
+    parser.add_argument("--every", type=int, default=15, metavar="S", help="seconds between drawings (default: 15)")
+
+
+def _report(options: argparse.Namespace) -> None:
+    import time
+
+    from eeasr_modules.report.live import write_live_page
+
+    if options.every < 1:
+        raise ValueError(f"--every must be at least 1, got {options.every}")
+    print(f"eeasr: open {write_live_page(options.folder, refresh_s=options.every)}")
+    while options.live:
+        time.sleep(options.every)
+        write_live_page(options.folder, refresh_s=options.every)
+
+
+def _add_push(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(commands, "push", _push, "send a model folder to the Hugging Face hub")
+    parser.add_argument("model", metavar="MODEL", help="folder that train.py left")
+    parser.add_argument("repo_id", metavar="USER/NAME", help="where to; made if it is not there")
+    parser.add_argument("--private", action="store_true", help="where it is made: for nobody else to see")
+    parser.add_argument("--dry-run", action="store_true", help="look at files and card, send nothing")
+
+
+def _push(options: argparse.Namespace) -> None:
+    from eeasr_modules.training.pushing import push
+
+    print("\n".join(push(options.model, options.repo_id, private=options.private, dry_run=options.dry_run).lines()))

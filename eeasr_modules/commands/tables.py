@@ -1,0 +1,186 @@
+"""Commands on exit tables: `analyze`, `import-transcripts`, `score`."""
+
+import argparse
+
+from eeasr_modules.commands.parsing import Parser, add_command, numbers
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add `analyze`, `import-transcripts`, `score` to the parser's commands.
+
+    Arguments
+    ---------
+    commands : argparse._SubParsersAction
+        Of the parser of `eeasr`.
+    """
+    _add_analyze(commands)
+    _add_import_transcripts(commands)
+    _add_score(commands)
+
+
+def _add_analyze(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(commands, "analyze", _analyze, "make a report from exit tables")
+    parser.add_argument("tables", nargs="+", metavar="TABLE", help="exit tables of test sets (.parquet)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for report.html, report.md and the rest")
+    parser.add_argument("--dev", metavar="TABLE", help="exit table that thresholds are chosen on")
+    parser.add_argument("--policies", metavar="TEXT", help='policies to compare, such as "between(entropy)"')
+    parser.add_argument("--policy", metavar="TEXT", help="the one to stress (default: the best on dev)")
+    parser.add_argument(
+        "--budget",
+        type=float,
+        metavar="B",
+        help="mean cost allowed: a share of full cost up to 1, layers above 1 (default: first of --budgets, or 0.75)",
+    )
+    parser.add_argument("--budgets", metavar="B,B,...", help="several of them, such as 7,8,9,10")
+    parser.add_argument(
+        "--cost",
+        default="depth",
+        choices=("depth", "macs", "time"),
+        help="what budgets count: layers, MACs (heads that are read included), measured time (default: depth)",
+    )
+    parser.add_argument(
+        "--single-exit", nargs="+", default=[], metavar="TABLE", help="same sets, model trained with one exit"
+    )
+    parser.add_argument(
+        "--cross-fit", action="store_true", help="without --dev: 10 folds of speakers in place of 2 halves"
+    )
+    parser.add_argument(
+        "--risk",
+        metavar="EPS,DELTA",
+        help="certify: at most EPS WER points above the last exit, with probability 1 - DELTA",
+    )
+    parser.add_argument(
+        "--examples",
+        type=int,
+        default=3000,
+        metavar="N",
+        help="utterances of each set whose transcripts the page holds (default: 3000; 0 for none)",
+    )
+
+
+def _analyze(options: argparse.Namespace) -> None:
+    from eeasr_modules.exits import parse_policies, parse_policy, read_table
+    from eeasr_modules.exits.risk_losses import parse_risk
+    from eeasr_modules.report import DEFAULT_POLICIES, closing_lines, write_report
+
+    policies = parse_policies(options.policies or DEFAULT_POLICIES)
+    policy = parse_policy(options.policy) if options.policy else None
+    budgets = numbers("--budgets", options.budgets) if options.budgets else []
+    budget = options.budget if options.budget is not None else (budgets or [0.75])[0]
+    if options.cross_fit and options.dev:
+        raise ValueError("--cross-fit is for reports without a dev table; leave it or --dev out")
+    summary = write_report(
+        [read_table(path) for path in options.tables],
+        options.out,
+        dev=read_table(options.dev) if options.dev else None,
+        policies=[str(one) for one in policies],
+        policy=None if policy is None else str(policy),
+        budget=budget,
+        other_budgets=[one for one in budgets if one != budget],
+        cost=options.cost,
+        n_folds=10 if options.cross_fit else 2,
+        single_exit=[read_table(path) for path in options.single_exit],
+        risk=parse_risk(options.risk) if options.risk else None,
+        n_examples=options.examples,
+        command=options.command_line,
+    )
+    print("\n".join(closing_lines(summary)))
+
+
+def _add_import_transcripts(commands: argparse._SubParsersAction) -> None:
+    about = "make an exit table from recorded transcripts of each exit"
+    parser = add_command(commands, "import-transcripts", _import_transcripts, about)
+    parser.add_argument("source", metavar="FILE", help="rows id, exit, hypothesis (plain), or a folder (exit-traces)")
+    parser.add_argument("--format", required=True, help="how they are laid out: plain, exit-traces")
+    parser.add_argument("-o", "--output", required=True, metavar="TABLE", help="the table to write (.parquet)")
+    parser.add_argument(
+        "--drop-incomplete", action="store_true", help="leave out utterances without all exits or a reference"
+    )
+    _add_plain_options(parser)
+    parser.add_argument("--split", help="exit-traces: which part, clean or other")
+    parser.add_argument("--model", help="exit-traces: which model's subfolder (default: ee40)")
+
+
+def _add_plain_options(parser: Parser) -> None:
+    """How a plain file of transcripts is read."""
+    parser.add_argument("--references", metavar="FILE", help="plain: rows id, reference, where FILE lacks them")
+    parser.add_argument(
+        "--normaliser",
+        default="none",
+        metavar="NAME",
+        help="plain: none, upper (case), words (case and punctuation); for references and transcripts alike",
+    )
+    parser.add_argument("--set-name", metavar="NAME", help="plain: name of the set (default: the file's)")
+
+
+def _import_transcripts(options: argparse.Namespace) -> None:
+    from eeasr_modules.exits import import_transcripts, write_table
+
+    table = import_transcripts(
+        options.source,
+        options.split,
+        model=options.model,
+        format=options.format,
+        references=options.references,
+        drop_incomplete=options.drop_incomplete,
+        normaliser=options.normaliser,
+        set_name=options.set_name,
+    )
+    write_table(table, options.output)
+    layers = ", ".join(map(str, table.exit_layers))
+    dropped = table.metadata["n_dropped"]
+    left_out = f"; {dropped} incomplete left out" if dropped else ""
+    print(f"{options.output}: {table.n_utterances} utterances, exits after layers {layers}{left_out}")
+
+
+def _add_score(commands: argparse._SubParsersAction) -> None:
+    about = "score transcripts of every exit, policies and choices (ExitBench)"
+    parser = add_command(commands, "score", _score, about)
+    parser.add_argument("source", metavar="TABLE", help="exit table (.parquet), or a plain file of transcripts")
+    parser.add_argument("--choices", nargs="+", default=[], metavar="FILE", help="rows id, exit_layer[, hypothesis]")
+    parser.add_argument("--policy", metavar="TEXT", help='policies; open ones are cross-fitted: "entropy, gain"')
+    parser.add_argument(
+        "--budgets", metavar="B,B", help="mean depths, layers or shares (default: 7, 8, 9, 10 twelfths)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="folder for score.json and score.md")
+    parser.add_argument("--drop-incomplete", action="store_true", help="plain: leave out utterances that are not whole")
+    _add_plain_options(parser)
+
+
+def _score(options: argparse.Namespace) -> None:
+    from eeasr_modules.exits import parse_policies
+    from eeasr_modules.exits.score import BUDGETS, score_table
+    from eeasr_modules.exits.score_choices import read_choices
+    from eeasr_modules.exits.score_text import score_markdown, write_score
+
+    table = _scored_table(options)
+    try:
+        budgets = [float(part) for part in options.budgets.split(",")] if options.budgets else BUDGETS
+    except ValueError as err:
+        raise ValueError(f"--budgets must be numbers separated by commas, got {options.budgets!r}") from err
+    score = score_table(
+        table,
+        policies=parse_policies(options.policy) if options.policy else (),
+        choices=[read_choices(path, table) for path in options.choices],
+        budgets=budgets,
+    )
+    print(score_markdown(score), end="")
+    if options.out:
+        print("Written: " + ", ".join(str(path) for path in write_score(score, options.out)))
+
+
+def _scored_table(options: argparse.Namespace):
+    from eeasr_modules.exits import read_table
+    from eeasr_modules.exits.plain_transcripts import read_plain
+
+    if not options.source.endswith(".parquet"):
+        return read_plain(
+            options.source,
+            options.references,
+            drop_incomplete=options.drop_incomplete,
+            normaliser=options.normaliser,
+            set_name=options.set_name,
+        )
+    if options.references or options.set_name or options.drop_incomplete or options.normaliser != "none":
+        raise ValueError("--references, --normaliser, --set-name and --drop-incomplete are for plain files, not tables")
+    return read_table(options.source)
