@@ -1,4 +1,4 @@
-"""Word error rate of every exit under each training regime, after the same number of updates.
+"""Word error rate of every exit under each training regime, after the same number of updates, and what models cost.
 
     python benchmarks/regimes.py --output runs/regimes                    AN4 whole, 120 epochs each: hours on a CPU
     python benchmarks/regimes.py --output runs/regimes --epochs 30 --train_utterances 400 --only "joint; two_step"
@@ -6,8 +6,10 @@
 
 Without --data_folder: AN4 in ../shared/data where it is there, else the synthetic voices of recipes/Spoken. A regime
 whose run folder is there already goes on where it stopped, so the table can be made in sittings. `heads_only` and
-`teacher` start from, or learn from, the model of `last_only`, which is therefore trained first: `heads_only` has seen
-twice as many updates in all. Writes `regimes.md` and `regimes.json` into --output.
+`teacher` start from, or learn from, the model of `last_only`, which is therefore trained first, as do the two kinds of
+`layer removal`: these and `heads_only` have seen twice as many updates in all. Cost: multiply-accumulates of a second
+of audio up to the last exit and its head (`cost_macs`, `head_macs` of the exit tables). Writes `regimes.md` and
+`regimes.json` into --output.
 """
 
 import argparse
@@ -30,9 +32,11 @@ import torch  # noqa: E402
 
 from eeasr_modules.training.fit import fit  # noqa: E402
 from eeasr_modules.training.run import collect_all, set_up  # noqa: E402
+from eeasr_modules.training.yaml_file import load_yaml  # noqa: E402
 
 TEACHER = "last_only"
 LOGGERS = (None, "eeasr_modules", "speechbrain.utils.train_logger", "speechbrain.utils.epoch_loop")
+CONVOLUTION = {"downsample": "convolution", "downsample_factor": 2}
 REGIMES = {
     TEACHER: {"regime": "last_only", "select_on": "last"},
     "joint": {},
@@ -47,7 +51,16 @@ REGIMES = {
     "best exit teaches": {"distill": "best", "distill_alpha": 0.3},
     "teacher": {"distill": "{teacher}", "distill_alpha": 0.5, "distill_transcript_share": 0.5},
     "confidence-weighted": {"confidence_weighted": "true"},
+    "smaller encoder": {"n_layers": "{half}", "exit_layers": "[{half}]"},
+    "layer removal": {"init_from": "{teacher}", "keep_layers": "{half}", "exit_layers": "[{half}]"},
+    "layer removal, exits": {"init_from": "{teacher}", "keep_layers": "{half}", "exit_layers": "every 1"},
+    "downsampled x2": {**CONVOLUTION, "regime": "last_only", "select_on": "last"},
+    "downsampled x2, exits": CONVOLUTION,
+    "averaged x2, exits": {"downsample": "average", "downsample_factor": 2},
+    "resampled x2, exits": {"downsample": "signal", "downsample_factor": 2},
+    "downsampled x3, exits": {**CONVOLUTION, "downsample_factor": 3},
 }
+ON_TEACHER = [name for name, keys in REGIMES.items() if "{teacher}" in map(str, keys.values())]
 
 
 def corpus_arguments(arguments: argparse.Namespace) -> dict[str, object]:
@@ -67,7 +80,8 @@ def trained(name: str, arguments: argparse.Namespace) -> dict:
     keys |= {"n_epochs": arguments.epochs, "seed": arguments.seed, "train_utterances": arguments.train_utterances}
     keys |= {"test_utterances": arguments.test_utterances, **REGIMES[name]}
     teacher = arguments.output / TEACHER / "model"
-    given = [f"--{key}={str(value).format(teacher=teacher)}" for key, value in keys.items() if value is not None]
+    known = {"teacher": teacher, "half": load_yaml(arguments.yaml)["n_layers"] // 2}
+    given = [f"--{key}={str(value).format(**known)}" for key, value in keys.items() if value is not None]
     run = set_up([str(arguments.yaml), "--noprogressbar", *given], recipes=ROOT / "recipes")
     started = time.process_time()
     model = fit(run.config, run.corpora, folder=run.folder, run_opts=run.run_opts)
@@ -81,26 +95,35 @@ def trained(name: str, arguments: argparse.Namespace) -> dict:
             one.name: [float(wer) for wer in table.wer_per_exit]
             for one, table in zip(run.corpora.tests, tests, strict=True)
         },
+        "gmacs_per_s": {one.name: gmacs_per_second(table) for one, table in zip(run.corpora.tests, tests, strict=True)},
         "cpu_s": cpu_s,
     }
 
 
+def gmacs_per_second(table) -> list[float]:
+    """Billions of multiply-accumulates that a second of audio takes up to each exit, its head included."""
+    macs = (table.cost_macs + table.head_macs).sum(axis=0)
+    return (macs / table.duration_s.sum() / 1e9).tolist()
+
+
 def as_markdown(results: dict[str, dict], arguments: argparse.Namespace) -> str:
-    """One table for each test set: a row per regime, a column per exit."""
+    """One table for each test set: a row per regime, a column per exit; cost is that of the last exit."""
     corpus = corpus_arguments(arguments)["corpus"]
     lines = [
         f"`python benchmarks/regimes.py {' '.join(sys.argv[1:])}`: {corpus}, {arguments.epochs} epochs each, "
         f"seed {arguments.seed}, {platform.machine()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}. "
-        "WER in %, greedy. Time: processor seconds of this sitting's training.",
+        "WER in %, greedy. Cost: billions of multiply-accumulates per second of audio up to the last exit. Time: "
+        "processor seconds of this sitting's training.",
     ]
+    layers = sorted({layer for result in results.values() for layer in result["exit_layers"]})
     for name in next(iter(results.values()))["wer_per_exit"]:
-        layers = next(iter(results.values()))["exit_layers"]
-        lines += ["", f"## {name}", "", "| regime | " + " | ".join(map(str, layers)) + " | mean | time |"]
-        lines += ["|" + "---|" * (len(layers) + 3)]
+        lines += ["", f"## {name}", "", f"| regime | {' | '.join(map(str, layers))} | mean | GMACs/s | time |"]
+        lines += ["|" + "---|" * (len(layers) + 4)]
         for regime, result in results.items():
-            wer = result["wer_per_exit"][name]
-            shown = " | ".join(f"{value:.2f}" for value in [*wer, sum(wer) / len(wer)])
-            lines.append(f"| {regime} | {shown} | {result['cpu_s']:.0f} |")
+            wer = dict(zip(result["exit_layers"], result["wer_per_exit"][name], strict=True))
+            shown = " | ".join(f"{wer[layer]:.2f}" if layer in wer else "" for layer in layers)
+            mean, cost = sum(wer.values()) / len(wer), result["gmacs_per_s"][name][-1]
+            lines.append(f"| {regime} | {shown} | {mean:.2f} | {cost:.3f} | {result['cpu_s']:.0f} |")
     missing = [name for name in REGIMES if name not in results]
     if missing:
         lines += ["", f"Not run: {', '.join(missing)}."]
@@ -131,7 +154,7 @@ def main() -> int:
     unknown = [name for name in names if name not in REGIMES]
     if unknown:
         parser.error(f"no such regime {unknown[0]!r}; there are {'; '.join(REGIMES)}")
-    if {"teacher", "heads_only"} & {*names} and TEACHER not in names:
+    if {*ON_TEACHER} & {*names} and TEACHER not in names:
         names.insert(0, TEACHER)
     arguments.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, dict] = {}

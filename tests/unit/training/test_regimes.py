@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from speechbrain.utils.run_opts import RunOptions
+from tiny_checkpoint import write_start_of
 
 from eeasr_modules.data.pipeline import AudioCache, build_dataset, manifest_items
 from eeasr_modules.data.text import CharVocabulary
@@ -328,6 +329,9 @@ def test_a_run_that_died_goes_on_as_if_it_had_not(make_config, corpora, tmp_path
         ({"self_condition": True}, (1, 2)),
         ({"distill": "self", "distill_alpha": [0.3, 0.0]}, (1, 2)),
         ({"distill": "best", "confidence_weighted": True, "distill_alpha": 0.2}, (1, 2)),
+        ({"downsample": "average", "encoder_lr": 1e-2, "n_epochs": 60}, (1, 2)),
+        ({"downsample": "convolution", "encoder_lr": 1e-2, "n_epochs": 60}, (1, 2)),
+        ({"downsample": "signal", "encoder_lr": 1e-2, "n_epochs": 60}, (1, 2)),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )
@@ -344,6 +348,8 @@ def test_every_ready_yaml_is_a_whole_configuration_that_names_its_regime(path, m
     if values["distill"] not in (None, "self", "best"):  # a model that is trained first
         model.save(tmp_path)
         values["distill"] = str(tmp_path)
+    if values["init_from"] is not None:
+        values["init_from"] = str(write_start_of(tmp_path, values))
     config = check(values, recipes=ROOT / "recipes")
     assert config.output_folder == f"runs/an4_{path.stem}"
     assert regime_of(config).n_epochs == config.n_epochs
