@@ -1,4 +1,4 @@
-"""The one SpeechBrain Brain: multi-exit CTC training under every regime."""
+"""The one SpeechBrain Brain: multi-exit training under every regime, CTC and perhaps a shared attention decoder."""
 
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from eeasr_modules.training.layer_groups import decayed_groups
 from eeasr_modules.training.regime_keys import alphas_of, regime_of
 from eeasr_modules.training.regimes import OWN_TEACHERS
 from eeasr_modules.training.schedule import lr_share
+from eeasr_modules.training.spelling import Spelling
 
 
 class ExitBrain(sb.Brain):
@@ -67,12 +68,13 @@ class ExitBrain(sb.Brain):
             self.distillation = Distillation(config.distill, alphas_of(config), config.distill_transcript_share)
             if config.distill not in OWN_TEACHERS:
                 self.teacher = load_teacher(config.distill, vocabulary, device=self.device)
+        self.spelling = Spelling.of(config)
         self.speed = None
         if config.speeds != [100]:
             self.speed = SpeedPerturb(config.sample_rate, speeds=config.speeds, device=self.device)
 
     def compute_forward(self, batch, stage):
-        """Log-probs of every exit and frame counts; training audio is sped up or slowed down."""
+        """Log-probs of every exit, frame counts, perhaps the decoder's; training audio is sped up or slowed down."""
         batch = batch.to(self.device)
         wavs, relative = batch.sig
         if stage == sb.Stage.TRAIN and self.speed is not None:
@@ -81,13 +83,22 @@ class ExitBrain(sb.Brain):
         if stage == sb.Stage.TRAIN and self.teacher is not None:
             with torch.no_grad():
                 self.teacher_log_probs = self.teacher(wavs, n_samples)[0][-1]
-        return self.modules.model(wavs, n_samples)
+        if self.spelling is None:
+            return self.modules.model(wavs, n_samples)
+        everyone = tuple(range(len(self.weights)))
+        return self.modules.model(
+            wavs,
+            n_samples,
+            prefixes=self._model.decoder.prefixes(batch.tokens.data),
+            spelling_exits=self.spelling.drawn(self.weights) if stage == sb.Stage.TRAIN else everyone,
+        )
 
     def compute_objectives(self, predictions, batch, stage):
         """Weighted sum of the exits' losses, nats per token; on validation, CTC alone, also counts word errors."""
-        log_probs, n_frames = predictions
+        log_probs, n_frames, *spelled = predictions
         tokens, relative = batch.tokens
         n_tokens = n_samples_of(relative, tokens.shape[1])
+        spelled = self._spelling_losses(*spelled, tokens, n_tokens, stage) if spelled else None
         blank_index = self.vocabulary.blank_index
         by_utterance = utterance_ctc_losses(log_probs, n_frames, tokens, n_tokens, blank_index=blank_index)
         n_tokens = n_tokens.sum().clamp(min=1)
@@ -104,9 +115,18 @@ class ExitBrain(sb.Brain):
                 by_utterance, log_probs, n_frames, blank_index=blank_index, teacher_log_probs=self.teacher_log_probs
             )
             losses = by_utterance.sum(dim=1) / n_tokens
+        loss = (losses * weights).sum()
         if self.config.confidence_weighted:
-            return (by_utterance * confidence_weights(log_probs, n_frames, weights)).sum() / n_tokens
-        return (losses * weights).sum()
+            loss = (by_utterance * confidence_weights(log_probs, n_frames, weights)).sum() / n_tokens
+        return loss if spelled is None else self.spelling.joint(loss, spelled)
+
+    def _spelling_losses(self, spelled, tokens, n_tokens, stage):
+        """Losses of the attention decoder by exit, which are summed for the log as well."""
+        smoothed = stage == sb.Stage.TRAIN
+        losses = self.spelling.losses(spelled, tokens, n_tokens, decoder=self._model.decoder, smoothed=smoothed)
+        for e, loss in losses.items():
+            self.spelling_sums[e].append(loss.item())
+        return losses
 
     def _count_words(self, log_probs, n_frames, utt_ids, references):
         references = [split_language(reference)[1] for reference in references]
@@ -122,8 +142,8 @@ class ExitBrain(sb.Brain):
         """AdamW for the encoder and AdamW for the heads, so that each is clipped (Brain clips first groups only)."""
         model = self._model
         heads = list(model.heads.parameters())
-        if model.conditioning is not None:
-            heads += model.conditioning.parameters()
+        for part in (model.conditioning, model.decoder):
+            heads += [] if part is None else part.parameters()
         groups = {"heads_optimizer": (heads, self.config.heads_lr)}
         if not model.encoder_frozen:
             groups["encoder_optimizer"] = (model.encoder.parameters(), self.config.encoder_lr)
@@ -208,6 +228,7 @@ class ExitBrain(sb.Brain):
         n_exits = len(self.config.exit_layers)
         self.loss_sums, self.n_summed = torch.zeros(n_exits), 0
         self.errors, self.n_words = [0] * n_exits, 0
+        self.spelling_sums = [[] for _ in range(n_exits)]
         if stage == sb.Stage.TRAIN:
             self.epoch = epoch
             # seeded by epoch: a resumed run draws what an uninterrupted one would have drawn
@@ -221,6 +242,8 @@ class ExitBrain(sb.Brain):
         layers = self.config.exit_layers
         losses = (self.loss_sums / max(1, self.n_summed)).tolist()
         by_exit = {f"loss_{layer}": loss for layer, loss in zip(layers, losses, strict=True)}
+        spelled = zip(layers, self.spelling_sums, strict=True)
+        by_exit |= {f"attention_loss_{layer}": sum(sums) / len(sums) for layer, sums in spelled if sums}
         if stage == sb.Stage.TRAIN:
             self.train_stats = {"loss": stage_loss, **by_exit}
             return

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eeasr_modules.training.cheaper_keys import check_cheaper_start, check_kept_conformer, kept_depth
+from eeasr_modules.training.decoder_keys import check_decoder, check_decoder_start, decoder_settings
 from eeasr_modules.training.keys import ENCODER_KEYS, EVERY, KEYS, keys_of
 from eeasr_modules.training.other_sets import OTHER_KEY, OtherSet, other_sets
 from eeasr_modules.training.regime_keys import alphas_of, check_regime, regime_of
@@ -134,6 +135,7 @@ def _check_together(config: Config) -> None:
         if getattr(config, name) == 1:
             raise ValueError(f"{name} must be 0 (none) or at least 2, got 1")
     check_regime(config)
+    check_decoder(config)
     if config.encoder == "conformer":
         _check_conformer(config)
     else:
@@ -186,6 +188,7 @@ def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
     )
     regime_of(config)  # weights and epochs fit it
     alphas_of(config)
+    decoder_settings(config)
     for policy in [parse_policy(config.exit_policy), *parse_policies(config.compare_policies)]:
         check_against(policy, exit_layers)
     budget = config.exit_budget * (n_layers if config.exit_budget <= 1 else 1)
@@ -241,6 +244,7 @@ def _check_start(config: Config) -> None:
                 f"{config.values[name]}: they must be the same"
             )
     check_cheaper_start(config, theirs)
+    check_decoder_start(config, start)
     if start.get("self_condition", False) and not config.self_condition:
         raise ValueError(f"init_from '{config.init_from}' is a self-conditioned model: give self_condition: true")
     theirs = corpora_of(start)

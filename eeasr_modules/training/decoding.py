@@ -1,4 +1,4 @@
-"""The test pass by beam search: the same exits, utterances and signals, other transcripts."""
+"""The test pass by beam search or attention decoder: the same exits, utterances and signals, other transcripts."""
 
 import logging
 from contextlib import nullcontext
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.exits.parquet import read_table, write_table
 from eeasr_modules.exits.table import ExitTable
+from eeasr_modules.models.attention_search import DECODER_SIGNALS, AttentionOptions, AttentionSearch
 from eeasr_modules.models.beam import BeamDecoder, BeamOptions
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.collect import hear, length_batches
@@ -21,16 +22,21 @@ from eeasr_modules.training.corpora import EvaluationSet
 logger = logging.getLogger(__name__)
 
 
-def beam_decoder(config: Config, vocabulary) -> BeamDecoder | None:
-    """The beam search that the YAML asks for; None where it says `decoding: greedy`.
+def chosen_decoder(config: Config, model: MultiExit, vocabulary) -> BeamDecoder | AttentionSearch | None:
+    """The search that the YAML asks for; None where it says `decoding: greedy`.
 
     Raises
     ------
     FileNotFoundError, ImportError
         When `lm_file` is missing, or what reads it.
+    ValueError
+        When the model lacks an attention decoder.
     """
     if config.decoding == "greedy":
         return None
+    if config.decoding == "attention":
+        options = AttentionOptions(config.attention_beam_size, config.attention_ctc_weight)
+        return AttentionSearch(model, options=options)
     options = BeamOptions(
         beam_size=config.beam_size,
         lm_file=config.lm_file,
@@ -46,16 +52,18 @@ def decode(
     table: ExitTable,
     evaluation_set: EvaluationSet,
     *,
-    decoder: BeamDecoder,
+    decoder: BeamDecoder | AttentionSearch,
+    vocabulary,
     read,
     batch_seconds: float,
     limit: int | None = None,
     precision: str = "fp32",
     progress: bool = True,
 ) -> ExitTable:
-    """The table with the transcripts of a beam search at every exit.
+    """The table with the transcripts of a search at every exit.
 
-    Signals stay those of the greedy pass: a policy decides on them, and what it emits is searched for at its exit.
+    Signals stay those of the greedy pass: a policy decides on them, and what it emits is searched for at its exit. The
+    attention decoder adds its own (`DECODER_SIGNALS`) and what it cost (`decoder_macs`).
 
     Arguments
     ---------
@@ -65,8 +73,10 @@ def decode(
         Of `collect`, with references.
     evaluation_set : EvaluationSet
         That the table is of.
-    decoder : BeamDecoder
+    decoder : BeamDecoder or AttentionSearch
         The search.
+    vocabulary : CharVocabulary or SentencePieceVocabulary
+        The model's.
     read : callable
         Path -> waveform.
     batch_seconds : float
@@ -88,21 +98,33 @@ def decode(
         raise ValueError(f"the table of {evaluation_set.name} must hold the set's {len(utt_ids)} utterances in order")
     device, sample_rate = next(model.parameters()).device, model.config["sample_rate"]
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
-    hypotheses = np.empty((len(utt_ids), len(model.exit_layers)), dtype=object)
+    shape = (len(utt_ids), len(model.exit_layers))
+    hypotheses = np.empty(shape, dtype=object)
+    spells = isinstance(decoder, AttentionSearch)
+    signals = {name: np.empty(shape) for name in DECODER_SIGNALS} if spells else {}
+    macs = np.empty(shape) if spells else None
     batches = length_batches([items[utt_id]["duration"] for utt_id in utt_ids], batch_seconds)
-    with tqdm(total=len(utt_ids), desc=f"{evaluation_set.name}, beam", unit="utt", disable=not progress) as bar:
+    with tqdm(total=len(utt_ids), desc=f"{evaluation_set.name}, search", unit="utt", disable=not progress) as bar:
         for batch in batches:
             seed = table.metadata["seed"]
             wavs = [hear(utt_ids[i], items, read, evaluation_set.shift, seed, sample_rate) for i in batch]
             lengths = torch.tensor([len(wav) for wav in wavs])
             padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
             with torch.autocast(device.type, dtype) if dtype is not None else nullcontext():
-                by_exit, n_frames = model(padded.to(device), lengths.to(device))
-            for e, log_probs in enumerate(by_exit):
-                for i, row, n in zip(batch, log_probs, n_frames.tolist(), strict=True):
-                    hypotheses[i, e] = decoder.text(row[:n])
+                outputs = list(model.exits(padded.to(device), lengths.to(device)))
+            for e, output in enumerate(outputs):
+                for row, (i, n) in enumerate(zip(batch, output.n_frames.tolist(), strict=True)):
+                    log_probs = output.log_probs[row, :n]
+                    if not spells:
+                        hypotheses[i, e] = decoder.text(log_probs)
+                        continue
+                    spelled = decoder.spell(e, output.hidden[row, :n], log_probs)
+                    hypotheses[i, e], macs[i, e] = vocabulary.decode(spelled.tokens), spelled.macs
+                    for name, value in spelled.signals.items():
+                        signals[name][i, e] = value
             bar.update(len(batch))
-    return replace(table.with_hypotheses(hypotheses), metadata={**table.metadata, "decoding": asdict(decoder.options)})
+    made = replace(table.with_hypotheses(hypotheses), metadata={**table.metadata, "decoding": asdict(decoder.options)})
+    return replace(made, signals={**made.signals, **signals}, decoder_macs=macs)
 
 
 def decode_or_reuse(model: MultiExit, table: ExitTable, evaluation_set: EvaluationSet, path: Path, **how) -> ExitTable:
@@ -116,10 +138,11 @@ def decode_or_reuse(model: MultiExit, table: ExitTable, evaluation_set: Evaluati
         path.parent.mkdir(parents=True, exist_ok=True)
         write_table(made, path)
     logger.info(
-        "%s: last exit %.2f %% WER greedy, %.2f %% by beam search; every exit by beam search %s",
+        "%s: last exit %.2f %% WER greedy, %.2f %% by %s; every exit by it %s",
         evaluation_set.name,
         table.wer_per_exit[-1],
         made.wer_per_exit[-1],
+        "attention decoder" if isinstance(how["decoder"], AttentionSearch) else "beam search",
         " ".join(f"{wer:.2f}" for wer in made.wer_per_exit),
     )
     return made

@@ -22,6 +22,7 @@ from eeasr_modules.training.alignable import warn_of_short
 from eeasr_modules.training.checkpoints import WholeCheckpointer
 from eeasr_modules.training.config import Config, corpora_of
 from eeasr_modules.training.corpora import Corpora, texts_of
+from eeasr_modules.training.decoder_keys import decoder_settings
 from eeasr_modules.training.encoder_asr import write_hyperparams
 from eeasr_modules.training.regimes import OWN_TEACHERS
 from eeasr_modules.training.starting import first_layers, take_encoder, take_over
@@ -48,6 +49,7 @@ def check_run_folder(config: Config, folder: Path) -> None:
     """
     note = folder / "run.json"
     shape = {name: config.values[name] for name in FIXED if name in config.values}
+    shape["decoder"] = decoder_settings(config)
     if note.is_file():
         before = {**UNTOLD, **json.loads(note.read_text())}
         for name, value in shape.items():
@@ -179,6 +181,7 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
             "self_condition": config.values.get("self_condition", False),
             "head_dropout": config.head_dropout,
             "checkpoint_head": checkpoint_head,
+            "decoder": decoder_settings(config),
             "sample_rate": config.sample_rate,
             "corpora": list(dict.fromkeys([*before, *config.trained_corpora])),
         }

@@ -118,6 +118,12 @@ COMMON_KEYS: dict[str, Key] = {
     "head_dropout": Key(float, low=0.0, high=1.0),
     "share_projection": Key(bool),
     "self_condition": Key(bool),
+    "attention_decoder": Key(bool),
+    "decoder_layers": _positive(),
+    "decoder_dim": _positive(optional=True),
+    "decoder_heads": _positive(),
+    "decoder_ffn_dim": _positive(),
+    "decoder_dropout": Key(float, low=0.0, high=1.0),
     "tokens": Key(str, choices=("characters", "unigram", "bpe")),
     "n_tokens": _positive(optional=True),
     # training
@@ -131,6 +137,8 @@ COMMON_KEYS: dict[str, Key] = {
     "distill": Key(str, optional=True),
     "distill_alpha": Key(float, low=0.0, high=1.0, listed=float),
     "distill_transcript_share": Key(float, low=0.0, high=1.0),
+    "attention_weight": Key(float, above=0.0, high=1.0),
+    "label_smoothing": Key(float, low=0.0, high=1.0),
     "accumulate_batches": _positive(),
     "encoder_lr": Key(float, low=0.0),
     "heads_lr": Key(float, low=0.0),
@@ -148,11 +156,13 @@ COMMON_KEYS: dict[str, Key] = {
     "test_batch_seconds": _positive(float),
     "average_exits": Key(int, low=0),
     "nbest": Key(int, low=0),
-    "decoding": Key(str, choices=("greedy", "beam")),
+    "decoding": Key(str, choices=("greedy", "beam", "attention")),
     "beam_size": _positive(),
     "lm_file": Key(str, optional=True),
     "lm_weight": Key(float, low=0.0),
     "word_score": Key(float),
+    "attention_beam_size": _positive(),
+    "attention_ctc_weight": Key(float, low=0.0, high=1.0),
 }
 
 CONFORMER_KEYS: dict[str, Key] = {

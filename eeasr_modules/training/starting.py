@@ -1,10 +1,14 @@
-"""Starting from a trained model: its encoder, whole or the first layers of it, and the heads of shared exits."""
+"""Starting from a trained model: encoder, whole or its first layers, heads of shared exits, attention decoder."""
+
+import logging
 
 import torch
 from torch import nn
 
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.layer_groups import LAYER
+
+logger = logging.getLogger(__name__)
 
 
 def first_layers(weights: dict[str, torch.Tensor], keep_layers: int | None) -> dict[str, torch.Tensor]:
@@ -16,7 +20,7 @@ def first_layers(weights: dict[str, torch.Tensor], keep_layers: int | None) -> d
 
 
 def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
-    """Copy into `model` the encoder of `start` and the heads of the exits that both have.
+    """Copy into `model` the encoder of `start`, the heads of the exits that both have, and its attention decoder.
 
     A `model` with fewer layers gets the first ones. Where its last exit was an inner one of `start`, that exit's norm
     becomes the encoder's last norm: the model then says what the exit said, unless its layers normalise by themselves
@@ -32,7 +36,7 @@ def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
     Raises
     ------
     ValueError
-        If encoder, tokens or heads are of another shape.
+        If encoder, tokens, heads or decoders are of another shape.
     """
     last = model.encoder.n_layers
     take_encoder(first_layers(start.encoder.state_dict(), last), model, folder=folder)
@@ -43,6 +47,7 @@ def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
         )
     if start.conditioning is not None and model.conditioning is not None:
         model.conditioning.load_state_dict(start.conditioning.state_dict())
+    _take_decoder(start, model, folder=folder)
     theirs = dict(zip(start.exit_layers, start.heads, strict=True))
     for layer, head in zip(model.exit_layers, model.heads, strict=True):
         if layer not in theirs:
@@ -57,6 +62,26 @@ def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
                 f"the heads of init_from '{folder}' are of another kind (head: {start.config['head']}): "
                 f"{' '.join(str(err).split())}"
             ) from err
+
+
+def _take_decoder(start: MultiExit, model: MultiExit, *, folder: str) -> None:
+    """Copy the attention decoder, and its norms of the exits that both have, where both have one."""
+    if start.decoder is None or model.decoder is None:
+        if start.decoder is not None:
+            logger.warning("the attention decoder of init_from '%s' is left out: attention_decoder is false", folder)
+        return
+    weights = {name: value for name, value in start.decoder.state_dict().items() if not name.startswith("norms.")}
+    own = {name: value for name, value in model.decoder.state_dict().items() if name.startswith("norms.")}
+    try:
+        model.decoder.load_state_dict({**own, **weights})
+    except RuntimeError as err:
+        raise ValueError(
+            f"the attention decoder of init_from '{folder}' has another shape: {' '.join(str(err).split())}"
+        ) from err
+    theirs = dict(zip(start.exit_layers, start.decoder.norms, strict=True))
+    for layer, norm in zip(model.exit_layers, model.decoder.norms, strict=True):
+        if layer in theirs:
+            norm.load_state_dict(theirs[layer].state_dict())
 
 
 def _without_norm(weights: dict[str, torch.Tensor], final_norm: nn.Module | None) -> dict[str, torch.Tensor]:
