@@ -122,7 +122,7 @@ class TestLayerDecay:
 def make_brain(make_config, vocabulary, tmp_path):
     """A brain on a fresh tiny model, with its optimizers."""
 
-    def make(*, n_batches=10, **changes):
+    def make(*, n_batches=10, precision="fp32", **changes):
         config = make_config(**changes)
         model = build_model(config, n_tokens=len(vocabulary), blank_index=vocabulary.blank_index)
         brain = ExitBrain(
@@ -130,7 +130,7 @@ def make_brain(make_config, vocabulary, tmp_path):
             config,
             vocabulary=vocabulary,
             n_batches=n_batches,
-            run_opts=RunOptions(device="cpu"),
+            run_opts=RunOptions.from_dictionary({"device": "cpu", "precision": precision}),
             checkpointer=None,
             train_log=str(tmp_path / "log.txt"),
         )
@@ -200,6 +200,31 @@ class TestUpdates:
     )
     def test_own_teachers_and_confidence_train_every_part(self, make_brain, batch, changes):
         assert update(make_brain(**changes), batch) == {"encoder", "heads.0", "heads.1"}
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"regime": "alternating"},
+            {"self_condition": True},
+            {"distill": "self"},
+            {"distill": "best", "distill_transcript_share": 0.5, "confidence_weighted": True},
+            {"downsample": "convolution"},
+            {"downsample": "signal", "self_condition": True, "distill": "self", "regime": "alternating"},
+        ],
+        ids=["alternating", "self-conditioned", "distilled", "best", "downsampled", "together"],
+    )
+    def test_in_bf16_an_update_is_nearly_that_of_fp32(self, make_brain, batch, changes):
+        after, losses = {}, {}
+        for precision in ("fp32", "bf16"):
+            brain = make_brain(
+                precision=precision, dropout=0.0, head_dropout=0.0, time_masks=0, freq_masks=0, **changes
+            )
+            changed = [update(brain, batch, step=step) for step in (1, 2)]
+            assert "encoder" in changed[0] and {"heads.0", "heads.1"} <= changed[1]
+            after[precision], losses[precision] = brain.modules.model.state_dict(), brain.loss_sums
+        assert all(torch.isfinite(value).all() for value in after["bf16"].values())
+        torch.testing.assert_close(losses["bf16"], losses["fp32"], rtol=0.05, atol=0.0)
+        assert not torch.equal(losses["bf16"], losses["fp32"])  # it was bf16
 
     def test_a_frozen_teacher_teaches_and_stays_as_it_is(self, make_brain, batch, vocabulary, tmp_path):
         teacher = make_brain(seed=9, n_layers=3, exit_layers=[3]).modules.model
