@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import numpy as np
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph", ".raw")
 RAW_SAMPLE_RATE = 16000  # headerless `.raw`: 16 bit, mono
-_CHUNK = 256
+_PIECE = 32  # files that a thread looks at in one go: handing them out one by one cost as much as reading headers
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def look_at_audio(
     known: Sequence[float | None] | None = None,
     segments: Sequence[tuple[float, float] | None] | None = None,
 ) -> Iterator[Look]:
-    """A look at each file, in order; a chunk at a time over all cores, so memory stays flat.
+    """A look at each file, in order; a few pieces at a time over all cores, so memory stays flat.
 
     Arguments
     ---------
@@ -77,13 +78,19 @@ def look_at_audio(
 
     nothing = [None] * len(paths)
     remaining = zip(paths, known or nothing, segments or nothing, strict=True)
-    # Threads are enough: libsndfile decodes outside Python's lock.
+    # Threads are enough: libsndfile decodes, and a disk is waited for, outside Python's lock.
+    n_threads = min(8, os.cpu_count() or 1)
     with (
-        ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool,
+        ThreadPoolExecutor(max_workers=n_threads) as pool,
         tqdm(total=len(paths), desc=title, unit="utt", dynamic_ncols=True) as bar,
     ):
-        while chunk := list(islice(remaining, _CHUNK)):
-            for look in pool.map(lambda one: _look(*one, decode), chunk):
+        under_way: deque = deque()
+        while True:
+            while len(under_way) < 2 * n_threads and (piece := list(islice(remaining, _PIECE))):
+                under_way.append(pool.submit(lambda files: [_look(*one, decode) for one in files], piece))
+            if not under_way:
+                return
+            for look in under_way.popleft().result():
                 bar.update()
                 yield look
 
