@@ -43,6 +43,8 @@ class ConvolutionLayer:
         In frames of the layer's input.
     reordered : torch.Tensor or None
         The weights as oneDNN wants them; None: plain products.
+    paired : tuple of three torch.Tensor, or None
+        Weights for `pairs`, as oneDNN wants them; None: a product for every frame.
     """
 
     weights: torch.Tensor
@@ -54,6 +56,7 @@ class ConvolutionLayer:
     kernel: int
     stride: int
     reordered: torch.Tensor | None
+    paired: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 
     def windows(self, x: torch.Tensor, frames: int) -> torch.Tensor:
         """A view of `x` (time, channels), contiguous, of shape (frames, kernel x channels)."""
@@ -70,6 +73,10 @@ class ConvolutionLayer:
             x = torch.ops.mkldnn._linear_pointwise(windows.contiguous(), self.reordered, self.bias, *after)
             if fused:
                 return x
+        return self.finished(x, spare)
+
+    def finished(self, x: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
+        """Norm and activation of what the products gave, of shape (frames, width); `spare` is written over."""
         if self.norm is not None:
             shape, eps, statistics = self.norm.normalized_shape, self.norm.eps, x.new_empty(2, len(x), 1)
             torch.ops.aten.native_layer_norm.out(
@@ -77,6 +84,30 @@ class ConvolutionLayer:
             )
             x = spare
         return self.activation(x)
+
+    def pairs(self, even: torch.Tensor, odd: torch.Tensor, spare: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Even and odd frames of the output, from the input's, for three taps and stride 2: five products for six.
+
+        Two neighbouring frames, with taps W0, W1, W2 and inputs x0 to x4, share their middle input:
+
+            W0 x0 + W1 x1 + W2 x2 = W0 (x0 - x2) + W1 x1 + (W0 + W2) x2
+            W0 x2 + W1 x3 + W2 x4 = W2 (x4 - x2) + W1 x3 + (W0 + W2) x2
+
+        as in Winograd's F(2, 2) (1980, "Arithmetic Complexity of Computations").
+        """
+        n_even, n_odd, width = (len(spare) + 1) // 2, len(spare) // 2, even.shape[1]
+        of_shared, of_even, of_odd = self.paired
+        middle = even[1 : 2 * n_even : 2]
+        shared = torch.ops.mkldnn._linear_pointwise(middle, of_shared, self.bias, "none", [], None)
+        joined = even.new_empty(n_even, 2 * width)
+        torch.sub(even[: 2 * n_even : 2], middle, out=joined[:, :width])
+        joined[:, width:] = odd[: 2 * n_even : 2]
+        first = torch.ops.mkldnn._linear_pointwise.binary(joined, shared, of_even, None, "add")
+        joined, middle, shared = joined[:n_odd], middle[:n_odd], shared[:n_odd]
+        torch.sub(even[2 : 2 * n_odd + 1 : 2], middle, out=joined[:, :width])
+        joined[:, width:] = odd[1 : 2 * n_odd : 2]
+        second = torch.ops.mkldnn._linear_pointwise.binary(joined, shared, of_odd, None, "add")
+        return self.finished(first, spare[:n_even]), self.finished(second, spare[n_even:])
 
 
 def why_not(extractor: nn.Module) -> str | None:
@@ -123,7 +154,12 @@ def pack(extractor: nn.Module, dtype: torch.dtype) -> list[ConvolutionLayer]:
         activation, kernel, stride = _in_place(layer.activation), conv.kernel_size[0], conv.stride[0]
         weights = weights.flatten(0, 1).contiguous()
         reordered = _reordered(weights) if i else None  # the first one's change with every utterance's group norm
-        layers.append(ConvolutionLayer(weights, bias, norm, scale, shift, activation, kernel, stride, reordered))
+        # in bfloat16 they save 7 % and double the largest rounding error, so there not
+        pairing = reordered is not None and (kernel, stride, dtype) == (3, 2, torch.float32)
+        paired = _paired(weights) if pairing else None
+        layers.append(
+            ConvolutionLayer(weights, bias, norm, scale, shift, activation, kernel, stride, reordered, paired)
+        )
     return layers
 
 
@@ -139,6 +175,13 @@ def _reordered(weights: torch.Tensor) -> torch.Tensor | None:
     except (AttributeError, NotImplementedError, RuntimeError, TypeError):
         return None
     return reordered
+
+
+def _paired(weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of `ConvolutionLayer.pairs`: for what two frames share, for the even one and for the odd one."""
+    first, middle, last = weights.chunk(3)
+    shared = (first.double() + last.double()).to(weights.dtype)
+    return _reordered(shared), _reordered(torch.cat([first, middle])), _reordered(torch.cat([last, middle]))
 
 
 def _copied(value: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
@@ -210,9 +253,22 @@ def convolve(
     for start in range(0, len(out), chunk_frames):
         n_frames, *sizes = _needed(later, min(chunk_frames, len(out) - start))
         x = first.apply(windows[start * hop : start * hop + n_frames], spares[0][:n_frames])
+        halves = None  # or what x is made of, its even and its odd frames
         for layer, spare, n_frames in zip(later, spares[1:], sizes):
-            x = layer.apply(layer.windows(x.to(layer.weights.dtype), n_frames), spare[:n_frames])
+            if layer.paired:
+                halves = layer.pairs(*(halves or (x[::2], x[1::2])), spare[:n_frames])
+                continue
+            x, halves = interleaved(*halves) if halves else x.to(layer.weights.dtype), None
+            x = layer.apply(layer.windows(x, n_frames), spare[:n_frames])
+        x = interleaved(*halves) if halves else x
         out[start : start + len(x)] = x
+
+
+def interleaved(even: torch.Tensor, odd: torch.Tensor) -> torch.Tensor:
+    """Rows of `even` and `odd` in turn; `even` has as many, or one more."""
+    x = even.new_empty(len(even) + len(odd), even.shape[1])
+    x[::2], x[1::2] = even, odd
+    return x
 
 
 def _needed(later: list[ConvolutionLayer], frames: int) -> list[int]:

@@ -13,10 +13,9 @@ import torch
 from torch import nn
 
 from eeasr_modules.models import fast_convolutions, fast_positions
+from eeasr_modules.models.fast_module import TOLERANCE, Faster
 from eeasr_modules.models.huggingface_front_end import conv_frames, shortest
 
-TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
-"""Largest difference of the self-test on a second of noise, in standard deviations of the output (or in ones)."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -72,8 +71,8 @@ def faster_front_end(model: nn.Module, *, precision: str | None = None) -> nn.Mo
         faster = [FasterExtractor(extractor, dtype), *(FasterPositions(conv, dtype) for conv in convolutions)]
         for made in faster:
             _self_test(made)
-        for made in faster:  # beside the class's forward, not in its place: `del` brings that back
-            made.module.forward = made
+        for made in faster:
+            made.swap()
     return model
 
 
@@ -97,7 +96,7 @@ def stock_front_end(model: nn.Module) -> nn.Module:
     """
     for extractor, convolutions in _front_ends(model):
         for module in (extractor, *convolutions):
-            if isinstance(vars(module).get("forward"), _Faster):
+            if isinstance(vars(module).get("forward"), Faster):
                 del module.forward
     return model
 
@@ -118,53 +117,7 @@ def _front_ends(model: nn.Module) -> list[tuple[nn.Module, list[nn.Module]]]:
     return found
 
 
-class _Faster:
-    """A module's forward, computed another way where that is foreseen; weights are packed when they have changed."""
-
-    def __init__(self, module: nn.Module, dtype: torch.dtype | None):
-        self.module, self.dtype = module, dtype
-        self.packed, self.packed_from = None, None
-
-    def __getstate__(self) -> dict:
-        return {**vars(self), "packed": None, "packed_from": None}
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        dtype = self.dtype_for(x)
-        if dtype is None:
-            return self.stock(x)
-        with torch.no_grad(), torch.autocast("cpu", enabled=False):
-            return self.faster(x, self.current(dtype)).to(x.dtype if self.dtype else dtype)
-
-    def stock(self, x: torch.Tensor) -> torch.Tensor:
-        """What the module's class does."""
-        return type(self.module).forward(self.module, x)
-
-    def dtype_for(self, x: torch.Tensor) -> torch.dtype | None:
-        """Precision of the products for this input; None where the module's own code has to run."""
-        weights = list(self.module.parameters())
-        known = x.device.type == "cpu" and x.dtype in TOLERANCE and all(
-            one.device.type == "cpu" and one.dtype == x.dtype for one in weights
-        )  # fmt: skip
-        gradients = torch.is_grad_enabled() and (x.requires_grad or any(one.requires_grad for one in weights))
-        if not known or gradients or torch.jit.is_tracing() or torch.compiler.is_compiling():
-            return None
-        if self.dtype is not None:
-            return self.dtype
-        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
-        return dtype if dtype in TOLERANCE else None
-
-    def current(self, dtype: torch.dtype):
-        """Packed weights, made again after a load, a cast or an optimiser's step."""
-        tensors = (*self.module.parameters(), *self.module.buffers())
-        state = dtype, tuple((id(one), one.data_ptr(), -1 if one.is_inference() else one._version) for one in tensors)
-        packed, packed_from = self.packed, self.packed_from
-        if packed_from != state:
-            packed = self.pack(dtype)
-            self.packed, self.packed_from = packed, state
-        return packed
-
-
-class FasterExtractor(_Faster):
+class FasterExtractor(Faster):
     """Forward of a `feature_extractor`: (batch, samples) -> (batch, channels, frames).
 
     Arguments
@@ -201,7 +154,7 @@ class FasterExtractor(_Faster):
         return out.transpose(1, 2)
 
 
-class FasterPositions(_Faster):
+class FasterPositions(Faster):
     """Forward of a position embedding's convolution: (batch, channels, frames) to the same.
 
     Arguments
@@ -222,7 +175,7 @@ class FasterPositions(_Faster):
 
 
 @torch.no_grad()
-def _self_test(faster: _Faster) -> None:
+def _self_test(faster: Faster) -> None:
     """Compare with stock on noise: a second of it, or 50 frames; nothing to compare where stock would run."""
     weight = next(faster.module.parameters())
     shape = (2, 16000) if isinstance(faster, FasterExtractor) else (2, faster.module.in_channels, 50)

@@ -178,6 +178,28 @@ def test_bfloat16_products_are_near_stock_in_float32(name):
     assert (ours - exact).abs().max() < 0.1 * max(1.0, exact.std().item())
 
 
+@torch.no_grad()
+def test_under_autocast_the_position_convolution_takes_what_the_projection_rounded():
+    model = faster_front_end(stock_model("wav2vec2-base"))
+    conv, x = model.encoder.pos_conv_embed.conv, noise(1, 24, 40).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert conv.forward.dtype_for(x) == torch.bfloat16
+        ours = conv(x)
+    assert ours.dtype == torch.bfloat16
+    assert 0 < (ours - stock_front_end(model).encoder.pos_conv_embed.conv(x.float())).abs().max() < 0.1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("n_frames", [1, 2, 7, 12])
+def test_five_products_for_a_pair_of_frames_give_what_six_give(n_frames):
+    layer = fast_convolutions.pack(stock_model("wav2vec2-base").feature_extractor, torch.float32)[1]
+    x, spare = noise(2 * n_frames + 1, 16), torch.empty(n_frames, 16)
+    one_by_one = layer.apply(layer.windows(x, n_frames), spare)
+    pairs = fast_convolutions.interleaved(*layer.pairs(x[::2], x[1::2], spare))
+    assert pairs.shape == one_by_one.shape
+    assert (pairs - one_by_one).abs().max() < 1e-5
+
+
 def test_gradients_are_those_of_stock_and_new_weights_are_used():
     model, wavs = stock_model("wav2vec2-base"), noise(1, 16000)
     twin = copy.deepcopy(model)
