@@ -7,6 +7,7 @@ import warnings
 import torch
 
 from eeasr_modules.models.fast_front_end import faster_front_end
+from eeasr_modules.models.fast_layers import faster_layers
 from eeasr_modules.models.multi_exit import MultiExit
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,8 @@ def made_faster(model: MultiExit, *, front_end: str, precision: str) -> MultiExi
     model : MultiExit
         In eval mode, float32.
     front_end : str
-        "fast": the faster one where the encoder has one and a self-test agrees; "stock": the encoder's own.
+        "fast": the faster one, and faster products in the layers, where the encoder has them and a self-test agrees;
+        "stock": the encoder's own.
     precision : str
         "int8" stores the weights of linear layers in 8 bits and rounds their inputs as they come (dynamic
         quantisation); the others leave the weights alone, see `autocast`.
@@ -46,12 +48,16 @@ def made_faster(model: MultiExit, *, front_end: str, precision: str) -> MultiExi
     MultiExit
     """
     if front_end == "fast" and next(model.parameters()).device.type == "cpu":
-        try:
-            faster_front_end(model)
-        except ValueError as err:  # a Conformer, or parts that are not foreseen
-            logger.debug("stock front end: %s", err)
-        except RuntimeError as err:
-            logger.warning("the stock front end is used: %s", err)
+        swaps = {"front end": faster_front_end, "layers": faster_layers}
+        if precision == "int8":
+            swaps.pop("layers")  # their products are exchanged below
+        for part, swap in swaps.items():
+            try:
+                swap(model)
+            except ValueError as err:  # a Conformer, or parts that are not foreseen
+                logger.debug("stock %s: %s", part, err)
+            except RuntimeError as err:
+                logger.warning("the stock %s is used: %s", part, err)
     if precision == "int8":
         with warnings.catch_warnings():
             # torch will drop this for torchao, which is a package of its own
