@@ -48,16 +48,31 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_decoding(parser: Parser) -> None:
-    parser.add_argument("--decoding", choices=("greedy", "beam"), help="beam: search at the exit that is taken")
+    parser.add_argument(
+        "--decoding",
+        choices=("greedy", "beam", "attention"),
+        help="beam: search at the exit that is taken; attention: by its decoder, where the model has one",
+    )
     parser.add_argument("--lm", metavar="FILE", help="n-gram model of words for the beam: ARPA or KenLM binary")
     parser.add_argument("--beam-size", type=int, default=60, metavar="N", help="transcripts kept (default: 60)")
     parser.add_argument("--lm-weight", type=float, default=0.8, metavar="W", help="of the model (default: 0.8)")
     parser.add_argument("--word-score", type=float, default=1.5, metavar="S", help="for every word (default: 1.5)")
+    parser.add_argument(
+        "--attention-beam-size", type=int, default=10, metavar="N", help="the decoder's; 1: greedy (default: 10)"
+    )
+    parser.add_argument(
+        "--attention-ctc-weight", type=float, default=0.3, metavar="W", help="share of CTC in it (default: 0.3)"
+    )
 
 
 def _decoding(options: argparse.Namespace):
+    from eeasr_modules.models.attention_search import AttentionOptions
     from eeasr_modules.models.beam import BeamOptions
 
+    if options.decoding == "attention":
+        if options.lm is not None:
+            raise ValueError("--lm is for the CTC beam: leave out --decoding attention, or --lm")
+        return AttentionOptions(options.attention_beam_size, options.attention_ctc_weight)
     if options.lm is not None and options.decoding == "greedy":
         raise ValueError("--lm needs a beam: leave out --decoding greedy")
     if options.lm is None and options.decoding != "beam":

@@ -15,6 +15,7 @@ import torch
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
 from eeasr_modules.exits.combinations import check_against
 from eeasr_modules.exits.policies import Policy
+from eeasr_modules.models.attention_search import AttentionSearch
 from eeasr_modules.models.beam import BeamDecoder
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.word_signals import WordFrames
@@ -44,9 +45,10 @@ class Engine:
         Of the policy `random`; an exit table's is in its metadata.
     language : str
         Of the words that text policies look up.
-    decoder : BeamDecoder or None
+    decoder : BeamDecoder, AttentionSearch or None
         Searches for the transcript at the exit where an utterance leaves; None for greedy decoding. The policy decides
-        on greedy transcripts either way.
+        on greedy transcripts either way; one that reads the attention decoder's signals has it spell at every exit
+        that it reads.
 
     Raises
     ------
@@ -64,7 +66,7 @@ class Engine:
         precision: str = "float32",
         seed: int = 0,
         language: str = "en",
-        decoder: BeamDecoder | None = None,
+        decoder: BeamDecoder | AttentionSearch | None = None,
     ):
         if policy.is_open:
             raise ValueError(f"{policy} is open and cannot decide: give its arguments or calibrate it on dev")
@@ -77,7 +79,7 @@ class Engine:
         self.compaction = Always() if compaction is None else compaction
         self.seed, self.language, self.precision = seed, language, precision
         self.decoder = decoder
-        self.plan = SignalPlan(policy, model.exit_layers)
+        self.plan = SignalPlan(policy, model.exit_layers, spells=isinstance(decoder, AttentionSearch))
         self.spellings = vocabulary.spellings
         self.word_frames = WordFrames(self.spellings, blank_index=model.blank_index) if self.plan.of_words else None
         self.sample_rate = model.config["sample_rate"]

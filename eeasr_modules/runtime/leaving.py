@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from eeasr_modules.models.attention_search import AttentionSearch, Spelled
 from eeasr_modules.models.walk import Walk
 from eeasr_modules.models.word_signals import word_signals
 from eeasr_modules.runtime.live_signals import head_signals, plain_signals, transcript_signals
+from eeasr_modules.runtime.searching import searched_words, spell_all
 from eeasr_modules.runtime.words import Word, spell_words
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class _Exit:
     log_probs: torch.Tensor | None = None  # (undecided, frames, tokens)
     path: np.ndarray | None = None  # (2, undecided, frames): best token of each frame, its probability
     texts: list[str] | None = None
+    spelled: list[Spelled] | None = None
 
 
 class Leaving:
@@ -225,6 +228,9 @@ class Leaving:
             signals.update(transcript_signals(plan, here.texts, self.previous.texts, language=self.engine.language))
         if plan.of_words:
             signals.update(self._of_words(here))
+        if plan.of_decoder:
+            here.spelled = spell_all(self.engine, here.index, here.hidden, here.log_probs, self.n_frames[undecided])
+            signals.update({name: np.array([one.signals[name] for one in here.spelled]) for name in plan.of_decoder})
         return signals
 
     def _copied(self, here: _Exit, names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -263,11 +269,12 @@ class Leaving:
         log_probs = self._read_head(here, who) if here.path is None or searches else None
         path = _best_path(log_probs).cpu().numpy() if here.path is None else here.path[:, who]
         utterances = self.undecided[who]
+        spelled = self._spelled(here, who, log_probs)
         for row, (position, utterance) in enumerate(zip(who, utterances, strict=True)):
             n_frames = self.n_frames[utterance]
             best, heard = path[0, row, :n_frames].astype(np.int64), path[1, row, :n_frames]
             if searches:
-                words = self._searched(log_probs[row, :n_frames], heard)
+                words = searched_words(self.engine, log_probs[row, :n_frames], heard, spelled=spelled[row])
                 text = " ".join(word.text for word in words)
             else:
                 words = spell_words(
@@ -304,13 +311,14 @@ class Leaving:
             return self.model.heads[here.index](here.hidden[rows], here.n_frames[rows])
         return here.log_probs if everybody else here.log_probs[rows]
 
-    def _searched(self, log_probs: torch.Tensor, heard: np.ndarray) -> tuple[Word, ...]:
-        """Words of one utterance by beam search, sure as its best tokens are between their ends."""
-        frame_s = self.engine.frame_s
-        return tuple(
-            Word(word, begin * frame_s, end * frame_s, float(heard[begin:end].mean(dtype=np.float64)))
-            for word, begin, end in self.engine.decoder.words(log_probs)
-        )
+    def _spelled(self, here: _Exit, who: np.ndarray, log_probs: torch.Tensor | None) -> list[Spelled | None]:
+        """What the attention decoder spells for these (positions among the undecided); None without it."""
+        if not isinstance(self.engine.decoder, AttentionSearch):
+            return [None] * len(who)
+        if here.spelled is not None:  # the policy has asked
+            return [here.spelled[i] for i in who]
+        rows = torch.from_numpy(who).to(here.hidden.device)
+        return spell_all(self.engine, here.index, here.hidden[rows], log_probs, self.n_frames[self.undecided[who]])
 
     def _of_those_left(self, here: _Exit, left: np.ndarray) -> _Exit:
         """What the next exit is compared with, for those who go on: only what the policy will ask for."""

@@ -10,7 +10,7 @@ import torch
 
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
 from eeasr_modules.exits.lexical_signals import LEXICAL_SIGNALS, lexical_signals
-from eeasr_modules.exits.policies import Policy
+from eeasr_modules.exits.policies import DECODER_SIGNALS, Policy
 from eeasr_modules.exits.signals_text import TEXT_SIGNALS, text_signals_at_exit, uniform
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, acoustic_signals
 from eeasr_modules.models.word_signals import WORD_SIGNALS
@@ -29,6 +29,8 @@ class SignalPlan:
         Not open.
     exit_layers : sequence of int
         The model's exits.
+    spells : bool
+        Whether transcripts are the attention decoder's: its signals can be read then.
 
     Raises
     ------
@@ -36,9 +38,15 @@ class SignalPlan:
         When the policy reads something that is not computed live; what is, is named.
     """
 
-    def __init__(self, policy: Policy, exit_layers: Sequence[int]):
+    def __init__(self, policy: Policy, exit_layers: Sequence[int], *, spells: bool = False):
         self.names = tuple(policy.needs)
-        unknown = [name for name in self.names if name not in LIVE_SIGNALS]
+        self.of_decoder = tuple(name for name in self.names if name in DECODER_SIGNALS)
+        if self.of_decoder and not spells:
+            raise ValueError(
+                f"{policy} reads the signal {self.of_decoder[0]!r} of the attention decoder: transcribe with "
+                "--decoding attention (decoding=AttentionOptions() in Python)"
+            )
+        unknown = [name for name in self.names if name not in (*LIVE_SIGNALS, *self.of_decoder)]
         if unknown:
             raise ValueError(
                 f"{policy} reads the signal {unknown[0]!r}, which is not computed while transcribing; "

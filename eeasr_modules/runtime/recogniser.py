@@ -12,6 +12,7 @@ import torch
 
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
 from eeasr_modules.exits.policies import Policy, Static
+from eeasr_modules.models.attention_search import AttentionOptions, AttentionSearch
 from eeasr_modules.models.beam import BeamDecoder, BeamOptions
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime.audio import AudioReader, as_waveform
@@ -58,8 +59,9 @@ class EarlyExitASR:
         "fast" (wav2vec 2.0 and its kin on a CPU; same output) or "stock".
     precision : str
         "float32", "bfloat16", "float16" (GPU), "int8" (CPU); docs/transcribe.md says what each costs and saves.
-    decoding : BeamOptions or None
-        A beam search for the transcript at the exit that is taken; None for greedy decoding.
+    decoding : BeamOptions, AttentionOptions or None
+        A CTC beam search, or the attention decoder, for the transcript at the exit that is taken; None for greedy
+        decoding.
     on_drift : str
         "warn" logs an alarm when exits and blank rates leave the calibration distribution, "full_depth" moreover takes
         everybody to the last exit from then on; "off" does not watch.
@@ -92,7 +94,7 @@ class EarlyExitASR:
         pool_survivors: bool = False,
         front_end: str = "fast",
         precision: str = "float32",
-        decoding: BeamOptions | None = None,
+        decoding: BeamOptions | AttentionOptions | None = None,
         on_drift: str = "off",
         drift_alpha: float = 0.01,
         seed: int = 0,
@@ -107,7 +109,7 @@ class EarlyExitASR:
         self.batch_seconds, self.longest_s = batch_seconds, longest_s
         check_switches(front_end, precision, device=self.device)
         self.front_end, self.precision = front_end, precision
-        if decoding is not None:
+        if isinstance(decoding, BeamOptions):
             decoding.check_language_model()
         self.compaction, self.decoding, self.seed = compaction, decoding, seed
         self.pool_survivors = pool_survivors
@@ -134,7 +136,7 @@ class EarlyExitASR:
         pool_survivors: bool = False,
         front_end: str = "fast",
         precision: str = "float32",
-        decoding: BeamOptions | None = None,
+        decoding: BeamOptions | AttentionOptions | None = None,
         on_drift: str = "off",
         drift_alpha: float = 0.01,
         seed: int = 0,
@@ -155,7 +157,7 @@ class EarlyExitASR:
             None takes a GPU where there is one.
         batch_seconds, longest_s, compaction, front_end, precision, seed : float, float, str, str, str, int
             See the class.
-        pool_survivors, decoding, on_drift, drift_alpha : bool, BeamOptions or None, str, float
+        pool_survivors, decoding, on_drift, drift_alpha : bool, BeamOptions, AttentionOptions or None, str, float
             Likewise.
 
         Returns
@@ -220,7 +222,7 @@ class EarlyExitASR:
             precision=self.precision,
             seed=self.seed,
             language=self.source.config.get("language") or "en",
-            decoder=self._decoder(vocabulary),
+            decoder=self._decoder(model, vocabulary),
         )
 
     def _recognise(
@@ -251,7 +253,7 @@ class EarlyExitASR:
                 self._engine = self._deciding(engine.model, engine.vocabulary, engine.compaction)
             logger.warning("drift: from here on everything runs to the last exit")
 
-    def _decoder(self, vocabulary) -> BeamDecoder | None:
+    def _decoder(self, model: MultiExit, vocabulary) -> BeamDecoder | AttentionSearch | None:
         if self.decoding is None:
             return None
         tokens, spellings = vocabulary.tokens, vocabulary.spellings
@@ -260,6 +262,8 @@ class EarlyExitASR:
     def transcribe(
         self, audio: Audio | Sequence[Audio], *, sample_rate: int | None = None
     ) -> Transcript | list[Transcript]:
+        if isinstance(self.decoding, AttentionOptions):
+            return AttentionSearch(model, options=self.decoding)
         """Transcript of a recording, or those of several.
 
         Arguments
