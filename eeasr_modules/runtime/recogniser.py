@@ -112,6 +112,11 @@ class EarlyExitASR:
         if isinstance(decoding, BeamOptions):
             decoding.check_language_model()
         self.compaction, self.decoding, self.seed = compaction, decoding, seed
+        elif decoding is not None and source.config.get("decoder") is None:
+            raise ValueError(
+                f"decoding by attention needs a model that was trained with attention_decoder: true, '{source.name}' "
+                "has CTC exits only"
+            )
         self.pool_survivors = pool_survivors
         if on_drift not in ON_DRIFT:
             raise ValueError(f"on_drift must be one of {', '.join(ON_DRIFT)}, got {on_drift!r}")
