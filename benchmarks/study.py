@@ -18,9 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from eeasr_modules.exits import read_table
+from eeasr_modules.exits import choose, parse_policy, read_table, replay
 from eeasr_modules.exits.bootstrap import bootstrap_difference
 from eeasr_modules.exits.fusion import FusionModel, fuse, fused_table
+from eeasr_modules.exits.score import lines_of, point_numbers
 from eeasr_modules.report.tables import interval, markdown_table, number
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,29 +89,45 @@ def compared(run: Path, other: Path, *, n_draws: int = 1000) -> dict:
     return found
 
 
-def fused(run: Path, *, n_draws: int = 1000) -> dict:
-    """Per test set: WER of the last exit, alone and fused with those before it by trees fitted on dev."""
+def fused(run: Path, *, budgets: tuple[float, ...] = (0.5, 0.75)) -> dict:
+    """Per test set: every exit fused with those before it by trees fitted on dev, and a policy on top.
+
+    The policy's thresholds are chosen on dev tables of fused transcripts, each speaker fused by trees of the others.
+    """
     dev = next(path for path in sorted((run / "tables").glob("*_dev.parquet")))
-    model, found = FusionModel.fit([read_table(dev)]), {}
+    model, (dev_fused,) = FusionModel.fit_fused([read_table(dev)])
+    policies = {budget: choose(dev_fused, parse_policy("between(entropy)"), budget=budget).policy for budget in budgets}
+    found = {}
     for path in sorted((run / "tables").glob("*.parquet")):
         if path == dev:
             continue
         table = read_table(path)
-        errors = fused_table(table, fuse(table, model)).errors
-        one = bootstrap_difference(
-            errors[:, -1],
-            table.errors[:, -1],
-            n_ref_words=table.n_ref_words,
-            speakers=table.speakers,
-            rng=np.random.default_rng(0),
-            n_draws=n_draws,
-        )
-        wers = [100 * counts[:, -1].sum() / table.n_ref_words.sum() for counts in (errors, table.errors)]
-        found[path.stem] = {"wer": round(wers[0], 3), "last": round(wers[1], 3)} | {
-            key: round(getattr(one, of), 3)
-            for key, of in (("difference", "estimate"), ("low", "low"), ("high", "high"))
+        errors, lines = fused_table(table, fuse(table, model)).errors, lines_of(table)
+
+        def numbers(exit_index, name: str, *, table=table, errors=errors, lines=lines) -> dict:
+            rows = np.arange(table.n_utterances)
+            one = point_numbers(table, exit_index, lines=lines, errors=errors[rows, exit_index])
+            alone = 100 * table.errors[rows, exit_index].sum() / table.n_ref_words.sum()
+            kept = {key: rounded(value) for key, value in one.items() if key != "saved"}
+            return {"what": name, "alone": rounded(alone), **kept}
+
+        everybody = [np.full(table.n_utterances, k) for k in range(table.n_exits)]
+        found[path.stem] = {
+            "exits": [
+                numbers(index, f"layer {layer}") for layer, index in zip(table.exit_layers, everybody, strict=True)
+            ],
+            "policies": [
+                numbers(replay(policy, table), str(policy)) | {"budget": budget} for budget, policy in policies.items()
+            ],
         }
     return found
+
+
+def rounded(value: float | list[float] | None) -> float | list[float] | None:
+    """To three decimals."""
+    if isinstance(value, list | tuple):
+        return [round(float(one), 3) for one in value]
+    return None if value is None else round(float(value), 3)
 
 
 def read(name: str) -> dict | None:
@@ -280,17 +297,47 @@ def crossfit_rows() -> tuple[list[str], list[list[str]]]:
 
 def fusion_rows() -> tuple[list[str], list[list[str]]]:
     """Exits fused, at full depth."""
-    rows = [
-        ["shipped", name, number(one["last"]), number(one["wer"]), difference(one)]
-        for name, one in read("results/study/fusion.json").items()
-    ]
+    rows = []
+    for name, one in read("results/study/fusion.json").items():
+        last = one["exits"][-1]
+        rows.append(["shipped", name, number(last["alone"]), number(last["wer"]), above_static(last)])
     for name, one in read("results/exit-traces/results.json")["fusion"].items():
         full = one["full_depth"]
-        low, high = full["above_static_interval"]
-        gain = {"difference": full["above_static"], "low": low, "high": high}
-        row = ["ee40", f"LibriSpeech test-{name}", number(full["static"]), number(full["wer"]), difference(gain)]
-        rows.append(row)
+        rows.append(["ee40", f"LibriSpeech test-{name}", number(full["static"]), number(full["wer"])])
+        rows[-1].append(above_static(full))
     return ["model", "set", "last exit", "fused", "difference [95 %]"], rows
+
+
+def fused_depth_rows() -> tuple[list[str], list[list[str]]]:
+    """Fused output at half the depth and more, against the static line."""
+    rows = []
+    for name, one in read("results/study/fusion.json").items():
+        if name not in ("commonvoice_test", "librispeech_test-other", "an4_test", "commonvoice_6_1_validated"):
+            continue
+        for at in [*one["exits"][3:-1], *one["policies"]]:
+            gap = at["gap_closed"]
+            rows.append(
+                [name, f"`{at['what']}`" if "budget" in at else at["what"], f"{at['depth']:.2f}"]
+                + [number(at["static"]), number(at["oracle_c"]), number(at["wer"]), above_static(at)]
+                + ["-" if gap is None else f"{100 * gap:.0f} %"]
+            )
+    header = [
+        "set",
+        "leaving at",
+        "depth",
+        "static line",
+        "oracle C",
+        "fused",
+        "minus static line [95 %]",
+        "gap closed",
+    ]
+    return header, rows
+
+
+def above_static(one: dict) -> str:
+    """Points above or below the static line, with their interval."""
+    low, high = one["above_static_interval"]
+    return difference({"difference": one["above_static"], "low": low, "high": high})
 
 
 def speed_rows() -> tuple[list[str], list[list[str]]]:
@@ -365,6 +412,7 @@ def written() -> str:
         "pretraining": pretraining_rows(),
         "crossfit": crossfit_rows(),
         "fusion": fusion_rows(),
+        "fused_depth": fused_depth_rows(),
         "speed": speed_rows(),
     }
     for name, table in tables.items():
