@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,4 +54,17 @@ def check_cheaper_start(config: Config, theirs: dict) -> None:
         raise ValueError(
             f"n_epochs: 0 only evaluates, but keep_layers or downsample makes another encoder of init_from "
             f"'{config.init_from}': train it, or leave them null"
+        )
+
+
+def check_teacher_input(config: Config, folder: Path) -> None:
+    """ValueError where the teacher in `folder` hears its input at another length, and so gives other frames."""
+    theirs = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("encoder", {})
+    ours = (config.downsample, config.downsample_factor if config.downsample else None)
+    before = theirs.get("downsample")
+    given = (before, theirs.get("downsample_factor", 2) if before else None)
+    if theirs.get("encoder") == config.encoder and ours != given:
+        raise ValueError(
+            f"distill '{folder}' is a teacher with downsample {given[0]} and downsample_factor {given[1]}, this run "
+            f"has {ours[0]} and {ours[1]}: frames are compared one by one, so they must be the same"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from eeasr_modules.training.cheaper_keys import check_teacher_input
 from eeasr_modules.training.regimes import OWN_TEACHERS, Regime
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def check_regime(config: Config) -> None:
         raise FileNotFoundError(
             f"distill must be null, {', '.join(OWN_TEACHERS)} or a model folder with a config.json, got '{folder}'"
         )
+    if folder is not None:
+        check_teacher_input(config, folder)
     if config.regime == "two_step" and config.share_projection:
         raise ValueError(
             "regime: two_step freezes the last head while the others train, so they cannot share its projection: "

@@ -136,6 +136,14 @@ class TestDownsampledRun:
             make_config(**start, downsample="average")
         assert make_config(**start, downsample="average", downsample_factor=3, n_epochs=0).n_epochs == 0
 
+    def test_a_teacher_must_hear_the_same(self, make, make_config, start, tmp_path):
+        with pytest.raises(ValueError, match=r"a teacher with downsample None .*, this run has signal and 2"):
+            make_config(distill=start, downsample="signal")
+        make(downsample="signal").save(tmp_path)
+        assert make_config(distill=str(tmp_path), downsample="signal").distill == str(tmp_path)
+        with pytest.raises(ValueError, match="with downsample signal and downsample_factor 2, this run has None"):
+            make_config(distill=str(tmp_path))
+
     def test_evaluation_alone_cannot_change_what_is_heard(self, make_config, start):
         with pytest.raises(ValueError, match="n_epochs: 0 only evaluates, but keep_layers or downsample"):
             make_config(**DEEP, init_from=start, n_epochs=0, downsample="signal")
