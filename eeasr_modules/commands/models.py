@@ -1,4 +1,4 @@
-"""Commands on models and their trainings: `benchmark`, `export`, `report`, `push`."""
+"""Commands on models and their trainings: `benchmark`, `confidence`, `export`, `report`, `push`."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from eeasr_modules.commands.parsing import add_command, whole_number
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add `benchmark`, `export`, `report`, `push` to the parser's commands.
+    """Add `benchmark`, `confidence`, `export`, `report`, `push` to the parser's commands.
 
     Arguments
     ---------
@@ -15,6 +15,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         Of the parser of `eeasr`.
     """
     _add_benchmark(commands)
+    _add_confidence(commands)
     _add_export(commands)
     _add_report(commands)
     _add_push(commands)
@@ -81,6 +82,30 @@ def _benchmark(options: argparse.Namespace) -> None:
     if options.out:
         written = write_benchmark(options.out, markdown, benchmark_csv(results, **shown))
         print("Written: " + ", ".join(str(path) for path in written))
+
+
+def _add_confidence(commands: argparse._SubParsersAction) -> None:
+    about = "make a model's word confidences probabilities, by recordings with references"
+    parser = add_command(commands, "confidence", _confidence, about)
+    parser.add_argument("model", metavar="MODEL", help="folder that train.py left; gets a confidence.json")
+    parser.add_argument("inputs", nargs="+", metavar="MANIFEST", help=".csv with references, not of training or test")
+    parser.add_argument(
+        "--normaliser", default="upper", metavar="NAME", help="for references and transcripts: none, upper, words"
+    )
+    parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
+
+
+def _confidence(options: argparse.Namespace) -> None:
+    from eeasr_modules.runtime.confidence import fit_confidence
+
+    path, found = fit_confidence(
+        options.model,
+        options.inputs,
+        normaliser=options.normaliser,
+        device=options.device,
+        progress=lambda line: print(f"eeasr: {line}", file=sys.stderr),
+    )
+    print(f"Written: {path} ({found.n_words} words of {found.n_utterances} utterances and all exits)")
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:

@@ -19,6 +19,7 @@ from eeasr_modules.runtime.audio import AudioReader, as_waveform
 from eeasr_modules.runtime.choosing import choose_policy
 from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, chunks, stitch
 from eeasr_modules.runtime.compaction import Always, Compaction, measure_compaction
+from eeasr_modules.runtime.confidence import with_probabilities
 from eeasr_modules.runtime.drifting import ON_DRIFT, LiveWatch, reference_of
 from eeasr_modules.runtime.engine import Engine
 from eeasr_modules.runtime.faster import check_switches, made_faster
@@ -111,12 +112,12 @@ class EarlyExitASR:
         self.front_end, self.precision = front_end, precision
         if isinstance(decoding, BeamOptions):
             decoding.check_language_model()
-        self.compaction, self.decoding, self.seed = compaction, decoding, seed
         elif decoding is not None and source.config.get("decoder") is None:
             raise ValueError(
                 f"decoding by attention needs a model that was trained with attention_decoder: true, '{source.name}' "
                 "has CTC exits only"
             )
+        self.compaction, self.decoding, self.seed = compaction, decoding, seed
         self.pool_survivors = pool_survivors
         if on_drift not in ON_DRIFT:
             raise ValueError(f"on_drift must be one of {', '.join(ON_DRIFT)}, got {on_drift!r}")
@@ -261,14 +262,14 @@ class EarlyExitASR:
     def _decoder(self, model: MultiExit, vocabulary) -> BeamDecoder | AttentionSearch | None:
         if self.decoding is None:
             return None
+        if isinstance(self.decoding, AttentionOptions):
+            return AttentionSearch(model, options=self.decoding)
         tokens, spellings = vocabulary.tokens, vocabulary.spellings
         return BeamDecoder(tokens, spellings, blank_index=vocabulary.blank_index, options=self.decoding)
 
     def transcribe(
         self, audio: Audio | Sequence[Audio], *, sample_rate: int | None = None
     ) -> Transcript | list[Transcript]:
-        if isinstance(self.decoding, AttentionOptions):
-            return AttentionSearch(model, options=self.decoding)
         """Transcript of a recording, or those of several.
 
         Arguments
@@ -365,14 +366,25 @@ class EarlyExitASR:
             return Transcript(error=recording.error, **common)
         parts = recording.parts
         seconds = [stretch.end_s - stretch.start_s for stretch, _ in parts]
-        words = parts[0][1].words if len(parts) == 1 else stitch([(stretch, one.words) for stretch, one in parts])
+        confidence_map = None if self.decoding is not None else self.source.confidence_map  # it knows greedy words
+        spoken = [
+            one.words
+            if confidence_map is None
+            else with_probabilities(one.words, confidence_map, exit_layer=one.exit_layer)
+            for _, one in parts
+        ]
+        words = spoken[0] if len(parts) == 1 else stitch([(at, w) for (at, _), w in zip(parts, spoken, strict=True)])
+        if confidence_map is None:
+            confidence = float(np.average([one.confidence for _, one in parts], weights=seconds))
+        else:
+            confidence = float(np.mean([word.confidence for word in words])) if words else None
         return Transcript(
             text=parts[0][1].text if len(parts) == 1 else " ".join(word.text for word in words),
             words=tuple(words),
             exit_layer=max(one.exit_layer for _, one in parts),
             exit_layers=tuple(one.exit_layer for _, one in parts),
             layers_run=float(np.average([one.layers_run for _, one in parts], weights=seconds)),
-            confidence=float(np.average([one.confidence for _, one in parts], weights=seconds)),
+            confidence=confidence,
             blank_rates=tuple(one.blank_rate for _, one in parts),
             drift=None if self.drift is None else self.drift.alarm,
             duration_s=recording.n_samples / self.engine.sample_rate,

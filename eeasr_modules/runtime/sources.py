@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +11,10 @@ import torch
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, load_vocabulary
 from eeasr_modules.exits.calibration import Calibrated
 from eeasr_modules.exits.policy_file import read_policies
+from eeasr_modules.exits.word_confidence import MAP_FILE, ConfidenceMap, read_confidence_map
 from eeasr_modules.models.multi_exit import MultiExit
+
+logger = logging.getLogger(__name__)
 
 MODEL_FILES = ("config.json", "model.safetensors")
 HUB_TIMEOUT_S = 10
@@ -32,6 +36,8 @@ class Source:
         The checkpoint's vocabulary; None where the folder holds one.
     calibrated : tuple of Calibrated
         The folder's policies, the default one first.
+    confidence_map : ConfidenceMap or None
+        From its `confidence.json`; None without one.
     """
 
     name: str
@@ -39,6 +45,7 @@ class Source:
     config: dict
     tokens: tuple[str, ...] | None
     calibrated: tuple[Calibrated, ...]
+    confidence_map: ConfidenceMap | None = None
 
     @property
     def exit_layers(self) -> list[int]:
@@ -108,7 +115,19 @@ def _of_folder(name: str, folder: Path, config: dict) -> Source:
     calibrated: list[Calibrated] = []
     if (folder / "policy.json").is_file():
         calibrated = read_policies(folder / "policy.json", model_digest=model_digest(folder))
-    return Source(name, folder, config, None, tuple(calibrated))
+    return Source(name, folder, config, None, tuple(calibrated), _confidence_map(folder))
+
+
+def _confidence_map(folder: Path) -> ConfidenceMap | None:
+    path = folder / MAP_FILE
+    if not path.is_file():
+        return None
+    found = read_confidence_map(path)
+    if found.model_digest != model_digest(folder):
+        # not refused, unlike a policy: words and exits do not depend on it
+        logger.warning("'%s' was fitted on other weights: confidences are the heads' own; run eeasr confidence", path)
+        return None
+    return found
 
 
 def model_digest(folder: Path) -> str:

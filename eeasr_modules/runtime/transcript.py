@@ -26,7 +26,8 @@ class Transcript:
     n_layers : int
         The encoder's.
     confidence : float or None
-        Mean over frames of the best token's probability, 0 to 1.
+        Mean over frames of the best token's probability, 0 to 1; where the model has a confidence map, the share of
+        words that are probably right, None without words.
     blank_rates : tuple of float
         Of each chunk, at the exit it left at: share of frames in which nothing was heard. A drift watch reads these and
         `exit_layers`.

@@ -18,7 +18,8 @@ class Word:
     start_s, end_s : float
         From the beginning of the audio; of the frames that spell it, which CTC makes as short as it likes.
     confidence : float
-        Mean over those frames of the best token's probability, 0 to 1.
+        Mean over those frames of the best token's probability, 0 to 1; where the model has a confidence map, the
+        probability that the word is right.
     """
 
     text: str

@@ -1,0 +1,132 @@
+"""The command `eeasr confidence`: fits the map by which a model's word confidences become probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from eeasr_modules.exits.word_confidence import MAP_FILE, ConfidenceMap, fit_confidence_map
+from eeasr_modules.runtime.words import Word, spell_words
+
+if TYPE_CHECKING:
+    from eeasr_modules.runtime.engine import Engine
+
+
+def words_of_exits(engine: Engine, wav: torch.Tensor) -> list[tuple[Word, ...]]:
+    """What every exit hears in one utterance, by greedy decoding.
+
+    Arguments
+    ---------
+    engine : Engine
+        Model and vocabulary.
+    wav : torch.Tensor of shape (samples,)
+        At the model's sample rate.
+
+    Returns
+    -------
+    list of tuple of Word, n_exits long
+        With the heads' own confidences.
+    """
+    device = engine.device
+    with torch.inference_mode():
+        log_probs, _ = engine.model(wav[None].to(device), torch.tensor([len(wav)], device=device))
+    best = [exit_[0].float().max(dim=-1) for exit_ in log_probs]
+    how = {"spellings": engine.spellings, "blank_index": engine.model.blank_index, "frame_s": engine.frame_s}
+    return [spell_words(one.indices.cpu().numpy(), one.values.exp().cpu().numpy(), **how) for one in best]
+
+
+def fit_confidence(
+    model: str | Path,
+    inputs: Sequence[str],
+    *,
+    normaliser: str = "upper",
+    device: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> tuple[Path, ConfidenceMap]:
+    """Fit the confidence map of a model folder and put it there.
+
+    Arguments
+    ---------
+    model : str or Path
+        Folder that `train.py` left.
+    inputs : sequence of str
+        Manifests with references, of recordings that the model has not learned from.
+    normaliser : str
+        Of references and transcripts.
+    device : str or None
+        None takes a GPU where there is one.
+    progress : function or None
+        Is told what there is to know.
+
+    Returns
+    -------
+    Path, ConfidenceMap
+        `confidence.json`, and what is in it.
+
+    Raises
+    ------
+    ValueError
+        When the model is no folder, there are no references, or an exit has too few words.
+    """
+    from eeasr_modules.exits.plain_transcripts import NORMALISERS
+    from eeasr_modules.runtime.bench_material import read_material
+    from eeasr_modules.runtime.recogniser import EarlyExitASR
+    from eeasr_modules.runtime.sources import model_digest
+
+    if normaliser not in NORMALISERS:
+        raise ValueError(f"--normaliser must be one of {', '.join(NORMALISERS)}, got {normaliser!r}")
+    normalise = NORMALISERS[normaliser]
+    asr = EarlyExitASR.from_pretrained(model, device=device)
+    folder = asr.source.folder
+    if folder is None:
+        raise ValueError(f"a confidence map lies in a model folder of train.py, '{model}' is a checkpoint: train exits")
+    material = read_material(inputs, sample_rate=asr.engine.sample_rate)
+    for note in material.notes if progress is not None else ():
+        progress(note)
+    spoken = [(wav, said) for wav, said in zip(material.wavs, material.references, strict=True) if said is not None]
+    if not spoken:
+        raise ValueError(f"none of {', '.join(map(str, inputs))} has references: give .csv manifests with a column wrd")
+    heard = [
+        [
+            ([normalise(w.text) for w in words], [w.confidence for w in words])
+            for words in words_of_exits(asr.engine, wav)
+        ]
+        for wav, _ in spoken
+    ]
+    found = fit_confidence_map(
+        heard,
+        [normalise(said) for _, said in spoken],
+        exit_layers=asr.source.exit_layers,
+        language=asr.source.config.get("language") or "en",
+        model_digest=model_digest(folder),
+    )
+    found.write(folder / MAP_FILE)
+    return folder / MAP_FILE, found
+
+
+def with_probabilities(words: Sequence[Word], confidence_map: ConfidenceMap, *, exit_layer: int) -> tuple[Word, ...]:
+    """The words of one chunk, with probabilities that they are right in place of the head's confidences.
+
+    Arguments
+    ---------
+    words : sequence of Word
+        Of one exit.
+    confidence_map : ConfidenceMap
+        The model's.
+    exit_layer : int
+        Which exit.
+
+    Returns
+    -------
+    tuple of Word
+    """
+    if not words:
+        return ()
+    values = confidence_map.probabilities(
+        [word.text for word in words], [word.confidence for word in words], exit_layer=exit_layer
+    )
+    return tuple(replace(word, confidence=float(value)) for word, value in zip(words, values, strict=True))
