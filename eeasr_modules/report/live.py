@@ -8,6 +8,35 @@ from html import escape
 from pathlib import Path
 
 _NUMBER = r"[-+0-9.eE]+|nan|inf"
+# Whoever reads or listens can hold it still: the box is remembered over reloads of this page in this window.
+_PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>@@NAME@@: training</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+body { font: 16px system-ui, sans-serif; margin: 1.5em auto; max-width: 62em; padding: 0 1em; }
+figure { margin: 1em 0; } svg { max-width: 100%; height: auto; }
+.wide { overflow-x: auto; } table { border-collapse: collapse; }
+th, td { padding: .3em .7em; text-align: right; border-top: 1px solid #aaa; white-space: nowrap; }
+pre { overflow-x: auto; } :focus-visible { outline: 3px solid #0a5aa8; }
+</style></head><body><main>
+<h1>@@NAME@@</h1>
+<p>@@WHERE@@ <label><input type="checkbox" id="renew" checked> renew every @@SECONDS@@ s</label></p>
+<h2>Word error rate on validation (%)</h2>
+<div class="wide" tabindex="0" role="region" aria-label="Word error rate of every exit">@@TABLE@@</div>
+@@PICTURES@@
+@@SAID@@
+</main><script>
+const box = document.getElementById("renew"), key = "eeasr-still";
+try { box.checked = !sessionStorage.getItem(key); } catch (error) { /* a browser that keeps nothing of files */ }
+box.addEventListener("change", () => {
+  try {
+    if (box.checked) sessionStorage.removeItem(key);
+    else sessionStorage.setItem(key, "1");
+  } catch (error) { /* as above */ }
+});
+setInterval(() => box.checked && location.reload(), 1000 * @@SECONDS@@);
+</script></body></html>
+"""
 
 
 def read_train_log(path: Path | str) -> list[dict[str, float]]:
@@ -64,25 +93,31 @@ def live_page(run: Path | str, *, refresh_s: int = 15) -> str:
         ("Validation loss (nats per token)", [(f"layer {n}", f"valid loss_{n}") for n in layers]),
         ("Training loss (nats per token)", [(f"layer {n}", f"train loss_{n}") for n in layers]),
     ]
-    pictures = "".join(f"<figure>{_draw(epochs, title, lines)}</figure>" for title, lines in curves)
+    pictures = "".join(
+        f'<figure role="img" aria-label="{escape(title)}, a line for each exit">{_draw(epochs, title, lines)}</figure>'
+        for title, lines in curves
+    )
     rates = "".join(f"<td>{last.get(f'valid WER_{n}', float('nan')):.2f}</td>" for n in layers)
     heads = "".join(f'<th scope="col">layer {n}</th>' for n in layers)
     samples = run / "samples.txt"
     said = ""
     if samples.is_file():
         text = samples.read_text(encoding="utf-8")
-        said = f"<h2>Transcripts after the last epoch</h2><pre>{escape(text[text.rfind('epoch ') :])}</pre>"
-    return (
-        f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{escape(run.name)}: training</title>'
-        f'<meta http-equiv="refresh" content="{refresh_s}"><meta name="viewport" content="width=device-width">'
-        "<style>body{font:16px system-ui,sans-serif;margin:1.5em auto;max-width:62em;padding:0 1em}"
-        "figure{margin:1em 0}svg{max-width:100%;height:auto}"
-        "table{border-collapse:collapse;display:block;overflow-x:auto}"
-        "th,td{padding:.3em .7em;text-align:right;border-top:1px solid #aaa}pre{overflow-x:auto}</style></head><body>"
-        f"<h1>{escape(run.name)}</h1><p>After epoch {last['epoch']:.0f}; learning rate {last.get('lr', 0):.3g}.</p>"
-        f"<h2>Word error rate on validation (%)</h2><table><thead><tr>{heads}</tr></thead>"
-        f"<tbody><tr>{rates}</tr></tbody></table>{pictures}{said}</body></html>\n"
-    )
+        said = "<h2>Transcripts after the last epoch</h2>"
+        said += f'<pre tabindex="0" role="region" aria-label="Transcripts">{escape(text[text.rfind("epoch ") :])}</pre>'
+    table = f"<table><thead><tr>{heads}</tr></thead><tbody><tr>{rates}</tr></tbody></table>"
+    parts = {
+        "WHERE": f"After epoch {last['epoch']:.0f}; learning rate {last.get('lr', 0):.3g}.",
+        "SECONDS": str(refresh_s),
+        "TABLE": table,
+        "PICTURES": pictures,
+        "NAME": escape(run.name),
+        "SAID": said,  # last: marks in it are not looked for
+    }
+    page = _PAGE
+    for name, part in parts.items():
+        page = page.replace(f"@@{name}@@", part)
+    return page
 
 
 def write_live_page(run: Path | str, *, refresh_s: int = 15) -> Path:

@@ -26,7 +26,8 @@ def test_epochs_are_read_the_later_line_for_the_earlier(run):
 
 def test_the_page_shows_exits_curves_and_samples_and_reloads(run):
     page = live_page(run, refresh_s=7)
-    assert 'http-equiv="refresh" content="7"' in page and page.count("<svg") == 3
+    assert "renew every 7 s" in page and "1000 * 7" in page and page.count("<svg") == 3
+    assert page.count('role="img" aria-label="') == 3 and "@@" not in page
     assert "<td>94.00</td><td>79.50</td>" in page
     assert "&lt;ONE&gt;" in page and "old" not in page
 
