@@ -17,7 +17,7 @@ from eeasr_modules.models.huggingface_front_end import shortest
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime.choosing import choose_policy
 from eeasr_modules.runtime.export_graphs import ConformerFrontEnd, HeadGraph, HuggingFaceFrontEnd, LayerGroup
-from eeasr_modules.runtime.onnx_loop import MANIFEST, MANIFEST_VERSION
+from eeasr_modules.runtime.onnx_loop import MANIFEST, MANIFEST_VERSION, check_computed
 from eeasr_modules.runtime.sources import MODEL_FILES, find_source, model_digest
 
 FORMATS = ("onnx",)
@@ -59,8 +59,8 @@ def export_model(
     FileNotFoundError
         When a file of the model is missing.
     ValueError
-        When the folder is not empty, the format or policy unknown, a package is missing, or the model is one whose
-        exits feed back into its layers, or that downsamples.
+        When the folder is not empty, the format or policy unknown, the policy one that the exported loop cannot ask, a
+        package is missing, or the model is one whose exits feed back into its layers, or that downsamples.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
@@ -72,6 +72,7 @@ def export_model(
     chosen = choose_policy(
         source.calibrated, text=policy, budget=budget, exit_layers=source.exit_layers, name=str(name)
     )
+    check_computed(chosen)
     model, vocabulary = source.load("cpu")
     if getattr(model, "conditioning", None) is not None:
         raise ValueError(f"'{name}' is self-conditioned: its exits feed back into its layers, which is not exported")

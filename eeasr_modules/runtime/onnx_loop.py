@@ -12,6 +12,7 @@ import numpy as np
 from eeasr_modules.data.text import load_vocabulary
 from eeasr_modules.exits.combinations import check_against
 from eeasr_modules.exits.lexical_signals import LEXICAL_SIGNALS, lexical_signals
+from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.policy_file import read_policies
 from eeasr_modules.exits.signals_text import TEXT_SIGNALS, text_signals_at_exit, uniform
 from eeasr_modules.runtime.choosing import choose_policy
@@ -100,6 +101,22 @@ def read_manifest(folder: str | Path) -> dict:
     return manifest
 
 
+def check_computed(policy: Policy) -> None:
+    """ValueError when a policy reads what the exported loop does not compute.
+
+    Arguments
+    ---------
+    policy : policy
+        Not open.
+    """
+    unknown = [name for name in policy.needs if name not in LOOP_SIGNALS]
+    if unknown:
+        raise ValueError(
+            f"{policy} reads the signal {unknown[0]!r}, which the exported loop does not compute: take another policy; "
+            f"those that it does: {', '.join(LOOP_SIGNALS)}"
+        )
+
+
 class OnnxASR:
     """Speech to text from an exported model.
 
@@ -162,12 +179,7 @@ class OnnxASR:
         )
         check_against(self.policy, self.exit_layers)
         self.names = tuple(self.policy.needs)
-        unknown = [name for name in self.names if name not in LOOP_SIGNALS]
-        if unknown:
-            raise ValueError(
-                f"{self.policy} reads the signal {unknown[0]!r}, which the exported loop does not compute; "
-                f"those that it does: {', '.join(LOOP_SIGNALS)}"
-            )
+        check_computed(self.policy)
         reads = np.array(self.policy.reads(np.asarray(self.exit_layers)), dtype=bool)
         reads[-1] = False  # the last exit decides nothing
         if reads.any() and set(COMPARED_WITH_PREVIOUS) & set(self.names):

@@ -1,6 +1,7 @@
 """The exported graphs and the loop over them against the model itself."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,24 +9,34 @@ import torch
 
 from eeasr_modules.cli import main
 from eeasr_modules.data.text import CharVocabulary
+from eeasr_modules.exits import parse_policy
 from eeasr_modules.models import MultiExit
 from eeasr_modules.runtime import EarlyExitASR
+from eeasr_modules.runtime.audio import read_audio
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 from eeasr_modules.runtime.export import export_model
-from eeasr_modules.runtime.onnx_loop import OnnxASR, _run
+from eeasr_modules.runtime.onnx_loop import OnnxASR, _run, check_computed
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 TINY |= {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
-ENCODERS = {
-    "conformer": {"encoder": "conformer", "n_layers": 3, "dim": 16, "n_heads": 2, "ffn_dim": 32, "n_mels": 20},
-    "group_norm": {"encoder": "huggingface", "hf_config": {"model_type": "wav2vec2", **TINY}},
-    "layer_norm": {
-        "encoder": "huggingface",
-        "hf_config": {"model_type": "hubert", "feat_extract_norm": "layer", "do_stable_layer_norm": True, **TINY},
-    },
+LAYER_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+CONFORMER = {"encoder": "conformer", "n_layers": 3, "dim": 16, "n_heads": 2, "ffn_dim": 32, "n_mels": 20}
+
+
+def checkpoint(kind: str, **shape) -> dict:
+    return {"encoder": {"encoder": "huggingface", "hf_config": {"model_type": kind, **TINY, **shape}}}
+
+
+MODELS = {
+    "conformer": {"encoder": CONFORMER},
+    "conformer_attention_heads": {"encoder": CONFORMER, "head": "attention", "head_dim": 16},
+    "group_norm": checkpoint("wav2vec2"),
+    "layer_norm": checkpoint("hubert", **LAYER_NORM),
+    "wavlm": checkpoint("wavlm"),
+    "data2vec": checkpoint("data2vec-audio", conv_pos_kernel_size=5),
 }
 
 
@@ -35,17 +46,21 @@ def noises(n: int) -> list[torch.Tensor]:
     return [torch.from_numpy((0.1 * rng.standard_normal(length)).astype(np.float32)) for length in lengths]
 
 
-@pytest.fixture(scope="module", params=sorted(ENCODERS))
-def pair(request, tmp_path_factory):
-    """A model folder and its export."""
+def save_model(folder, **config):
     torch.manual_seed(0)
-    config = {"encoder": ENCODERS[request.param], "exit_layers": [1, 3], "n_tokens": 29, "blank_index": 0}
-    model = MultiExit(config).eval()
+    model = MultiExit({"exit_layers": [1, 3], "n_tokens": 29, "blank_index": 0, **config}).eval()
     for head in model.heads:
         torch.nn.init.normal_(head.projection.weight, std=0.5)
+    model.save(folder)
+    CharVocabulary().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def pair(request, tmp_path_factory):
+    """A model folder and its export."""
     folder = tmp_path_factory.mktemp(request.param)
-    model.save(folder / "model")
-    CharVocabulary().save(folder / "model")
+    save_model(folder / "model", **MODELS[request.param])
     export_model(folder / "model", folder / "onnx", int8=True)
     return folder / "model", folder / "onnx"
 
@@ -61,6 +76,7 @@ def test_graphs_give_the_log_probs_of_the_model_at_any_length(pair):
             np.testing.assert_allclose(_run(head, hidden), one.numpy(), atol=1e-4)
 
 
+@pytest.mark.parametrize("pair", ["conformer", "wavlm"], indirect=True)
 @pytest.mark.parametrize("name", ["entropy", "entropy_token", "confidence", "margin", "patience", "similarity"])
 def test_the_loop_leaves_where_the_model_leaves_and_says_the_same(pair, name):
     text = {"patience": "patience(1, 0.8)", "confidence": "confidence(0.4)", "margin": "margin(0.2)"}.get(name)
@@ -95,3 +111,55 @@ def test_what_does_not_fit_is_said_in_one_sentence(pair, tmp_path, capsys):
     (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "dim": "16"}))
     with pytest.raises(ValueError, match="dim as int"):
         OnnxASR(tmp_path)
+
+
+def test_a_self_conditioned_model_is_refused_in_one_sentence(tmp_path, capsys):
+    folder = save_model(tmp_path / "model", encoder=CONFORMER, self_condition=True)
+    assert main(["export", str(folder), "-o", str(tmp_path / "onnx")]) == 2
+    said = capsys.readouterr().err
+    assert "is self-conditioned: its exits feed back into its layers, which is not exported" in said
+    assert said.count("\n") == 1 and not (tmp_path / "onnx").exists()
+
+
+def test_a_policy_that_the_loop_cannot_ask_is_refused_before_anything_is_written(tmp_path):
+    folder = save_model(tmp_path / "model", encoder=CONFORMER)
+    with pytest.raises(ValueError, match="which the exported loop does not compute"):
+        check_computed(parse_policy("nbest(0.5)"))
+    with pytest.raises(ValueError, match="take another policy"):
+        export_model(folder, tmp_path / "onnx", policy="nbest(0.5)")
+    assert not (tmp_path / "onnx").exists()
+
+
+ROOT = Path(__file__).resolve().parents[3]
+SHIPPED = ROOT / "eeasr_modules" / "shipped" / "small"
+SPOKEN = ROOT / "recipes" / "Spoken" / "corpus" / "audio" / "test"
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """The shipped model and its export."""
+    return SHIPPED, export_model(SHIPPED, tmp_path_factory.mktemp("shipped") / "onnx").parent
+
+
+def agree(shipped, paths, policy, budget):
+    asr = EarlyExitASR.from_pretrained(shipped[0], policy=policy, budget=budget, device="cpu")
+    loop = OnnxASR(shipped[1], policy=policy, budget=budget)
+    expected = asr.transcribe(paths)
+    heard = [loop.transcribe(read_audio(path, loop.sample_rate).numpy()) for path in paths]
+    assert [(h.text, h.exit_layer) for h in heard] == [(e.text, e.exit_layer) for e in expected]
+    assert any(h.text for h in heard)
+    return {h.exit_layer for h in heard}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("policy", ["gain", "lexical", "entropy"])
+def test_the_shipped_models_policies_say_the_same_in_both_runtimes(shipped, policy):
+    assert agree(shipped, sorted(SPOKEN.iterdir())[:12], policy, 0.6) - {8}  # not all at the last exit
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.parametrize("policy", ["gain", "lexical"])
+def test_they_do_on_recordings_of_people_too(shipped, policy, shared_data):
+    paths = sorted((shared_data / "an4" / "wav" / "an4test_clstk").rglob("*.flac"))[:40:2]
+    assert len(agree(shipped, paths, policy, 0.6)) > 1
