@@ -89,11 +89,12 @@ class Scheduled:
         return np.zeros(len(exit_layers), dtype=bool)
 
 
-def build(shape: str, *, every: int) -> MultiExit:
+def build(shape: str, *, every: int, padded_front_end: bool = True) -> MultiExit:
     """A model of random weights whose heads say blank two times in three; an exit after every `every` layers."""
     torch.manual_seed(0)
     hf_config = {"model_type": "wav2vec2", **SHAPES[shape]}
-    settings = {"encoder": "huggingface", "hf_config": hf_config, "padded_front_end": True, "normalise_wavs": False}
+    settings = {"encoder": "huggingface", "hf_config": hf_config, "normalise_wavs": False}
+    settings["padded_front_end"] = padded_front_end
     n_layers = SHAPES[shape].get("num_hidden_layers", 12)
     exits = list(range(every, n_layers + 1, every))
     model = MultiExit({"encoder": settings, "exit_layers": exits, "n_tokens": 29, "blank_index": 0}).eval()

@@ -4,7 +4,9 @@
 
 Random weights and noise (times and differences depend on neither much), one thread. Prints Markdown: medians of
 interleaved runs in milliseconds of CPU time, the median of each round's ratio to stock float32, and the largest
-difference from it, with the output's standard deviation for scale. Measured in this one run on this one machine.
+difference from it, with the output's standard deviation for scale. "bare products": the convolutions' products from the
+second layer on in oneDNN, one after the other and nothing else, which is what any way of computing them all takes at
+least. Measured in this one run on this one machine.
 """
 
 import argparse
@@ -54,10 +56,52 @@ def tasks_of(shape: str, *, seconds: float) -> dict[str, dict[str, Callable[[], 
     def positions(model: Wav2Vec2Model) -> Callable[[], torch.Tensor]:
         return lambda: model.encoder.pos_conv_embed(hidden.to(model.dtype))
 
-    return {
+    tasks = {
         part: {name: task(model) for name, model in models.items()}
         for part, task in (("convolutions", convolutions), ("position convolution", positions))
     }
+    sizes = convolution_sizes(stock.config, seconds)
+    for precision in ("float32", "bfloat16"):
+        tasks["convolutions"][f"bare products {precision}"] = bare_products(sizes, getattr(torch, precision))
+    return tasks
+
+
+def convolution_sizes(config: Wav2Vec2Config, seconds: float) -> list[tuple[int, int, int]]:
+    """Products of the convolutions from the second layer on: (frames, inputs, outputs) of each.
+
+    Arguments
+    ---------
+    config : Wav2Vec2Config
+        Its kernels, strides and widths.
+    seconds : float
+        Of audio at 16 kHz.
+    """
+    frames, sizes = int(16000 * seconds), []
+    for i, (kernel, stride) in enumerate(zip(config.conv_kernel, config.conv_stride)):
+        frames = (frames - kernel) // stride + 1
+        sizes.append((frames, kernel * config.conv_dim[i - 1], config.conv_dim[i]))
+    return sizes[1:]
+
+
+def bare_products(sizes: list[tuple[int, int, int]], dtype: torch.dtype) -> Callable[[], None]:
+    """Products of these sizes, one after the other, weights laid out for oneDNN.
+
+    Arguments
+    ---------
+    sizes : list of (int, int, int)
+        Frames, inputs and outputs.
+    dtype : torch.dtype
+        Of inputs and weights.
+    """
+    weights = [torch.randn(width, n).to(dtype) for _, n, width in sizes]
+    weights = [torch.ops.mkldnn._reorder_linear_weight(one, None) for one in weights]
+    inputs = [torch.randn(frames, n).to(dtype) for frames, n, _ in sizes]
+
+    def run() -> None:
+        for x, weight in zip(inputs, weights):
+            torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], None)
+
+    return run
 
 
 def measured(tasks: dict[str, Callable[[], torch.Tensor]], repeats: int) -> dict[str, list[float]]:
@@ -89,9 +133,10 @@ def main() -> None:
             reference = tasks[STOCK]()
             for name, times in (found := measured(tasks, arguments.repeats)).items():
                 ratio = statistics.median(stock / own for stock, own in zip(found[STOCK], times))
-                difference = (tasks[name]().float() - reference).abs().max().item()
+                made = tasks[name]()
+                said = "" if made is None else f"{(made.float() - reference).abs().max().item():.1e}"
                 print(
-                    f"| {shape} | {part} | {name} | {statistics.median(times):.1f} | {ratio:.2f} | {difference:.1e} "
+                    f"| {shape} | {part} | {name} | {statistics.median(times):.1f} | {ratio:.2f} | {said} "
                     f"| {reference.std().item():.2f} |"
                 )
 
