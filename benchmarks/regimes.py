@@ -7,10 +7,10 @@
 Without --data_folder: AN4 in ../shared/data where it is there, else the synthetic voices of recipes/Spoken. A regime
 whose run folder is there already goes on where it stopped, so the table can be made in sittings. `heads_only` and
 `teacher` start from, or learn from, the model of `last_only`, which is therefore trained first, as do the two kinds of
-`layer removal`: these and `heads_only` have seen twice as many updates in all. Downsampled
-models spell with 64 SentencePiece tokens, and are to be compared with `unigram tokens`. Cost: multiply-accumulates of a second
-of audio up to the last exit and its head (`cost_macs`, `head_macs` of the exit tables). Writes `regimes.md` and
-`regimes.json` into --output.
+`layer removal`: these and `heads_only` have seen twice as many updates in all. Downsampled models spell with 64
+SentencePiece tokens, and are to be compared with `unigram tokens`. Cost: multiply-accumulates of a second of audio up
+to the last exit and its head (`cost_macs`, `head_macs` of the exit tables). Writes `regimes.md` and `regimes.json` into
+--output.
 """
 
 import argparse
