@@ -143,7 +143,7 @@ class FasterExtractor(Faster):
         return dtype
 
     def faster(self, x: torch.Tensor, packed) -> torch.Tensor:
-        """Utterance by utterance, a few dozen frames at a time."""
+        """Utterance by utterance, some frames at a time."""
         layers, shape = packed
         norm = getattr(self.module.conv_layers[0], "layer_norm", None)
         norm = norm if isinstance(norm, nn.GroupNorm) else None
