@@ -18,7 +18,7 @@ from torch import nn
 
 CHUNK_FRAMES = 128
 """Output frames (of 20 ms) at a time. The first layer's output is then 17 MB in float32; with fewer the 25 MB of packed
-weights are read more often (32 at a time take a seventh longer where layers run in between, and are alike where not)."""
+weights are read more often: 32 at a time take a seventh longer where other work has filled the cache."""
 
 
 _GELU = torch.ops.aten.gelu_

@@ -81,7 +81,7 @@ def test_padded_batches_with_a_mask_come_out_as_stock_does_them(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("n_samples", [400, 401, 719, 720, 10_000, 10_320, 10_321, 20_560, 40_000])
+@pytest.mark.parametrize("n_samples", [400, 401, 719, 720, 10_321, 41_039, 41_040, 41_359, 41_360, 82_320])
 def test_every_length_around_the_cuts_has_stock_s_frames_and_numbers(n_samples):
     model, wav = stock_model("wav2vec2-base"), noise(1, n_samples)
     stock = model.feature_extractor(wav)
