@@ -39,12 +39,9 @@ from eeasr_modules.runtime.bench_material import read_material  # noqa: E402
 
 def base_shaped(folder: str) -> str:
     """A model folder: wav2vec 2.0 base of random weights, an exit after every second layer."""
-    from transformers import Wav2Vec2Config, Wav2Vec2Model
-
     torch.manual_seed(0)
-    Wav2Vec2Model(Wav2Vec2Config()).save_pretrained(f"{folder}/encoder")
-    layers = [2, 4, 6, 8, 10, 12]
-    config = {"encoder": {"encoder": f"{folder}/encoder"}, "exit_layers": layers, "n_tokens": 29, "blank_index": 0}
+    encoder = {"encoder": "huggingface", "hf_config": {"model_type": "wav2vec2"}}
+    config = {"encoder": encoder, "exit_layers": [2, 4, 6, 8, 10, 12], "n_tokens": 29, "blank_index": 0}
     MultiExit(config).save(f"{folder}/model")
     CharVocabulary().save(Path(folder) / "model")
     return f"{folder}/model"
