@@ -15,6 +15,7 @@ from eeasr_modules.data.text import load_vocabulary
 from eeasr_modules.exits.parquet import read_table
 from eeasr_modules.exits.policy_file import read_policies
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.runtime import EarlyExitASR
 
 pytestmark = pytest.mark.shared_data
 COMMON_VOICE = "cv-corpus-13.0-delta-2023-03-09/en"
@@ -101,6 +102,26 @@ class TestLibriSpeech:
         assert train.main([*argv, *(part for key, value in values.items() for part in (f"--{key}", str(value)))]) == 2
         error = capsys.readouterr().err.strip().splitlines()[-1]
         assert error.startswith("train.py: error: ") and sentence in error
+
+
+class TestCheaperEncoders:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("kind", ["convolution", "signal"])
+    def test_the_first_layers_with_shorter_input_train_test_and_transcribe(self, root, shared_data, folder, kind):
+        source = save_checkpoint(folder / f"cut_{kind}", kind="wavlm")
+        values = {"data_folder": shared_data / "LibriSpeech", "source": source, **PARTS, "n_epochs": 1}
+        values |= {"keep_layers": 3, "exit_layers": "every 1", "downsample": kind, "downsample_factor": 2}
+        values |= {"freeze_feature_extractor": True, "output_folder": folder / f"cut_{kind}_run"}
+        run(root, "librispeech.yaml", **values)
+        shutil.rmtree(source)
+        model = MultiExit.load(folder / f"cut_{kind}_run" / "model")
+        assert model.exit_layers == [1, 2, 3] and model.config["encoder"]["hf_config"]["num_hidden_layers"] == 3
+        (table,) = (read_table(path) for path in (folder / f"cut_{kind}_run" / "tables").glob("*test-other.parquet"))
+        assert table.n_frames[0] == model.encoder.frames_for(round(table.duration_s[0] * 16000))
+        assert table.cost_macs[0, -1] == pytest.approx(model.macs(round(table.duration_s[0] * 16000))[0][-1])
+        one = next((shared_data / "LibriSpeech").rglob("*-0000.*"))
+        heard = EarlyExitASR.from_pretrained(folder / f"cut_{kind}_run" / "model", policy="static(2)").transcribe(one)
+        assert heard.exit_layer == 2 and heard.n_layers == 3
 
 
 class TestOutOfDomain:
