@@ -17,6 +17,7 @@ import soundfile
 import torch
 
 from eeasr_modules import compat
+from eeasr_modules.data.segments import split_segment
 
 LEAST_S = 0.025  # one window of features, and what the convolutions of wav2vec 2.0 need for a frame
 CLIPPED_FROM = 0.999  # of full scale
@@ -32,7 +33,7 @@ class AudioReader:
     Arguments
     ---------
     path : str or Path
-        The file.
+        The file, or a stretch of it as manifests name it (`talk.sph#t=12.5,17.25`, in seconds).
     sample_rate : int
         Hz of what comes out.
 
@@ -46,6 +47,7 @@ class AudioReader:
 
     def __init__(self, path: str | Path, sample_rate: int):
         self.path, self.sample_rate = Path(path), sample_rate
+        self._file, self._stretch = split_segment(path)
         self.n_samples = 0
         self._n_read, self._n_clipped = 0, 0
 
@@ -59,7 +61,9 @@ class AudioReader:
         ValueError
             When it cannot be read, holds no samples, samples that are not finite, or too few for a frame.
         """
-        rate, channels = _opened(self.path)
+        rate, channels = _opened(self._file)
+        if self._stretch is not None:
+            channels = _stretch_of(channels, *(round(time * rate) for time in self._stretch))
         for block in _resampled(self._mono(channels), rate, self.sample_rate):
             self.n_samples += len(block)
             yield block
@@ -230,6 +234,18 @@ def _sound_blocks(file: _Forward, path: Path) -> Iterator[np.ndarray]:
             if not len(block):
                 return
             yield block
+
+
+def _stretch_of(blocks: Iterable[np.ndarray], begin: int, end: int) -> Iterator[np.ndarray]:
+    """The samples from `begin` to before `end`, of blocks (samples, channels) that follow each other."""
+    at = 0
+    for block in blocks:
+        kept = block[max(0, begin - at) : max(0, end - at)]
+        at += len(block)
+        if len(kept):
+            yield kept
+        if at >= end:
+            return
 
 
 def _reason(err: Exception) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eeasr_modules.data.segments import split_segment
 from eeasr_modules.runtime.audio import AV_SUFFIXES
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".sph", ".aiff", ".aif", ".caf", ".w64", ".au", *AV_SUFFIXES)
@@ -67,7 +68,7 @@ def _within(one: str, standard_input: Iterable[str]) -> list[Recording]:
         return _listed(standard_input, Path())
     if path.is_dir():
         return [Recording(str(file), str(file)) for file in _audio_under(path)]
-    if not path.is_file():
+    if not split_segment(path)[0].is_file():
         raise FileNotFoundError(f"expected a recording, folder, .txt list or .csv manifest at '{one}', found nothing")
     if path.suffix.lower() == ".txt":
         return _listed(_text(path).splitlines(), path.parent)
@@ -95,7 +96,7 @@ def _listed(lines: Iterable[str], folder: Path) -> list[Recording]:
 
 def _beside(path: str, folder: Path) -> str:
     """A path of a list: relative to the list's folder where such a file is, otherwise as it stands."""
-    return str(folder / path) if (folder / path).is_file() else path
+    return str(folder / path) if split_segment(folder / path)[0].is_file() else path
 
 
 def _manifest(path: Path) -> list[Recording]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from eeasr_modules.data.segments import split_segment
 from eeasr_modules.runtime.transcript import Transcript
 from eeasr_modules.runtime.words import Word
 
@@ -231,6 +232,12 @@ def _clock(seconds: float) -> str:
     return f"{ms // 3600000:02d}:{ms // 60000 % 60:02d}:{ms // 1000 % 60:02d},{ms % 1000:03d}"
 
 
+def _named_srt(path: Path) -> Path:
+    """`.srt` in place of the suffix; behind the name of a stretch of a recording, whose numbers are no suffix."""
+    stretch = split_segment(path)[1]
+    return path.with_suffix(".srt") if stretch is None else path.with_name(f"{path.name}.srt")
+
+
 class SubtitleFiles:
     """A file of subtitles for each recording, all under one folder; or one file for a single recording.
 
@@ -265,7 +272,7 @@ class SubtitleFiles:
         else:
             common = Path(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]))
             relative = {path: Path(os.path.abspath(path)).relative_to(common) for path in paths}
-            self.files = {path: output / one.with_suffix(".srt") for path, one in relative.items()}
+            self.files = {path: output / _named_srt(one) for path, one in relative.items()}
         if len(set(self.files.values())) < len(paths):
             raise ValueError(
                 "two recordings differ in their suffix only and would share a file of subtitles: rename one"

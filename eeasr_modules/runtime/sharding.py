@@ -15,6 +15,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from eeasr_modules.data.segments import split_segment
+
 WAIT = timedelta(days=30)  # for the slowest process: a corpus may take that long
 BYTES_A_SECOND = 16_000  # of files whose header says nothing: coded audio at 128 kb/s
 
@@ -111,6 +113,9 @@ def seconds_of(path: str) -> float:
     """Length of a recording by its header; guessed by the file's size where that cannot be read, 0 without a file."""
     import soundfile
 
+    _, stretch = split_segment(path)
+    if stretch is not None:
+        return stretch[1] - stretch[0]
     try:
         return float(soundfile.info(path).duration)
     except (soundfile.LibsndfileError, OSError):

@@ -18,7 +18,7 @@ OURS = {
     "models": ("compat",),
     "data": ("compat",),
     "training": ("compat", "models", "data", "exits"),
-    "runtime": ("compat", "models", "exits", "data.text"),
+    "runtime": ("compat", "models", "exits", "data.text", "data.segments"),
     "report": ("exits",),
     "demo": ("compat", "runtime", "exits", "data.text"),
     "compat.py": (),

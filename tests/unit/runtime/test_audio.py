@@ -52,6 +52,21 @@ def test_reading_in_blocks_gives_what_reading_at_once_gives(name, rate, tmp_path
     torch.testing.assert_close(torch.cat(blocks), whole, atol=2e-7, rtol=0)
 
 
+@pytest.mark.parametrize(("name", "rate"), [("a.wav", 16000), ("a.flac", 44100), ("a.mp3", 44100)])
+@pytest.mark.parametrize("stretch", ["0.5,1.25", "0,0.3", "2.9,9"])
+def test_a_stretch_of_a_file_is_read_as_in_training(name, rate, stretch, tmp_path, monkeypatch):
+    soundfile.write(tmp_path / name, sound(3.3, rate), rate)
+    path = f"{tmp_path / name}#t={stretch}"
+    monkeypatch.setattr(audio, "BLOCK_S", 0.3)
+    torch.testing.assert_close(read_audio(path, 16000), read_for_training(path, 16000), atol=2e-7, rtol=0)
+
+
+def test_a_stretch_behind_the_end_holds_no_samples(tmp_path):
+    soundfile.write(tmp_path / "a.wav", sound(1.0), 16000)
+    with pytest.raises(ValueError, match=r"a\.wav#t=2,3' holds no samples"):
+        read_audio(f"{tmp_path}/a.wav#t=2,3", 16000)
+
+
 def write_wav(path, samples, rate=16000, subtype="FLOAT"):
     soundfile.write(path, samples, rate, subtype=subtype)
 

@@ -40,6 +40,14 @@ def test_a_manifest_of_training_is_read_with_its_names(folder):
     assert (one.name, one.path) == ("utt-1", "/corpus/x/a.flac")
 
 
+def test_stretches_of_a_file_are_recordings_of_their_own(folder):
+    (folder / "m.csv").write_text('ID,wav\none,"b.wav#t=0,1.5"\ntwo,"b.wav#t=1.5,3"\n')
+    expected = [f"{folder}/b.wav#t=0,1.5", f"{folder}/b.wav#t=1.5,3"]
+    assert paths(folder / "m.csv") == expected and paths(expected[0]) == expected[:1]
+    with pytest.raises(FileNotFoundError, match="found nothing"):
+        paths(f"{folder}/none.wav#t=0,1")
+
+
 def test_any_csv_with_a_path_column_will_do(folder):
     (folder / "m.csv").write_text("path,who\nb.wav,me\n")
     assert paths(folder / "m.csv") == [str(folder / "b.wav")]

@@ -122,3 +122,8 @@ def test_subtitles_that_would_share_a_file_are_refused(tmp_path):
         SubtitleFiles(tmp_path, paths=["/x/a.wav", "/x/a.flac"])
     with pytest.raises(ValueError, match="holds one recording's subtitles, got 2"):
         SubtitleFiles(tmp_path / "out.srt", paths=["/x/a.wav", "/x/b.wav"])
+
+
+def test_stretches_of_one_recording_have_a_subtitle_file_each(tmp_path):
+    sink = SubtitleFiles(tmp_path, paths=["/x/a.wav#t=0,1.25", "/x/a.wav#t=0,1.75"])
+    assert sorted(one.name for one in sink.files.values()) == ["a.wav#t=0,1.25.srt", "a.wav#t=0,1.75.srt"]

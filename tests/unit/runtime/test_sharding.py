@@ -57,4 +57,5 @@ def test_csv_keeps_one_header(tmp_path):
 
 def test_lengths_are_read_or_guessed(tmp_path):
     (tmp_path / "broken.wav").write_bytes(b"x" * 32000)
+    assert seconds_of("talk.sph#t=12.5,17.25") == 4.75
     assert seconds_of(str(tmp_path / "broken.wav")) == 2.0 and seconds_of(str(tmp_path / "none.wav")) == 0.0
