@@ -26,6 +26,27 @@ def test_two_processes_train_and_one_of_them_reports(root, tone_corpus, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "options"),
+    [
+        ({"regime": "alternating", "accumulate_batches": 2, "batch_seconds": 6.0, "self_condition": True}, []),
+        ({"distill": "best", "distill_transcript_share": 0.5, "downsample": "convolution"}, []),
+        ({"regime": "two_step", "layerdrop": 0.5}, ["--find_unused_parameters"]),
+        ({"self_condition": True, "distill": "self", "confidence_weighted": True}, ["--precision", "bf16"]),
+    ],
+    ids=["alternating", "distilled", "two_step", "bf16"],
+)
+def test_under_every_regime_both_processes_have_the_same_weights(root, tone_corpus, tmp_path, changes, options):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "train.py"]
+    changes = {"brain": "same_weights.SameWeights", "shifts": "[]", "compare_policies": "random", **changes}
+    command += [*tiny_argv(tone_corpus, tmp_path / "run", **changes), "--distributed_backend", "gloo", *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root / "tests")}
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("weights of 2 processes are the same") == 2  # epochs
+
+
+@pytest.mark.slow
 def test_two_processes_test_by_shares_and_their_table_is_that_of_one(root, tone_corpus, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     alone = tiny_argv(tone_corpus, tmp_path / "alone")
