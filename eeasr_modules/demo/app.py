@@ -29,7 +29,21 @@ STYLE = """
 .wide { overflow-x: auto; }
 .stops code { white-space: normal; }
 .note { color: #b91c1c; }
+.dark .note { color: #fca5a5; }
+body:not(.dark) { --neutral-400: #5b5b66; }
+:focus-visible { outline: 3px solid #2563eb !important; outline-offset: 2px; }
 """
+# Gradio's own contrasts are 1.9 and 2.8 to 1; from 4.5 on they can be read.
+COLOURS = {
+    "button_primary_background_fill": "*primary_700",
+    "button_primary_background_fill_dark": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800",
+    "button_primary_background_fill_hover_dark": "*primary_800",
+    "body_text_color_subdued": "#5b5b66",
+    "input_placeholder_color": "#5b5b66",
+}
+# What is heard is said by a screen reader as well, one exit after the other.
+ANNOUNCE = "() => document.querySelector('#progress')?.setAttribute('aria-live', 'polite')"
 
 
 def build(asr: EarlyExitASR):
@@ -77,6 +91,7 @@ def build(asr: EarlyExitASR):
         return exits_table(hearing, reference=reference, stop=found[0]), stops_table(found)
 
     with gradio.Blocks(title=TITLE, analytics_enabled=False) as page:
+        page.load(None, js=ANNOUNCE)
         gradio.Markdown(
             f"# {TITLE}\nThe model `{Path(asr.source.name).name}` transcribes your recording after each of its exits. "
             "A policy stops as soon as the transcript looks final; nothing leaves this machine."
@@ -99,15 +114,17 @@ def build(asr: EarlyExitASR):
                     label="Examples (synthetic voices)",
                 )
             with gradio.Column(scale=2):
-                line = gradio.Markdown("Record something, drop a file, or choose an example.")
+                line = gradio.Markdown("Record something, drop a file, or choose an example.", elem_id="progress")
                 exits = gradio.HTML(label="Exit by exit")
                 policies = gradio.HTML(label="Where policies stop")
         everything = [line, exits, policies, heard]
         button.click(hear, [audio, reference, budget], everything)
         examples.load_input_event.then(hear, [audio, reference, budget], everything)
+        audio.start_recording(lambda: "", None, reference)  # an example's words are not what is said now
         audio.stop_recording(hear, [audio, reference, budget], everything)
-        for change in (budget.release, reference.submit):
-            change(decide, [heard, reference, budget], [exits, policies])
+        # `change`, as `release` is for the mouse alone: arrow keys move the slider, too
+        budget.change(decide, [heard, reference, budget], [exits, policies], trigger_mode="always_last")
+        reference.submit(decide, [heard, reference, budget], [exits, policies])
     return page
 
 
@@ -144,7 +161,7 @@ def serve(asr: EarlyExitASR, *, port: int | None = None, open_browser: bool = Tr
         ssr_mode=False,
         footer_links=[],
         allowed_paths=[str(Path(__file__).resolve().parent / "examples")],
-        theme=gradio.themes.Default(**fonts),
+        theme=gradio.themes.Default(primary_hue="blue", **fonts).set(**COLOURS),
         css=STYLE,
     )
     if block:

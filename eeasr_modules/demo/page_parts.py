@@ -66,7 +66,8 @@ def exits_table(hearing: Hearing, *, reference: str = "", stop: Stop | None = No
         rows.append(f'<tr><th scope="row">{layer}</th><td>{shown}{badges}</td>{rate}</tr>')
     head = '<th scope="col">layer</th><th scope="col">transcript (changed words marked)</th>'
     head += "" if rates is None else '<th scope="col">WER</th>'
-    return f'{note}<table class="exits"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    table = f'<table class="exits"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    return f'{note}<div class="wide" tabindex="0" role="region" aria-label="Exit by exit">{table}</div>'
 
 
 def stops_table(found: Sequence[Stop]) -> str:
@@ -85,7 +86,7 @@ def stops_table(found: Sequence[Stop]) -> str:
         f'<th scope="col">{title}</th>' for title in ("policy", "stops after layer", "layers saved", "and says")
     )
     table = f'<table class="stops"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-    return f'<div class="wide" tabindex="0" aria-label="Where policies stop">{table}</div>'
+    return f'<div class="wide" tabindex="0" role="region" aria-label="Where policies stop">{table}</div>'
 
 
 def progress_line(hearing: Hearing) -> str:

@@ -147,6 +147,7 @@ def _draw(epochs: Sequence[dict[str, float]], title: str, lines: Sequence[tuple[
             axes.plot(*zip(*points, strict=True), color=colour, marker="os^D"[k % 4], markersize=3.5, label=label)
     axes.set_title(title)
     axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside right upper", frameon=False)

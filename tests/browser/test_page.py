@@ -3,16 +3,15 @@
 import html
 import json
 import re
-import shutil
 import subprocess
 
 import numpy as np
 import pytest
+from chromium import AXE, CHROMIUM, DRIVER, NO_AXE, Chromium
 
 from eeasr_modules.exits import ExitTable
 from eeasr_modules.report import write_report
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install chromium to test the page in a browser"),
@@ -145,3 +144,11 @@ def test_the_page_draws_filters_and_answers_the_keyboard(page, width):
     assert "WER" in found["tip"] and "layers" in found["tip"]
     assert "GMACs" in found["axis"]
     assert found["lastSet"] == "<b>odd (out of domain)" and "no references" in found["note"]
+
+
+@pytest.mark.skipif(AXE is None or DRIVER is None, reason=f"no chromedriver (chromium-driver), or {NO_AXE}")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing_wrong(page, width):
+    with Chromium(width=width) as browser:
+        browser.go((page / "report.html").as_uri())
+        assert browser.violations() == []
