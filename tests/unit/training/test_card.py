@@ -1,6 +1,7 @@
 """Model cards, pushing, loggers and samples."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -118,3 +119,26 @@ def test_tensorboard_gets_every_exit(tmp_path):
     assert [one.value for one in events.Scalars("WER_2/valid")] == [50.0, 25.0]
     assert [one.value for one in events.Scalars("loss_2/train")] == [3.0, 1.5]
     assert extra_logger("none", tmp_path) is None
+
+
+@pytest.mark.slow
+def test_wandb_gets_every_exit_and_stays_offline(tmp_path, monkeypatch):
+    pytest.importorskip("wandb", reason="no wandb: pip install 'eeasr[wandb]'")
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.chdir(tmp_path)  # in a checkout it keeps git's diff too, and a long file has cuts
+    logger = extra_logger("wandb", tmp_path)
+    for epoch in (1, 2):
+        logger.log_stats({"epoch": epoch, "lr": 0.1}, {"loss_2": 3.0 / epoch}, {"WER_2": 50.0 / epoch})
+    assert logger.run.settings.mode == "offline"
+    logger.run.finish()
+    (written,) = tmp_path.rglob("run-*.wandb")
+    data, found = written.read_bytes(), []
+    for key in re.finditer(rb"\x05(train|valid)\x12.((?:loss|WER)_2)\x82\x01(.)", data, re.S):  # then a number as JSON
+        found.append((key[1].decode(), key[2].decode(), float(data[key.end() : key.end() + key[3][0]])))
+    assert list(dict.fromkeys(found)) == [  # the summary repeats the latest
+        ("train", "loss_2", 3.0),
+        ("valid", "WER_2", 50.0),
+        ("train", "loss_2", 1.5),
+        ("valid", "WER_2", 25.0),
+    ]
