@@ -148,11 +148,21 @@ def read_only(name):
     return make
 
 
-def full_disk(folder, *, stack, audio_folder, **_):
+def limited(n_bytes, stack):
+    """No file may grow beyond, until `stack` is left."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     stack.callback(resource.setrlimit, resource.RLIMIT_FSIZE, (soft, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT_BYTES, hard))  # no file may grow beyond
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
+
+
+def full_disk(folder, *, stack, audio_folder, **_):
+    limited(LIMIT_BYTES, stack)
     return sorted(audio_folder.glob("*.wav"))
+
+
+def full_disk_of_subtitles(folder, *, stack, **_):
+    limited(10, stack)
+    return {"output": folder / "subtitles", "more": ("--format", "srt")}
 
 
 # what -> a function that makes it in a folder and gives the recordings, or what else the command is given
@@ -187,6 +197,7 @@ CASES = {
     "an output folder that is read-only": read_only("out.txt"),
     "a folder of subtitles that is read-only": read_only("subtitles"),
     "a full disk": full_disk,
+    "a full disk under subtitles": full_disk_of_subtitles,
 }
 
 
