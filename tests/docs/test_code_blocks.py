@@ -1,7 +1,8 @@
-"""Every Python block of the documentation runs, page by page, in a folder that has what a checkout has."""
+"""Every Python block of the documentation runs, page by page, in a folder that has what a checkout has, offline."""
 
 import re
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,23 @@ def blocks(path):
     return [(source, not note) for note, source in BLOCK.findall(path.read_text(encoding="utf-8"))]
 
 
+@pytest.fixture
+def offline(monkeypatch):
+    """No other machine can be found."""
+
+    def refuse(host, *arguments, **options):
+        raise OSError(f"a page asked for {host}: pages run without a network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: refuse(address))
+
+
 @pytest.mark.parametrize(
     "path",
     [pytest.param(one, marks=[pytest.mark.slow] * (one.name in SLOW)) for one in PAGES],
     ids=lambda path: path.name,
 )
+@pytest.mark.usefixtures("offline")
 def test_every_python_block_runs(path, tmp_path, monkeypatch):
     for name in ("eeasr_modules", "recipes", "hparams"):
         (tmp_path / name).symlink_to(ROOT / name)
