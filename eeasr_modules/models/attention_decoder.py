@@ -199,6 +199,33 @@ class AttentionDecoder(nn.Module):
         return float(n_frames * self.to_memory.in_features * self.to_memory.out_features)
 
 
+def misspelled(
+    log_probs: torch.Tensor, targets: torch.Tensor, n_targets: torch.Tensor, *, decoder: AttentionDecoder
+) -> torch.Tensor:
+    """Tokens of each utterance, the end among them, that the decoder would not say next after the right ones.
+
+    Arguments
+    ---------
+    log_probs, targets, n_targets, decoder : torch.Tensor, torch.Tensor, torch.Tensor, AttentionDecoder
+        As of `spelling_losses`.
+
+    Returns
+    -------
+    torch.Tensor of shape (batch,)
+        Of n_targets + 1.
+    """
+    wanted, counts = _wanted(targets, n_targets, decoder.end_index)
+    return ((log_probs.argmax(dim=-1) != wanted) & counts).sum(dim=1)
+
+
+def _wanted(targets: torch.Tensor, n_targets: torch.Tensor, end_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Targets with the end after them (batch, tokens + 1), and True where they are no padding."""
+    position = torch.arange(targets.shape[1] + 1, device=targets.device)
+    n_targets = n_targets.unsqueeze(1)
+    wanted = torch.nn.functional.pad(targets, (0, 1)).masked_fill(position >= n_targets, end_index)
+    return wanted, position <= n_targets
+
+
 def spelling_losses(
     log_probs: torch.Tensor,
     targets: torch.Tensor,
@@ -226,13 +253,10 @@ def spelling_losses(
     -------
     torch.Tensor of shape (batch,)
     """
-    position = torch.arange(targets.shape[1] + 1, device=targets.device)
-    n_targets = n_targets.unsqueeze(1)
-    wanted = torch.nn.functional.pad(targets, (0, 1)).masked_fill(position == n_targets, decoder.end_index)
-    wanted = wanted.masked_fill(position > n_targets, decoder.end_index)
+    wanted, counts = _wanted(targets, n_targets, decoder.end_index)
     losses = -log_probs.gather(2, wanted.unsqueeze(2)).squeeze(2)
     if label_smoothing:
         said = torch.ones(log_probs.shape[-1], dtype=torch.bool, device=log_probs.device)
         said[list(decoder.to_tokens.never)] = False
         losses = (1 - label_smoothing) * losses - label_smoothing * log_probs[..., said].mean(dim=-1)
-    return losses.masked_fill(position > n_targets, 0.0).sum(dim=1)
+    return losses.masked_fill(~counts, 0.0).sum(dim=1)

@@ -11,6 +11,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from eeasr_modules.data.pipeline import n_samples_of
 from eeasr_modules.data.text import split_language
 from eeasr_modules.exits.edits import count_edits
+from eeasr_modules.models.attention_decoder import misspelled
 from eeasr_modules.models.decode import greedy_decode
 from eeasr_modules.models.distilling import confidence_weights
 from eeasr_modules.models.losses import utterance_ctc_losses
@@ -126,6 +127,11 @@ class ExitBrain(sb.Brain):
         losses = self.spelling.losses(spelled, tokens, n_tokens, decoder=self._model.decoder, smoothed=smoothed)
         for e, loss in losses.items():
             self.spelling_sums[e].append(loss.item())
+        if not smoothed:
+            self.n_spelled += int((n_tokens + 1).sum())
+            for e, log_probs in spelled.items():
+                wrong = misspelled(log_probs, tokens, n_tokens, decoder=self._model.decoder)
+                self.misspelled[e] += int(wrong.sum())
         return losses
 
     def _count_words(self, log_probs, n_frames, utt_ids, references):
@@ -229,6 +235,7 @@ class ExitBrain(sb.Brain):
         self.loss_sums, self.n_summed = torch.zeros(n_exits), 0
         self.errors, self.n_words = [0] * n_exits, 0
         self.spelling_sums = [[] for _ in range(n_exits)]
+        self.misspelled, self.n_spelled = [0] * n_exits, 0
         if stage == sb.Stage.TRAIN:
             self.epoch = epoch
             # seeded by epoch: a resumed run draws what an uninterrupted one would have drawn
@@ -237,8 +244,11 @@ class ExitBrain(sb.Brain):
                 self._model.freeze_encoder()
                 self._model.freeze_last_head()
 
+    def _selected(self, by_exit):
+        return by_exit[-1] if self.config.select_on == "last" else sum(by_exit) / len(by_exit)
+
     def on_stage_end(self, stage, stage_loss, epoch=None):
-        """Log per exit, and checkpoint on the chosen word error rate."""
+        """Log per exit, and checkpoint on the chosen word error rate (joined with the decoder's of tokens)."""
         layers = self.config.exit_layers
         losses = (self.loss_sums / max(1, self.n_summed)).tolist()
         by_exit = {f"loss_{layer}": loss for layer, loss in zip(layers, losses, strict=True)}
@@ -248,8 +258,12 @@ class ExitBrain(sb.Brain):
             self.train_stats = {"loss": stage_loss, **by_exit}
             return
         wer = [100.0 * errors / max(1, self.n_words) for errors in self.errors]
-        chosen = wer[-1] if self.config.select_on == "last" else sum(wer) / len(wer)
+        chosen = self._selected(wer)
         wer_by_exit = {f"WER_{layer}": value for layer, value in zip(layers, wer, strict=True)}
+        if self.spelling is not None:
+            wrong = [100.0 * n / max(1, self.n_spelled) for n in self.misspelled]
+            chosen = self.spelling.joint_error(chosen, self._selected(wrong))
+            wer_by_exit |= {f"attention_TER_{layer}": value for layer, value in zip(layers, wrong, strict=True)}
         lr = next(iter(self.optimizers_dict.values())).param_groups[0]["lr"]
         if self.newbob is not None:
             # not the error rate, which stands at 100 % while a model from scratch begins to learn

@@ -70,6 +70,10 @@ class Spelling:
             for e, log_probs in spelled.items()
         }
 
+    def joint_error(self, word_error: float, token_error: float) -> float:
+        """What checkpoints are chosen by: the decoder's error counts as its loss does."""
+        return (1 - self.weight) * word_error + self.weight * token_error
+
     def joint(self, ctc: torch.Tensor, spelled: dict[int, torch.Tensor]) -> torch.Tensor:
         """The loss of an update: CTC's weighted sum over the exits, and the decoder's at the exit that was drawn."""
         return (1 - self.weight) * ctc + self.weight * sum(spelled.values())

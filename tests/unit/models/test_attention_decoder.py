@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eeasr_modules.models.attention_decoder import AttentionDecoder, spelling_losses
+from eeasr_modules.models.attention_decoder import AttentionDecoder, misspelled, spelling_losses
 from eeasr_modules.models.multi_exit import MultiExit
 
 SHAPE = {"n_layers": 2, "dim": 16, "n_heads": 2, "ffn_dim": 32, "dropout": 0.1}
@@ -77,6 +77,19 @@ def test_the_loss_is_that_of_the_tokens_and_the_end_whatever_pads_them(model, ba
             spread = row[[1, 2, 3, 4, 5, 6, 8]].mean()  # all that can be said
             expected -= (1 - smoothing) * row[token] + smoothing * spread
         torch.testing.assert_close(losses[i], expected)
+
+
+@torch.no_grad()
+def test_wrong_tokens_are_counted_with_the_end_and_without_padding(model, batch, tokens):
+    n_tokens = torch.tensor([3, 2, 1, 3])
+    log_probs = torch.zeros(4, 4, 9)
+    for i, n in enumerate(n_tokens.tolist()):
+        for position, token in enumerate([*tokens[i, :n].tolist(), 8]):
+            log_probs[i, position, token] = 1.0
+    assert misspelled(log_probs, tokens, n_tokens, decoder=model.decoder).tolist() == [0, 0, 0, 0]
+    log_probs[0, 1, 5] = log_probs[0, 3, 2] = log_probs[2, 1, 4] = 2.0  # a token and the end; the end
+    log_probs[2, 3, 4] = 2.0  # padding
+    assert misspelled(log_probs, tokens, n_tokens, decoder=model.decoder).tolist() == [2, 0, 1, 0]
 
 
 def test_gradients_of_one_exit_reach_the_decoder_the_encoder_and_that_exits_norm(model, batch, tokens):

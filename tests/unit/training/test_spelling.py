@@ -19,6 +19,8 @@ from eeasr_modules.training.spelling import Spelling
 SMALL = {"attention_decoder": True, "decoder_layers": 1, "decoder_heads": 2, "decoder_ffn_dim": 32}
 SHAPE = {"n_layers": 1, "dim": 16, "n_heads": 2, "ffn_dim": 32, "dropout": 0.15}
 
+KINDS = ("WER", "attention_TER")
+
 
 class TestConfiguration:
     def test_keys_become_the_decoder_of_the_model(self, make_config, vocabulary):
@@ -90,6 +92,19 @@ class TestStart:
     def test_leaving_the_decoder_out_is_said(self, make_config, vocabulary, folder, caplog):
         assert self.built(make_config(init_from=str(folder)), vocabulary).decoder is None
         assert "is left out: attention_decoder is false" in caplog.text
+
+
+class TestChoice:
+    def test_checkpoints_are_chosen_by_the_decoder_too(self, make_config, corpora, tmp_path):
+        config = make_config(**SMALL, attention_weight=0.25, n_epochs=1)
+        fit(config, corpora, folder=tmp_path, run_opts=RunOptions(device="cpu", noprogressbar=True))
+        log = (tmp_path / "train_log.txt").read_text()
+        errors = {kind: [float(x) for x in re.findall(rf"valid {kind}_\d: ([\d.e+-]+)", log)] for kind in KINDS}
+        (kept,) = (tmp_path / "save").glob("CKPT*/CKPT.yaml")
+        chosen = float(re.search(r"^WER: (\S+)", kept.read_text(), re.M).group(1))
+        wer, ter = (sum(values) / 2 for values in errors.values())
+        assert len(errors["WER"]) == len(errors["attention_TER"]) == 2
+        assert chosen == pytest.approx(0.75 * wer + 0.25 * ter, rel=2e-3)
 
 
 class TestDraws:
