@@ -3,6 +3,7 @@
     python benchmarks/regimes.py --output runs/regimes                    AN4 whole, 120 epochs each: hours on a CPU
     python benchmarks/regimes.py --output runs/regimes --epochs 30 --train_utterances 400 --only "joint; two_step"
     python benchmarks/regimes.py --output runs/regimes --data_folder FOLDER --corpus LibriSpeech ...
+    python benchmarks/regimes.py --output runs/more --init_from runs/regimes/last_only/model --epochs 12   a common start
 
 Without --data_folder: AN4 in ../shared/data where it is there, else the synthetic voices of recipes/Spoken. A regime
 whose run folder is there already goes on where it stopped, so the table can be made in sittings. `heads_only` and
@@ -82,7 +83,7 @@ def trained(name: str, arguments: argparse.Namespace) -> dict:
     folder = arguments.output / name.replace(", ", "_").replace(" ", "_").replace("-", "_")
     keys = {**corpus_arguments(arguments), "test_splits": "[test]", "shifts": "[]", "output_folder": folder}
     keys |= {"n_epochs": arguments.epochs, "seed": arguments.seed, "train_utterances": arguments.train_utterances}
-    keys |= {"test_utterances": arguments.test_utterances, **REGIMES[name]}
+    keys |= {"test_utterances": arguments.test_utterances, "init_from": arguments.init_from, **REGIMES[name]}
     teacher = arguments.output / TEACHER / "model"
     known = {"teacher": teacher, "half": load_yaml(arguments.yaml)["n_layers"] // 2}
     given = [f"--{key}={str(value).format(**known)}" for key, value in keys.items() if value is not None]
@@ -149,6 +150,7 @@ def main() -> int:
     parser.add_argument("--data_folder", type=Path, help="the corpus on disk")
     parser.add_argument("--corpus", default="AN4", help="folder of recipes/ that prepares --data_folder")
     parser.add_argument("--only", default=";".join(REGIMES), help=f"some of these, between semicolons: {list(REGIMES)}")
+    parser.add_argument("--init_from", help="model folder that all start from (those with a start of their own keep it)")
     parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--train_utterances", type=int, help="an evenly spaced slice")
