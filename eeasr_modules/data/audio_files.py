@@ -15,6 +15,7 @@ import numpy as np
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph", ".raw")
 RAW_SAMPLE_RATE = 16000  # headerless `.raw`: 16 bit, mono
+SILENT_S = 3.0  # what is done sooner shows no progress
 _PIECE = 32  # files that a thread looks at in one go: handing them out one by one cost as much as reading headers
 
 
@@ -37,9 +38,12 @@ def find_audio(folder: Path | str, suffixes: Iterable[str] = AUDIO_SUFFIXES) -> 
     dict of str to Path
         Keys with forward slashes, as in `an4_clstk/fash/an251-fash-b`.
     """
+    from tqdm import tqdm
+
     folder, rank = Path(folder), {suffix: index for index, suffix in enumerate(suffixes)}
     found: dict[str, Path] = {}
-    for parent, _, names in os.walk(folder, followlinks=True):
+    walk = os.walk(folder, followlinks=True)
+    for parent, _, names in tqdm(walk, desc=f"{folder.name}, files", unit="folder", dynamic_ncols=True, delay=SILENT_S):
         for name in names:
             file = Path(parent, name)
             if file.suffix.lower() not in rank:

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eeasr_modules.data.audio_files import look_at_audio
+from eeasr_modules.data.audio_files import SILENT_S, look_at_audio
 from eeasr_modules.data.segments import with_segment
 
 logger = logging.getLogger(__name__)
@@ -215,8 +215,11 @@ def require_files(data_folder: Path | str, expected: Sequence[str], *, corpus: s
 
 def _input_digest(utterances: Sequence[Utterance], made_from: Mapping, left_out: Mapping) -> str:
     """SHA-256 over the options and, per utterance, its words and its file's path, size and time of change."""
+    from tqdm import tqdm
+
     digest = hashlib.sha256(json.dumps([made_from, left_out], sort_keys=True, default=str).encode())
-    for utterance in utterances:
+    title = f"{made_from['corpus']} {made_from['split']}, changed files"
+    for utterance in tqdm(utterances, desc=title, unit="utt", dynamic_ncols=True, delay=SILENT_S):
         state: tuple = ()
         if utterance.audio is not None and utterance.audio.exists():
             status = utterance.audio.stat()
