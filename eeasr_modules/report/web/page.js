@@ -49,7 +49,7 @@
     const body = rows.map((row) =>
       el("tr", { class: stress(row) ? "stress" : null },
         row.map((cell, i) => (cell instanceof HTMLTableCellElement ? cell : el("td", { class: i < left ? "text" : null }, cell)))));
-    return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": header[0] + " table" },
+    return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `table: ${header[0]}, ${header[1]}` },
       el("table", {}, el("thead", {}, el("tr", {}, head)), el("tbody", {}, body)));
   }
   const words = (text) => el("td", { class: "text wrap" }, text);
