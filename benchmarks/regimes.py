@@ -3,7 +3,7 @@
     python benchmarks/regimes.py --output runs/regimes                    AN4 whole, 120 epochs each: hours on a CPU
     python benchmarks/regimes.py --output runs/regimes --epochs 30 --train_utterances 400 --only "joint; two_step"
     python benchmarks/regimes.py --output runs/regimes --data_folder FOLDER --corpus LibriSpeech ...
-    python benchmarks/regimes.py --output runs/more --init_from runs/regimes/last_only/model --epochs 12   a common start
+    python benchmarks/regimes.py --output runs/more --init_from runs/regimes/last_only/model --epochs 12
 
 Without --data_folder: AN4 in ../shared/data where it is there, else the synthetic voices of recipes/Spoken. A regime
 whose run folder is there already goes on where it stopped, so the table can be made in sittings. `heads_only` and
@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("--data_folder", type=Path, help="the corpus on disk")
     parser.add_argument("--corpus", default="AN4", help="folder of recipes/ that prepares --data_folder")
     parser.add_argument("--only", default=";".join(REGIMES), help=f"some of these, between semicolons: {list(REGIMES)}")
-    parser.add_argument("--init_from", help="model folder that all start from (those with a start of their own keep it)")
+    parser.add_argument("--init_from", help="model folder that all without one of their own start from")
     parser.add_argument("--epochs", type=int, default=120)
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--train_utterances", type=int, help="an evenly spaced slice")
