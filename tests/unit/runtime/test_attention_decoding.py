@@ -116,6 +116,16 @@ def test_a_model_folder_is_transcribed_by_its_decoder(spelling_model, noise, spe
     assert texts == [CharVocabulary().decode(row[1].tokens) for row in spelled]
 
 
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_lower_precision_spells_too(precision, spelling_model, noise, tmp_path):
+    spelling_model.save(tmp_path)
+    CharVocabulary().save(tmp_path)
+    options = {"policy": "static(2)", "device": "cpu", "decoding": OPTIONS}
+    asr = EarlyExitASR.from_pretrained(tmp_path, precision=precision, **options)
+    found = asr.transcribe([noise[0].numpy()], sample_rate=16000)
+    assert found[0].error is None and found[0].text == " ".join(word.text for word in found[0].words)
+
+
 def test_a_model_without_a_decoder_is_refused_before_its_weights_are_read(model_folder):
     with pytest.raises(ValueError, match="has CTC exits only"):
         EarlyExitASR.from_pretrained(model_folder, decoding=AttentionOptions())
