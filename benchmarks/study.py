@@ -111,8 +111,17 @@ def fused(run: Path, *, budgets: tuple[float, ...] = (0.5, 0.75)) -> dict:
             kept = {key: rounded(value) for key, value in one.items() if key != "saved"}
             return {"what": name, "alone": rounded(alone), **kept}
 
+        minus_last = bootstrap_difference(
+            errors[:, -1],
+            table.errors[:, -1],
+            n_ref_words=table.n_ref_words,
+            speakers=table.speakers,
+            rng=np.random.default_rng(0),
+        )
         everybody = [np.full(table.n_utterances, k) for k in range(table.n_exits)]
+        ends = {"difference": "estimate", "low": "low", "high": "high"}
         found[path.stem] = {
+            "minus_last": {key: rounded(getattr(minus_last, of)) for key, of in ends.items()},
             "exits": [
                 numbers(index, f"layer {layer}") for layer, index in zip(table.exit_layers, everybody, strict=True)
             ],
@@ -300,7 +309,7 @@ def fusion_rows() -> tuple[list[str], list[list[str]]]:
     rows = []
     for name, one in read("results/study/fusion.json").items():
         last = one["exits"][-1]
-        rows.append(["shipped", name, number(last["alone"]), number(last["wer"]), above_static(last)])
+        rows.append(["shipped", name, number(last["alone"]), number(last["wer"]), difference(one["minus_last"])])
     for name, one in read("results/exit-traces/results.json")["fusion"].items():
         full = one["full_depth"]
         rows.append(["ee40", f"LibriSpeech test-{name}", number(full["static"]), number(full["wer"])])
