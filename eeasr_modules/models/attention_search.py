@@ -111,7 +111,10 @@ class AttentionSearch:
         if self.options.ctc_weight:
             scorer = ScorerBuilder(weights={"ctc": self.options.ctc_weight}, partial_scorers=[self._made_ctc_scorer()])
         return S2STransformerBeamSearcher(
-            **common, beam_size=self.options.beam_size, scorer=scorer, using_eos_threshold=False
+            **common,
+            beam_size=self.options.beam_size,
+            scorer=scorer,
+            using_eos_threshold=scorer is None,  # CTC rules out ends that come too early; without it nothing would
         ).eval()
 
     def _made_ctc_scorer(self):

@@ -10,7 +10,9 @@ from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.utils.run_opts import RunOptions
 
 from eeasr_modules.data.pipeline import build_dataset, manifest_items
+from eeasr_modules.exits.edits import count_edits
 from eeasr_modules.models.attention_decoder import spelling_losses
+from eeasr_modules.models.attention_search import AttentionOptions, AttentionSearch
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.brain import ExitBrain
 from eeasr_modules.training.fit import build_model, check_run_folder, fit
@@ -278,3 +280,11 @@ def test_the_decoder_learns_the_tones_at_every_exit_and_by_listening(make_config
             for wavs, n in ((heard.sig.data, n_samples), (heard.sig.data.roll(1, 0), n_samples.roll(1)))
         )
         assert own < 0.5 and own < others / 3, (e, own, others)
+    search = AttentionSearch(model, options=AttentionOptions(beam_size=3))
+    wrong, n_words = [0, 0], sum(len(words.split()) for words in heard.words)
+    for wav, n, words in zip(heard.sig.data, n_samples, heard.words, strict=True):
+        with torch.no_grad():
+            for e, output in enumerate(model.exits(wav[None, :n], n[None])):
+                text = vocabulary.decode(search.spell(e, output.hidden[0], output.log_probs[0]).tokens)
+                wrong[e] += sum(count_edits(words, text))
+    assert max(wrong) < 0.3 * n_words, wrong
