@@ -1,12 +1,13 @@
 """Peak memory of transcribing long recordings, beside a stock forward of one piece.
 
     python benchmarks/long_file.py [--minutes 10,120] [--layer 4] [--precision float32] [--only-long]
+        [--model FOLDER]
 
 A wav2vec2-base shape of random weights (its words mean nothing), made audio: noise whose loudness comes and goes, as
 16-bit wav. Each row is a process of its own, one thread, and its largest resident memory as the kernel counted it:
 transformers' forward of one piece of 30 s; `eeasr transcribe` of 30 s at full depth; and of recordings of so many
 minutes whose chunks all leave after `--layer`, so that hours take minutes (`--only-long`: these alone). Prints
-Markdown; Linux only.
+Markdown; Linux only. Another model, such as eeasr_modules/shipped/small, shows sooner whether memory grows with length.
 """
 
 import argparse
@@ -90,11 +91,13 @@ def main() -> None:
     parser.add_argument("--layer", type=int, default=4)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--only-long", action="store_true")
+    parser.add_argument("--model", help="a folder, in place of the base shape of random weights")
     options = parser.parse_args()
     print("| what | audio | peak resident GiB | CPU s per second of audio |")
     print("|---|---:|---:|---:|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        model, wav, out = base_shaped(folder), Path(folder) / "long.wav", Path(folder) / "out.jsonl"
+        model = options.model or base_shaped(folder)
+        wav, out = Path(folder) / "long.wav", Path(folder) / "out.jsonl"
 
         def row(what: str, seconds: float, command: list[str]) -> None:
             make_audio(wav, seconds)
