@@ -92,8 +92,17 @@ def test_the_folder_is_small_and_has_its_licences_beside_it():
     files = [path for path in CORPUS.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < MOST_BYTES
     licences = (CORPUS / "LICENCES.md").read_text("utf-8")
-    assert {path.relative_to(CORPUS).parts[0] for path in files} == {"audio", make.TABLE, "LICENCES.md"}
-    for name in ("bible-kjv-text", "flite_awb", "flite_rms", "flite_slt", "espeak_", "festival_kal", "festival_ked"):
+    assert {path.relative_to(CORPUS).parts[0] for path in files} == {"audio", make.TABLE, "LICENCES.md", "kjv.arpa.gz"}
+    for name in (
+        "bible-kjv-text",
+        "kjv.arpa.gz",
+        "flite_awb",
+        "flite_rms",
+        "flite_slt",
+        "espeak_",
+        "festival_kal",
+        "festival_ked",
+    ):
         assert name in licences
 
 
