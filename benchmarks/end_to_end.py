@@ -154,7 +154,6 @@ def ways_of(shape: str, shares: tuple[float, ...], *, seconds: float) -> dict[st
     seconds : float
         Of noise.
     """
-    n_layers = build(shape, every=1).encoder.n_layers
     n_layers = SHAPES[shape].get("num_hidden_layers", 12)
     model = build(shape, every=n_layers // len(shares), padded_front_end=False)
     vocabulary = CharVocabulary()

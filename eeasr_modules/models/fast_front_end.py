@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from eeasr_modules.models import fast_convolutions, fast_positions
-from eeasr_modules.models.fast_module import TOLERANCE, Faster
+from eeasr_modules.models.fast_module import Faster, bring_stock_back, refuse_difference
 from eeasr_modules.models.huggingface_front_end import conv_frames, shortest
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -95,9 +95,7 @@ def stock_front_end(model: nn.Module) -> nn.Module:
         If the model has no such front end.
     """
     for extractor, convolutions in _front_ends(model):
-        for module in (extractor, *convolutions):
-            if isinstance(vars(module).get("forward"), Faster):
-                del module.forward
+        bring_stock_back((extractor, *convolutions))
     return model
 
 
@@ -187,10 +185,4 @@ def _self_test(faster: Faster) -> None:
     exact = faster.module if weight.dtype == torch.float32 else deepcopy(faster.module).float()
     with torch.autocast("cpu", enabled=False):
         stock = type(exact).forward(exact, noise.float())
-    difference = (faster(noise).float() - stock).abs().max().item() / max(1.0, stock.std().item())
-    limit = TOLERANCE[dtype]
-    if not difference <= limit:
-        raise RuntimeError(
-            f"the faster front end differs from transformers' by {difference:.2g} on noise (at most {limit:g} is "
-            "expected): use the stock one"
-        )
+    refuse_difference(faster(noise), stock, dtype=dtype, what="front end", instead="the stock one")

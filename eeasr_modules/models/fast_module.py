@@ -4,6 +4,8 @@ Foreseen are float32 or bfloat16 weights on the CPU, without gradients. `module.
 `del module.forward` brings the class's own forward back.
 """
 
+from collections.abc import Iterable
+
 import torch
 from torch import nn
 
@@ -67,3 +69,30 @@ class Faster:
             packed = self.pack(dtype)
             self.packed, self.packed_from = packed, state
         return packed
+
+
+def refuse_difference(own: torch.Tensor, stock: torch.Tensor, *, dtype: torch.dtype, what: str, instead: str) -> None:
+    """RuntimeError where a self-test came out more than `TOLERANCE` away from stock.
+
+    Arguments
+    ---------
+    own, stock : torch.Tensor of one shape
+        Of the same noise.
+    dtype : torch.dtype
+        Of the products.
+    what, instead : str
+        What was made faster, and what to take in place of it, for the message.
+    """
+    difference = (own.float() - stock.float()).abs().max().item() / max(1.0, stock.float().std().item())
+    if not difference <= TOLERANCE[dtype]:
+        raise RuntimeError(
+            f"the faster {what}: noise comes out {difference:.2g} away from what transformers' own code gives (at most "
+            f"{TOLERANCE[dtype]:g} is expected): use {instead}"
+        )
+
+
+def bring_stock_back(modules: Iterable[nn.Module]) -> None:
+    """Undo `Faster.swap` in those of the modules where it was done."""
+    for module in modules:
+        if isinstance(vars(module).get("forward"), Faster):
+            del module.forward

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCTC, BertConfig, BertModel
 
-from eeasr_modules.models import fast_convolutions, fast_front_end
+from eeasr_modules.models import fast_convolutions, fast_module
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.fast_front_end import faster_front_end, stock_front_end
 from eeasr_modules.models.fast_positions import SpectralConvolution
@@ -250,7 +250,7 @@ def test_models_without_such_a_front_end_are_refused_in_one_sentence():
 
 def test_a_difference_found_at_the_swap_leaves_stock_in_place(monkeypatch):
     model = stock_model("wav2vec2-base")
-    monkeypatch.setitem(fast_front_end.TOLERANCE, torch.float32, -1.0)
+    monkeypatch.setitem(fast_module.TOLERANCE, torch.float32, -1.0)
     with pytest.raises(RuntimeError, match="use the stock one"):
         faster_front_end(model)
     assert swapped(model) == []

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
-from eeasr_modules.models import fast_layers
+from eeasr_modules.models import fast_module
 from eeasr_modules.models.fast_layers import faster_layers, stock_layers
 
 TINY = {
@@ -133,7 +133,7 @@ def test_models_without_such_layers_are_refused_in_one_sentence():
 
 
 def test_a_difference_found_at_the_swap_leaves_stock_in_place(monkeypatch):
-    monkeypatch.setitem(fast_layers.TOLERANCE, torch.float32, -1.0)
+    monkeypatch.setitem(fast_module.TOLERANCE, torch.float32, -1.0)
     model = stock_model()
     with pytest.raises(RuntimeError, match="use the stock ones"):
         faster_layers(model)
