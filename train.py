@@ -35,7 +35,7 @@ def main(argv: list[str]) -> int:
     try:
         return train_and_report(run)
     except Exception as err:
-        why = why_not_written(err)
+        why = why_not_written(err, folder=run.folder)
         if why is None:
             raise
         print(

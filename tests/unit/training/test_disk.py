@@ -47,6 +47,13 @@ def test_other_errors_are_not_about_the_disk(error):
     assert why_not_written(error) is None
 
 
+def test_a_file_that_lies_elsewhere_is_not_the_run_folder(tmp_path):
+    run, audio = tmp_path / "run", tmp_path / "audio.wav"
+    for file, told in ((run / "save" / "model.ckpt", True), (audio, False)):
+        denied = PermissionError(errno.EACCES, "Permission denied", str(file))
+        assert (why_not_written(denied, folder=run) is not None) == told
+
+
 class TestCheckpoints:
     @pytest.fixture
     def module(self):
