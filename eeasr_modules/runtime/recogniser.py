@@ -15,18 +15,18 @@ from eeasr_modules.exits.policies import Policy, Static
 from eeasr_modules.models.attention_search import AttentionOptions, AttentionSearch
 from eeasr_modules.models.beam import BeamDecoder, BeamOptions
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.runtime.assembling import assembled
 from eeasr_modules.runtime.audio import AudioReader, as_waveform
 from eeasr_modules.runtime.choosing import choose_policy
-from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, chunks, stitch
+from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, chunks
 from eeasr_modules.runtime.compaction import Always, Compaction, measure_compaction
-from eeasr_modules.runtime.confidence import with_probabilities
 from eeasr_modules.runtime.drifting import ON_DRIFT, LiveWatch, reference_of
 from eeasr_modules.runtime.engine import Engine
 from eeasr_modules.runtime.faster import check_switches, made_faster
-from eeasr_modules.runtime.leaving import Recognised
+from eeasr_modules.runtime.leaving import OnExit, Recognised
 from eeasr_modules.runtime.sources import Source, find_source
 from eeasr_modules.runtime.transcript import Transcript
-from eeasr_modules.runtime.underway import OnDraft, OnExit, Pool, Underway
+from eeasr_modules.runtime.underway import OnDraft, Pool, Underway
 
 logger = logging.getLogger(__name__)
 
@@ -356,40 +356,15 @@ class EarlyExitASR:
             logger.warning("'%s' is %s", recording.audio, warning)
 
     def _transcript(self, recording: Underway, policy: str) -> Transcript:
-        common = {
-            "audio": recording.audio,
-            "n_layers": self.source.exit_layers[-1],
-            "policy": policy,
-            "model": self.source.name,
-        }
-        if recording.error is not None:
-            return Transcript(error=recording.error, **common)
-        parts = recording.parts
-        seconds = [stretch.end_s - stretch.start_s for stretch, _ in parts]
-        confidence_map = None if self.decoding is not None else self.source.confidence_map  # it knows greedy words
-        spoken = [
-            one.words
-            if confidence_map is None
-            else with_probabilities(one.words, confidence_map, exit_layer=one.exit_layer)
-            for _, one in parts
-        ]
-        words = spoken[0] if len(parts) == 1 else stitch([(at, w) for (at, _), w in zip(parts, spoken, strict=True)])
-        if confidence_map is None:
-            confidence = float(np.average([one.confidence for _, one in parts], weights=seconds))
-        else:
-            confidence = float(np.mean([word.confidence for word in words])) if words else None
-        return Transcript(
-            text=parts[0][1].text if len(parts) == 1 else " ".join(word.text for word in words),
-            words=tuple(words),
-            exit_layer=max(one.exit_layer for _, one in parts),
-            exit_layers=tuple(one.exit_layer for _, one in parts),
-            layers_run=float(np.average([one.layers_run for _, one in parts], weights=seconds)),
-            confidence=confidence,
-            blank_rates=tuple(one.blank_rate for _, one in parts),
+        return assembled(
+            recording,
+            policy=policy,
+            model=self.source.name,
+            n_layers=self.source.exit_layers[-1],
+            sample_rate=self.engine.sample_rate,
+            # it knows greedy words
+            confidence_map=None if self.decoding is not None else self.source.confidence_map,
             drift=None if self.drift is None else self.drift.alarm,
-            duration_s=recording.n_samples / self.engine.sample_rate,
-            warnings=recording.warnings,
-            **common,
         )
 
 
