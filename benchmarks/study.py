@@ -14,129 +14,19 @@ results/study/*.json. The others read `report/summary.json` and `tables/` of run
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 
-from eeasr_modules.exits import choose, parse_policy, read_table, replay
-from eeasr_modules.exits.bootstrap import bootstrap_difference
-from eeasr_modules.exits.fusion import FusionModel, fuse, fused_table
-from eeasr_modules.exits.score import lines_of, point_numbers
-from eeasr_modules.report.tables import interval, markdown_table, number
-
 ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from study_runs import compared, fused, trimmed  # noqa: E402
+
+from eeasr_modules.report.tables import interval, markdown_table, number  # noqa: E402
+
 STUDY = ROOT / "results/study"
-KEPT = (
-    *("label", "n_utterances", "n_speakers", "n_ref_words", "n_layers", "exit_layers", "wer_per_exit"),
-    *("wer_interval_per_exit", "overthinking", "oracle_a", "oracle_b", "words", "at_budgets"),
-)
-KEPT_OF_POLICY = (
-    "budget",
-    "calibrated",
-    "depth",
-    "wer",
-    "static",
-    "oracle_c",
-    "minus_static",
-    "minus_last",
-    "gap_closed",
-)
-
-
-def trimmed(summary: dict) -> dict:
-    """What the study reads of a run's summary."""
-    sets = {}
-    for name, one in summary["sets"].items():
-        policies = {
-            policy: [{key: at[key] for key in KEPT_OF_POLICY if key in at} for at in found["at_budgets"]]
-            for policy, found in one["policies"].items()
-        }
-        sets[name] = {**{key: one[key] for key in KEPT if key in one}, "policies": policies}
-    return {"date": summary["date"], "dev": summary["dev"], "sets": sets}
-
-
-def compared(run: Path, other: Path, *, n_draws: int = 1000) -> dict:
-    """Per set and exit layer: WER of `run` minus WER of `other`, with its interval over speakers."""
-    found = {}
-    for path in sorted((run / "tables").glob("*.parquet")):
-        if not (other / "tables" / path.name).is_file():
-            continue
-        ours, theirs = read_table(path), read_table(other / "tables" / path.name)
-        if list(ours.utt_ids) != list(theirs.utt_ids):
-            raise ValueError(f"{path.name} of {run} and {other} must hold the same utterances in the same order")
-        found[path.stem] = []
-        for k, layer in enumerate(ours.exit_layers):
-            j = list(theirs.exit_layers).index(layer)
-            one = bootstrap_difference(
-                ours.errors[:, k],
-                theirs.errors[:, j],
-                n_ref_words=ours.n_ref_words,
-                speakers=ours.speakers,
-                rng=np.random.default_rng(0),
-                n_draws=n_draws,
-            )
-            wers = [100 * table.errors[:, i].sum() / table.n_ref_words.sum() for table, i in ((ours, k), (theirs, j))]
-            found[path.stem].append(
-                {
-                    "layer": int(layer),
-                    "wer": round(wers[0], 3),
-                    "other_wer": round(wers[1], 3),
-                    "difference": round(one.estimate, 3),
-                    "low": round(one.low, 3),
-                    "high": round(one.high, 3),
-                }
-            )
-    return found
-
-
-def fused(run: Path, *, budgets: tuple[float, ...] = (0.5, 0.75)) -> dict:
-    """Per test set: every exit fused with those before it by trees fitted on dev, and a policy on top.
-
-    The policy's thresholds are chosen on dev tables of fused transcripts, each speaker fused by trees of the others.
-    """
-    dev = next(path for path in sorted((run / "tables").glob("*_dev.parquet")))
-    model, (dev_fused,) = FusionModel.fit_fused([read_table(dev)])
-    policies = {budget: choose(dev_fused, parse_policy("between(entropy)"), budget=budget).policy for budget in budgets}
-    found = {}
-    for path in sorted((run / "tables").glob("*.parquet")):
-        if path == dev:
-            continue
-        table = read_table(path)
-        errors, lines = fused_table(table, fuse(table, model)).errors, lines_of(table)
-
-        def numbers(exit_index, name: str, *, table=table, errors=errors, lines=lines) -> dict:
-            rows = np.arange(table.n_utterances)
-            one = point_numbers(table, exit_index, lines=lines, errors=errors[rows, exit_index])
-            alone = 100 * table.errors[rows, exit_index].sum() / table.n_ref_words.sum()
-            kept = {key: rounded(value) for key, value in one.items() if key != "saved"}
-            return {"what": name, "alone": rounded(alone), **kept}
-
-        minus_last = bootstrap_difference(
-            errors[:, -1],
-            table.errors[:, -1],
-            n_ref_words=table.n_ref_words,
-            speakers=table.speakers,
-            rng=np.random.default_rng(0),
-        )
-        everybody = [np.full(table.n_utterances, k) for k in range(table.n_exits)]
-        ends = {"difference": "estimate", "low": "low", "high": "high"}
-        found[path.stem] = {
-            "minus_last": {key: rounded(getattr(minus_last, of)) for key, of in ends.items()},
-            "exits": [
-                numbers(index, f"layer {layer}") for layer, index in zip(table.exit_layers, everybody, strict=True)
-            ],
-            "policies": [
-                numbers(replay(policy, table), str(policy)) | {"budget": budget} for budget, policy in policies.items()
-            ],
-        }
-    return found
-
-
-def rounded(value: float | list[float] | None) -> float | list[float] | None:
-    """To three decimals."""
-    if isinstance(value, list | tuple):
-        return [round(float(one), 3) for one in value]
-    return None if value is None else round(float(value), 3)
 
 
 def read(name: str) -> dict | None:
