@@ -12,6 +12,10 @@ whose run folder is there already goes on where it stopped, so the table can be 
 SentencePiece tokens, and are to be compared with `unigram tokens`. Cost: multiply-accumulates of a second of audio up
 to the last exit and its head (`cost_macs`, `head_macs` of the exit tables). Writes `regimes.md` and `regimes.json` into
 --output.
+
+    python benchmarks/regimes.py --join runs/a runs/b --output results/regimes
+
+trains nothing: one table of several sittings, seeds side by side and their means, into `--output`.
 """
 
 import argparse
@@ -30,6 +34,7 @@ from eeasr_modules.compat import ensure_torchaudio  # noqa: E402
 
 ensure_torchaudio()
 
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from eeasr_modules.training.fit import fit  # noqa: E402
@@ -95,6 +100,7 @@ def trained(name: str, arguments: argparse.Namespace) -> dict:
     for logger in LOGGERS:  # each run has a log of its own
         logging.getLogger(logger).handlers.clear()
     return {
+        "seed": arguments.seed,
         "exit_layers": list(model.exit_layers),
         "wer_per_exit": {
             one.name: [float(wer) for wer in table.wer_per_exit]
@@ -135,6 +141,38 @@ def as_markdown(results: dict[str, dict], arguments: argparse.Namespace) -> str:
     return "\n".join(lines) + "\n"
 
 
+def joined(sittings: list[dict[str, dict]]) -> list[dict]:
+    """What several sittings found: a record for each regime and seed, with the regime's name, in the order of both."""
+    records = [{"regime": name, **result} for results in sittings for name, result in results.items()]
+    for record in records:
+        record.pop("cpu_s")  # of a sitting: little where a run that was whole was only tested again
+    order = list(REGIMES)
+    return sorted(records, key=lambda one: (order.index(one["regime"]), one["seed"] != 1234, one["seed"]))
+
+
+def joined_markdown(records: list[dict]) -> str:
+    """A table per test set: a row per regime and seed, then the means of regimes with several seeds."""
+    layers = sorted({layer for one in records for layer in one["exit_layers"]})
+    parts = []
+    for name in records[0]["wer_per_exit"]:
+        rows = [(one["regime"], str(one["seed"]), one["exit_layers"], one["wer_per_exit"][name]) for one in records]
+        for regime in dict.fromkeys(one["regime"] for one in records):
+            same = [row for row in rows if row[0] == regime]
+            if len(same) > 1:
+                mean = np.mean([row[3] for row in same], axis=0).tolist()
+                rows.append((regime, f"mean of {len(same)}", same[0][2], mean))
+        lines = [
+            f"| {name} | seed | {' | '.join(map(str, layers))} | mean |",
+            "|---|---|" + "---:|" * (len(layers) + 1),
+        ]
+        for regime, seed, own, wers in rows:
+            wer = dict(zip(own, wers, strict=True))
+            shown = " | ".join(f"{wer[layer]:.2f}" if layer in wer else "" for layer in layers)
+            lines.append(f"| {regime} | {seed} | {shown} | {sum(wers) / len(wers):.2f} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def write(path: Path, text: str) -> None:
     """Write a text aside, then rename it."""
     aside = path.with_name(path.name + ".tmp")
@@ -146,6 +184,7 @@ def main() -> int:
     """Train, test and write the table after every regime."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs and the table")
+    parser.add_argument("--join", type=Path, nargs="+", metavar="FOLDER", help="outputs of other sittings")
     parser.add_argument("--yaml", type=Path, default=ROOT / "hparams" / "an4.yaml", help="what the regimes change")
     parser.add_argument("--data_folder", type=Path, help="the corpus on disk")
     parser.add_argument("--corpus", default="AN4", help="folder of recipes/ that prepares --data_folder")
@@ -156,6 +195,12 @@ def main() -> int:
     parser.add_argument("--train_utterances", type=int, help="an evenly spaced slice")
     parser.add_argument("--test_utterances", type=int, help="an evenly spaced slice")
     arguments = parser.parse_args()
+    if arguments.join:
+        sittings = [json.loads((folder / "regimes.json").read_text(encoding="utf-8")) for folder in arguments.join]
+        records = joined(sittings)
+        write(arguments.output / "regimes.json", json.dumps(records, indent=1) + "\n")
+        print(joined_markdown(records))
+        return 0
     names = [name.strip() for name in arguments.only.split(";")]
     unknown = [name for name in names if name not in REGIMES]
     if unknown:

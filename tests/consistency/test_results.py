@@ -25,6 +25,14 @@ def test_the_study_shows_the_committed_results(root):
     assert study["written"]() == text and "{{" not in text
 
 
+def test_the_regimes_are_shown_as_they_were_recorded(root):
+    regimes = runpy.run_path(str(root / "benchmarks" / "regimes.py"))
+    records = json.loads((root / "results" / "regimes" / "regimes.json").read_text(encoding="utf-8"))
+    table = regimes["joined_markdown"](records)
+    assert "| mean of 3 |" in table
+    assert table in (root / "results" / "regimes" / "README.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("run", ["an4", "small"])
 def test_the_committed_results_hold_no_transcripts(root, run):
     text = (root / "results" / run / "summary.json").read_text(encoding="utf-8")
