@@ -260,10 +260,18 @@ def draw_exits(path: Path) -> None:
     for axis in axes.flat[len(found) :]:
         axis.axis("off")
     for axis, (model, summary) in zip(axes.flat, found.items(), strict=False):
+        n_late = 0
         for name, one in summary["sets"].items():
             relative = 100 * (np.array(one["wer_per_exit"]) / one["wer_per_exit"][-1] - 1)
             axis.plot(one["exit_layers"], relative, color=colours[one["label"]], alpha=0.8)
-            axis.annotate(name, (one["exit_layers"][1], relative[1]), fontsize=6, color=colours[one["label"]])
+            if relative.min() < -1.5:  # the others would lie on one another
+                best = max(1, int(relative.argmin()))
+                at = (one["exit_layers"][best], max(relative[best], -17.0))
+                late = at[0] > 4
+                n_late += late  # those lie close together
+                below = -9 - 10 * (n_late - 1) if late else -9
+                place = {"textcoords": "offset points", "xytext": (6, below), "ha": "right" if late else "left"}
+                axis.annotate(name, at, fontsize=8, color=colours[one["label"]], **place)
         axis.axhline(0, color="black", linewidth=0.8)
         axis.set(title=model, xlabel="layer of the exit", ylim=(-20, 60))
     for axis in axes[:, 0]:
