@@ -269,7 +269,7 @@ def draw_exits(path: Path) -> None:
                 at = (one["exit_layers"][best], max(relative[best], -17.0))
                 late = at[0] > 4
                 n_late += late  # those lie close together
-                below = -9 - 10 * (n_late - 1) if late else -9
+                below = -9 - 10 * (n_late - 1) if late else -18
                 place = {"textcoords": "offset points", "xytext": (6, below), "ha": "right" if late else "left"}
                 axis.annotate(name, at, fontsize=8, color=colours[one["label"]], **place)
         axis.axhline(0, color="black", linewidth=0.8)
