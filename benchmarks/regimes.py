@@ -8,10 +8,10 @@
 Without --data_folder: AN4 in ../shared/data where it is there, else the synthetic voices of recipes/Spoken. A regime
 whose run folder is there already goes on where it stopped, so the table can be made in sittings. `heads_only` and
 `teacher` start from, or learn from, the model of `last_only`, which is therefore trained first, as do the two kinds of
-`layer removal`: these and `heads_only` have seen twice as many updates in all. Downsampled models spell with 64
-SentencePiece tokens, and are to be compared with `unigram tokens`. Cost: multiply-accumulates of a second of audio up
-to the last exit and its head (`cost_macs`, `head_macs` of the exit tables). Writes `regimes.md` and `regimes.json` into
---output.
+`layer removal`: these and `heads_only` have seen twice as many updates in all. Downsampled models have heads that give
+back the frames (`upsample`), but for the last, which spells with 64 SentencePiece tokens and is to be compared with
+`unigram tokens`. Cost: multiply-accumulates of a second of audio up to the last exit and its head (`cost_macs`,
+`head_macs` of the exit tables). Writes `regimes.md` and `regimes.json` into --output.
 
     python benchmarks/regimes.py --join runs/a runs/b --output results/regimes
 
@@ -44,8 +44,8 @@ from eeasr_modules.training.yaml_file import load_yaml  # noqa: E402
 TEACHER = "last_only"
 LOGGERS = (None, "eeasr_modules", "speechbrain.utils.train_logger", "speechbrain.utils.epoch_loop")
 # 12.5 or 8.3 frames a second are too few for characters: 6.5 or 33 % of AN4's training utterances could not be aligned
+CONVOLUTION = {"downsample": "convolution", "downsample_factor": 2, "upsample": "true"}
 UNIGRAM = {"tokens": "unigram", "n_tokens": 64}
-CONVOLUTION = {**UNIGRAM, "downsample": "convolution", "downsample_factor": 2}
 REGIMES = {
     TEACHER: {"regime": "last_only", "select_on": "last"},
     "joint": {},
@@ -63,12 +63,13 @@ REGIMES = {
     "smaller encoder": {"n_layers": "{half}", "exit_layers": "[{half}]"},
     "layer removal": {"init_from": "{teacher}", "keep_layers": "{half}", "exit_layers": "[{half}]"},
     "layer removal, exits": {"init_from": "{teacher}", "keep_layers": "{half}", "exit_layers": "every 1"},
-    "unigram tokens": UNIGRAM,
     "downsampled x2": {**CONVOLUTION, "regime": "last_only", "select_on": "last"},
     "downsampled x2, exits": CONVOLUTION,
     "averaged x2, exits": {**CONVOLUTION, "downsample": "average"},
     "resampled x2, exits": {**CONVOLUTION, "downsample": "signal"},
     "downsampled x3, exits": {**CONVOLUTION, "downsample_factor": 3},
+    "unigram tokens": UNIGRAM,
+    "downsampled x2, unigram tokens": {**CONVOLUTION, **UNIGRAM, "upsample": "false"},
 }
 ON_TEACHER = [name for name, keys in REGIMES.items() if "{teacher}" in map(str, keys.values())]
 

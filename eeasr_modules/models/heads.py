@@ -94,6 +94,9 @@ class CTCHead(nn.Module):
         Between norm and projection; None for a linear head.
     dropout : float
         Before the projection.
+    upsampling : int
+        Frames of log-probs for each frame of the encoder; the projection gives them side by side, as in SpeechBrain's
+        recipes with a downsampled encoder. States then come as `Walk` gives them, each so many times.
     """
 
     def __init__(
@@ -103,8 +106,10 @@ class CTCHead(nn.Module):
         *,
         body: FeedForward | SelfAttention | None = None,
         dropout: float = 0.0,
+        upsampling: int = 1,
     ):
         super().__init__()
+        self.upsampling = upsampling
         self.norm = norm
         self.body = body
         self.dropout = nn.Dropout(dropout)
@@ -115,14 +120,16 @@ class CTCHead(nn.Module):
 
         `n_frames`, valid frames (batch,), may be left out where the head looks at each frame alone.
         """
-        hidden = self.norm(hidden)
+        hidden = self.norm(hidden[:, :: self.upsampling])
         if self.body is not None:
-            hidden = self.body(hidden, n_frames)
+            hidden = self.body(hidden, None if n_frames is None else n_frames // self.upsampling)
         logits = self.projection(self.dropout(hidden))
+        if self.upsampling > 1:
+            logits = logits.unflatten(-1, (self.upsampling, -1)).flatten(1, 2)
         return torch.log_softmax(logits.float(), dim=-1)
 
     def macs(self, n_frames: int) -> float:
-        """Multiply-accumulates of one reading, for one utterance."""
+        """Multiply-accumulates of one reading, for one utterance of so many frames of the encoder."""
         body = 0.0 if self.body is None else self.body.macs(n_frames)
         return body + float(n_frames * self.projection.in_features * self.projection.out_features)
 
@@ -137,6 +144,7 @@ def build_heads(
     shared: bool = False,
     dropout: float = 0.0,
     plain_last: bool = False,
+    upsampling: int = 1,
 ) -> nn.ModuleList:
     """A head per exit.
 
@@ -161,6 +169,8 @@ def build_heads(
         Before each projection.
     plain_last : bool
         The last exit's head is linear whatever `kind` says (it holds a checkpoint's own).
+    upsampling : int
+        See `CTCHead`.
 
     Raises
     ------
@@ -176,7 +186,7 @@ def build_heads(
     for layer in exit_layers:
         last = layer == encoder.n_layers
         own = "linear" if last and plain_last else kind
-        projection = nn.Linear(encoder.dim if own == "linear" else width, n_tokens)
+        projection = nn.Linear(encoder.dim if own == "linear" else width, upsampling * n_tokens)
         if shared and heads:
             projection = heads[0].projection
         body = None
@@ -184,7 +194,8 @@ def build_heads(
             body = FeedForward(encoder.dim, width=width)
         elif own == "attention":
             body = SelfAttention(encoder.dim, width=width, dropout=dropout)
-        heads.append(CTCHead(_norm(encoder, last=last), projection, body=body, dropout=dropout))
+        norm = _norm(encoder, last=last)
+        heads.append(CTCHead(norm, projection, body=body, dropout=dropout, upsampling=upsampling))
     return nn.ModuleList(heads)
 
 

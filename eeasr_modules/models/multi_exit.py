@@ -26,6 +26,7 @@ DEFAULTS = {
     "self_condition": False,
     "checkpoint_head": False,
     "decoder": None,
+    "upsample": False,
     "sample_rate": 16000,
 }
 
@@ -79,9 +80,10 @@ class MultiExit(nn.Module):
         `blank_index`, `head` (`linear`, `mlp`, `attention`), `head_dim`, `head_dropout` (None: the checkpoint's),
         `share_projection`, `self_condition` (see `SelfConditioning`), `checkpoint_head` (the last exit is the CTC head
         of the encoder's `...ForCTC` checkpoint, and inner linear heads start from it), `decoder` (None, or a dict of
-        what `AttentionDecoder` needs: `n_layers`, `dim`, `n_heads`, `ffn_dim`, `dropout`), `sample_rate`; everything
-        that `config.json` of a model folder holds. What an encoder reads from a checkpoint is filled in, so
-        that the folder is enough to load the model.
+        what `AttentionDecoder` needs: `n_layers`, `dim`, `n_heads`, `ffn_dim`, `dropout`), `upsample` (heads give as
+        many frames as if the encoder did not downsample), `sample_rate`; everything that `config.json` of a model
+        folder holds. What an encoder reads from a checkpoint is filled in, so that the folder is enough to load the
+        model.
 
     Example
     -------
@@ -101,6 +103,7 @@ class MultiExit(nn.Module):
                 self.config["head_dropout"] = self.encoder.head_dropout
         self.exit_layers = check_exit_layers(config["exit_layers"], self.encoder.n_layers)
         self.blank_index = config["blank_index"]
+        self.upsampling = self._upsampling()
         self.heads = build_heads(
             self.encoder,
             self.exit_layers,
@@ -110,6 +113,7 @@ class MultiExit(nn.Module):
             shared=self.config["share_projection"],
             dropout=self.config["head_dropout"] or 0.0,
             plain_last=self.config["checkpoint_head"],
+            upsampling=self.upsampling,
         )
         self.conditioning = None
         if self.config["self_condition"]:
@@ -127,6 +131,19 @@ class MultiExit(nn.Module):
         self.encoder_frozen, self.last_head_frozen = False, False
         if self.config["checkpoint_head"] and not config["encoder"].get("hf_config"):
             self._take_checkpoint_head()
+
+    def _upsampling(self) -> int:
+        """Frames of log-probs for each frame of the encoder."""
+        if not self.config["upsample"]:
+            return 1
+        if self.encoder.downsampler is None:
+            raise ValueError("upsample: true makes good what downsample took away, but downsample is null")
+        if self.config["checkpoint_head"]:
+            raise ValueError(
+                "upsample: true needs a head of its own at every exit, but the last is the checkpoint's: give a "
+                "vocabulary of your own (tokens: characters)"
+            )
+        return self.encoder.downsampler.factor
 
     def _take_checkpoint_head(self) -> None:
         """Copy the checkpoint's projection into the last head, and into inner linear heads to start from."""
@@ -188,7 +205,17 @@ class MultiExit(nn.Module):
         n_samples : torch.Tensor of shape (batch,)
             Valid samples.
         """
-        return Walk(self.encoder, wavs, n_samples, conditioning=self.conditioning)
+        return Walk(self.encoder, wavs, n_samples, conditioning=self.conditioning, upsampling=self.upsampling)
+
+    def frames_for(self, n_samples):
+        """Frames of log-probs that so many samples give (an int or a tensor)."""
+        return self.encoder.frames_for(n_samples) * self.upsampling
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds from one frame of log-probs to the next, by how many frames another 100 s of audio give."""
+        one, two = (int(self.frames_for(n * 100 * self.config["sample_rate"])) for n in (1, 2))
+        return 100 / (two - one)
 
     def exits(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> Iterator[ExitOutput]:
         """Exit after exit, each computed when it is asked for.

@@ -38,6 +38,11 @@ class SelfConditioning(nn.Module):
         self._heads = tuple(heads.items())  # a tuple: no modules of this one
 
     @property
+    def upsampling(self) -> int:
+        """Frames of log-probs for each frame of the encoder."""
+        return self._heads[0][1].upsampling if self._heads else 1
+
+    @property
     def layers(self) -> tuple[int, ...]:
         """Layers whose exit is told on."""
         return tuple(layer for layer, _ in self._heads)
@@ -57,8 +62,14 @@ class SelfConditioning(nn.Module):
         return self.told(dict(self._heads)[layer](hidden, n_frames))
 
     def told(self, log_probs: torch.Tensor) -> torch.Tensor:
-        """The same for log-probs (batch, frames, tokens) that are known already."""
-        return self.projection(log_probs.exp())
+        """The same for log-probs (batch, frames, tokens) that are known already.
+
+        Of heads that upsample, the frames of the log-probs that belong to one of the encoder's are averaged.
+        """
+        posteriors = log_probs.exp()
+        if self.upsampling > 1:
+            posteriors = posteriors.unflatten(1, (-1, self.upsampling)).mean(dim=2)
+        return self.projection(posteriors)
 
     def macs(self, n_frames: int, *, layer: int) -> float:
         """Multiply-accumulates after `layer` for one utterance: the head, read for this, and the projection."""

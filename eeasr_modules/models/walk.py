@@ -82,6 +82,8 @@ class Walk:
         Valid samples per utterance.
     conditioning : SelfConditioning or None
         What is told on after layers with an inner exit.
+    upsampling : int
+        Frames that heads read for each frame of the encoder (`CTCHead`): what the walk shows and counts are theirs.
 
     Attributes
     ----------
@@ -91,8 +93,10 @@ class Walk:
         Which utterances of the original batch are still here.
     """
 
-    def __init__(self, encoder: Encoder, wavs: torch.Tensor, n_samples: torch.Tensor, *, conditioning=None):
-        self.encoder, self.conditioning = encoder, conditioning
+    def __init__(
+        self, encoder: Encoder, wavs: torch.Tensor, n_samples: torch.Tensor, *, conditioning=None, upsampling: int = 1
+    ):
+        self.encoder, self.conditioning, self.upsampling = encoder, conditioning, upsampling
         self._told: torch.Tensor | None = None
         self.state = encoder.front_end(wavs, n_samples)
         self.layer = 0
@@ -100,8 +104,14 @@ class Walk:
 
     @property
     def n_frames(self) -> torch.Tensor:
-        """Valid frames per utterance still here."""
-        return self.state.n_frames
+        """Valid frames per utterance still here, as heads count them."""
+        return self.state.n_frames * self.upsampling
+
+    @property
+    def view(self) -> torch.Tensor:
+        """What a head sees where the walk stands, (batch, frames, dim); the input of layer 1 before it."""
+        hidden = self.encoder.exit_view(self.layer, self.state.hidden)
+        return hidden if self.upsampling == 1 else hidden.repeat_interleave(self.upsampling, dim=1)
 
     def advance(self, layer: int) -> torch.Tensor:
         """Run on to `layer` and return what a head sees there, (batch, frames, dim).
@@ -122,7 +132,7 @@ class Walk:
             self.layer += 1
             if len(self.rows):  # no layer runs for nobody (and SpeechBrain's attention cannot)
                 self.state = self.encoder.run_layer(self.layer, self.state)
-        return self.encoder.exit_view(layer, self.state.hidden)
+        return self.view
 
     def tell(self, log_probs: torch.Tensor) -> None:
         """Tell on these log-probs (still here, frames, tokens) of the exit after the layer that ran last.
@@ -138,7 +148,7 @@ class Walk:
             return
         hidden, n_frames = self.state.hidden, self.state.n_frames
         if told is None:
-            added = self.conditioning.after(self.layer, self.encoder.exit_view(self.layer, hidden), n_frames)
+            added = self.conditioning.after(self.layer, self.view, self.n_frames)
         else:
             added = self.conditioning.told(told)
         self.state = WalkState(hidden + added.to(hidden.dtype), n_frames, self.state.extra)
@@ -163,11 +173,14 @@ class Walk:
             raise ValueError(f"walks that are joined must stand after the same layer, got {layers}")
         longest = max((walk for walk, _ in parts), key=lambda walk: walk.state.hidden.shape[1])
         hidden = [
-            walk.state.hidden[i, :n] for walk, rows in parts for i, n in zip(rows, walk.n_frames[rows], strict=True)
+            walk.state.hidden[i, :n]
+            for walk, rows in parts
+            for i, n in zip(rows, walk.state.n_frames[rows], strict=True)
         ]
-        n_frames = torch.cat([walk.n_frames[rows] for walk, rows in parts])
+        n_frames = torch.cat([walk.state.n_frames[rows] for walk, rows in parts])
         walk = cls.__new__(cls)
         walk.encoder, walk.conditioning, walk._told, walk.layer = first.encoder, first.conditioning, None, first.layer
+        walk.upsampling = first.upsampling
         walk.rows = torch.arange(len(hidden), device=first.rows.device)
         padded = torch.nn.utils.rnn.pad_sequence(hidden, batch_first=True)
         walk.state = walk.encoder.refresh(WalkState(padded, n_frames, longest.state.extra))

@@ -270,6 +270,8 @@ def _stock_run(engine: Engine, stock: Stock):
     @torch.inference_mode()
     def run(wavs, n_samples, utt_ids):
         hidden, n_frames = stock(wavs.to(engine.device), n_samples.to(engine.device))
+        upsampling = engine.model.upsampling
+        hidden, n_frames = hidden.repeat_interleave(upsampling, dim=1), n_frames * upsampling
         texts = greedy(engine, hidden, n_frames, exit_index=len(engine.model.exit_layers) - 1)
         return [Heard(text, stock.n_layers, stock.n_layers) for text in texts]
 

@@ -83,8 +83,7 @@ class Engine:
         self.spellings = vocabulary.spellings
         self.word_frames = WordFrames(self.spellings, blank_index=model.blank_index) if self.plan.of_words else None
         self.sample_rate = model.config["sample_rate"]
-        one, two = (int(model.encoder.frames_for(n * 100 * self.sample_rate)) for n in (1, 2))
-        self.frame_s = 100 / (two - one)
+        self.frame_s = model.frame_s
 
     @property
     def device(self) -> torch.device:

@@ -98,7 +98,7 @@ class Leaving:
         # The walk's rows are utterances; while compaction waits, some of them are decided already.
         self.in_walk, self.rows = np.arange(n), np.arange(n)  # utterance of each row; rows of the undecided
         self.state = engine.policy.start(n)  # of the undecided
-        self.previous = _Exit(-1, self.walk.state.hidden, self.walk.n_frames)
+        self.previous = _Exit(-1, self.walk.view, self.walk.n_frames)
         self.results: list[dict | None] = [None] * n
         self.layers_run = np.zeros(n, dtype=np.int64)
 
@@ -350,7 +350,7 @@ class Leaving:
         if len(self.rows) == len(self.in_walk) or not len(self.rows):
             return
         before = len(self.in_walk), self.walk.state.hidden.shape[1]
-        after = len(self.rows), int(self.n_frames[self.undecided].max())
+        after = len(self.rows), int(self.n_frames[self.undecided].max()) // self.walk.upsampling
         if self.engine.compaction.pays(before, after, n_layers=n_layers):
             self.compact()
 

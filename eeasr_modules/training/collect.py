@@ -74,7 +74,7 @@ def read_exits(
         Valid frames.
     """
     walk = model.walk(wavs, n_samples)
-    previous_hidden, previous_log_probs = walk.state.hidden, None
+    previous_hidden, previous_log_probs = walk.view, None
     tokens, columns = [], {name: [] for name in ACOUSTIC_SIGNALS}
     for exit_index, (layer, head) in enumerate(zip(model.exit_layers, model.heads, strict=True)):
         hidden = walk.advance(layer)

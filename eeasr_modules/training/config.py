@@ -9,7 +9,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from eeasr_modules.training.cheaper_keys import check_cheaper_start, check_kept_conformer, kept_depth
+from eeasr_modules.training.cheaper_keys import check_cheaper_start, check_kept_conformer, check_upsample, kept_depth
 from eeasr_modules.training.decoder_keys import check_decoder, check_decoder_start, decoder_settings
 from eeasr_modules.training.keys import ENCODER_KEYS, EVERY, KEYS, keys_of
 from eeasr_modules.training.other_sets import OTHER_KEY, OtherSet, other_sets
@@ -140,6 +140,7 @@ def _check_together(config: Config) -> None:
         _check_conformer(config)
     else:
         _check_huggingface(config)
+    check_upsample(config)
     if config.init_from is not None:
         _check_start(config)
 
@@ -243,7 +244,7 @@ def _check_start(config: Config) -> None:
                 f"init_from '{config.init_from}' is a model with {name} {theirs[name]}, but the YAML has {name} "
                 f"{config.values[name]}: they must be the same"
             )
-    check_cheaper_start(config, theirs)
+    check_cheaper_start(config, start)
     check_decoder_start(config, start)
     if start.get("self_condition", False) and not config.self_condition:
         raise ValueError(f"init_from '{config.init_from}' is a self-conditioned model: give self_condition: true")

@@ -33,10 +33,10 @@ logger = logging.getLogger(__name__)
 FIXED = ("exit_layers", "encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "tokens")
 FIXED += ("n_tokens", "share_projection", "sample_rate", "corpus", "freeze_encoder", "exit_weights")
 FIXED += ("source", "head", "head_dim", "normaliser", "regime", "first_step_share", "self_condition")
-FIXED += ("keep_layers", "downsample", "downsample_factor")
+FIXED += ("keep_layers", "downsample", "downsample_factor", "upsample")
 # what runs meant that began before a key of FIXED was there; else null
 UNTOLD = {"head": "linear", "regime": "joint", "first_step_share": 0.5, "self_condition": False}
-UNTOLD |= {"downsample_factor": 2}
+UNTOLD |= {"downsample_factor": 2, "upsample": False}
 
 
 def check_run_folder(config: Config, folder: Path) -> None:
@@ -182,6 +182,7 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
             "head_dropout": config.head_dropout,
             "checkpoint_head": checkpoint_head,
             "decoder": decoder_settings(config),
+            "upsample": config.values.get("upsample", False),
             "sample_rate": config.sample_rate,
             "corpora": list(dict.fromkeys([*before, *config.trained_corpora])),
         }
@@ -234,7 +235,7 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     valid_items = manifest_items(corpora.valid, limit=config.test_utterances)
     train_items = without_long(train_items, config.train_max_s)
     if config.n_epochs and sb.utils.distributed.if_main_process():
-        frames_for, rate = model.encoder.frames_for, config.sample_rate
+        frames_for, rate = model.frames_for, config.sample_rate
         warn_of_short(train_items, encode=vocabulary.encode, frames_for=frames_for, sample_rate=rate)
     datasets = [build_dataset(items, read=read, encode=vocabulary.encode) for items in (train_items, valid_items)]
     samplers = [

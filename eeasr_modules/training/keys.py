@@ -112,6 +112,7 @@ COMMON_KEYS: dict[str, Key] = {
     "keep_layers": _positive(optional=True),
     "downsample": Key(str, optional=True, choices=DOWNSAMPLING),
     "downsample_factor": Key(int, choices=FACTORS),
+    "upsample": Key(bool),
     "freeze_encoder": Key(bool),
     "head": Key(str, choices=("linear", "mlp", "attention")),
     "head_dim": _positive(optional=True),

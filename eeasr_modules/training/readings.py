@@ -56,7 +56,7 @@ class PosteriorReadings:
         self.vocabulary, self.blank_index = vocabulary, model.blank_index
         self.average_exits = average_exits
         self.words = WordFrames(vocabulary.spellings, blank_index=model.blank_index)
-        self.frame_s = seconds_of_a_frame(model)
+        self.frame_s = model.frame_s
         self.beam = NBest(vocabulary.tokens, blank_index=model.blank_index, beam_size=nbest) if nbest else None
         self.word_lists = {name: np.empty(shape, dtype=object) for name in WORD_SIGNALS}
         self.averaged_hypotheses = np.empty(shape, dtype=object) if average_exits else None
@@ -90,9 +90,3 @@ class PosteriorReadings:
                 self.signals[NBEST_SIGNAL][rows, exit_index] = self.beam.posterior(log_probs, n_frames).numpy()
 
         return read
-
-
-def seconds_of_a_frame(model: MultiExit) -> float:
-    """Seconds from one encoder frame to the next, by how many frames another 100 s of audio give."""
-    one, two = (int(model.encoder.frames_for(n * 100 * model.config["sample_rate"])) for n in (1, 2))
-    return 100 / (two - one)

@@ -52,7 +52,7 @@ def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
     for layer, head in zip(model.exit_layers, model.heads, strict=True):
         if layer not in theirs:
             continue
-        weights = theirs[layer].state_dict()
+        weights = _upsampled(theirs[layer].state_dict(), head.upsampling // theirs[layer].upsampling)
         if layer == last < start.encoder.n_layers:
             weights = _without_norm(weights, model.encoder.final_norm)
         try:
@@ -62,6 +62,14 @@ def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
                 f"the heads of init_from '{folder}' are of another kind (head: {start.config['head']}): "
                 f"{' '.join(str(err).split())}"
             ) from err
+
+
+def _upsampled(weights: dict[str, torch.Tensor], times: int) -> dict[str, torch.Tensor]:
+    """Weights of a head that says what it said in each of so many frames; CTC merges what repeats."""
+    if times <= 1:
+        return weights
+    names = ("projection.weight", "projection.bias")
+    return {**weights, **{name: torch.cat([weights[name]] * times) for name in names}}
 
 
 def _take_decoder(start: MultiExit, model: MultiExit, *, folder: str) -> None:

@@ -100,7 +100,7 @@ class TestKeepLayers:
         [
             ({"exit_layers": [1, 3], "keep_layers": 2}, r"end at 2 \(keep_layers, .*\), got \[1, 3\]"),
             ({"keep_layers": 4}, r"keep_layers must be at most 3 \(the encoder's layers\), got 4"),
-            ({"exit_layers": [2], "keep_layers": 2, "n_epochs": 0}, "n_epochs: 0 only evaluates, but keep_layers or"),
+            ({"exit_layers": [2], "keep_layers": 2, "n_epochs": 0}, "n_epochs: 0 only evaluates, but keep_layers, "),
         ],
     )
     def test_what_does_not_fit_is_refused(self, make_config, start, changes, sentence):
@@ -137,15 +137,17 @@ class TestDownsampledRun:
         assert make_config(**start, downsample="average", downsample_factor=3, n_epochs=0).n_epochs == 0
 
     def test_a_teacher_must_hear_the_same(self, make, make_config, start, tmp_path):
-        with pytest.raises(ValueError, match=r"a teacher with downsample None .*, this run has signal and 2"):
+        with pytest.raises(ValueError, match=r"a teacher with downsample None, .*, this run has signal, 2 and False"):
             make_config(distill=start, downsample="signal")
         make(downsample="signal").save(tmp_path)
         assert make_config(distill=str(tmp_path), downsample="signal").distill == str(tmp_path)
-        with pytest.raises(ValueError, match="with downsample signal and downsample_factor 2, this run has None"):
+        with pytest.raises(ValueError, match="with downsample signal, downsample_factor 2 and upsample False"):
             make_config(distill=str(tmp_path))
+        with pytest.raises(ValueError, match="this run has signal, 2 and True: frames are compared"):
+            make_config(distill=str(tmp_path), downsample="signal", upsample=True)
 
     def test_evaluation_alone_cannot_change_what_is_heard(self, make_config, start):
-        with pytest.raises(ValueError, match="n_epochs: 0 only evaluates, but keep_layers or downsample"):
+        with pytest.raises(ValueError, match="n_epochs: 0 only evaluates, but keep_layers, downsample or upsample"):
             make_config(**DEEP, init_from=start, n_epochs=0, downsample="signal")
 
     def test_a_run_folder_goes_on_with_the_same_input_only(self, make_config, tmp_path):
@@ -156,10 +158,49 @@ class TestDownsampledRun:
     def test_a_run_folder_from_before_these_keys_goes_on(self, make_config, tmp_path):
         check_run_folder(make_config(), tmp_path)
         before = json.loads((tmp_path / "run.json").read_text())
-        for name in ("keep_layers", "downsample", "downsample_factor"):
+        for name in ("keep_layers", "downsample", "downsample_factor", "upsample"):
             before.pop(name)
         (tmp_path / "run.json").write_text(json.dumps(before))
         check_run_folder(make_config(), tmp_path)
+
+    @pytest.mark.parametrize("factor", [2, 3])
+    def test_upsampled_heads_begin_with_what_they_said_before(self, make, start, factor):
+        less = {**DEEP, "init_from": start, "downsample": "average", "downsample_factor": factor}
+        plain, upsampled = make(**less), make(**less, upsample=True)
+        wavs, n_samples = 0.1 * torch.randn(2, 16000), torch.tensor([16000, 9000])
+        with torch.no_grad():
+            expected, found = plain(wavs, n_samples), upsampled(wavs, n_samples)
+        assert found[1].tolist() == (factor * expected[1]).tolist() == upsampled.frames_for(n_samples).tolist()
+        for one, other in zip(expected[0], found[0], strict=True):
+            torch.testing.assert_close(other, one.repeat_interleave(factor, dim=1))
+        assert upsampled.frame_s == pytest.approx(plain.frame_s / factor)
+
+    def test_upsampled_heads_go_on_upsampled(self, make, make_config, tmp_path):
+        less = {"downsample": "average", "upsample": True}
+        strong(make(**less)).save(tmp_path)
+        again = make(**less, init_from=str(tmp_path))
+        weights = MultiExit.load(tmp_path).heads.state_dict()
+        assert all(torch.equal(value, weights[name]) for name, value in again.heads.state_dict().items())
+        with pytest.raises(ValueError, match="a model with upsample True, but the YAML has upsample False"):
+            make_config(init_from=str(tmp_path), downsample="average")
+
+    @pytest.mark.parametrize(
+        ("changes", "sentence"),
+        [
+            ({}, "but downsample is null: leave one out"),
+            ({"downsample": "signal", "attention_decoder": True}, "an attention decoder needs none"),
+        ],
+    )
+    def test_upsampling_is_for_ctc_after_downsampling(self, make_config, changes, sentence):
+        with pytest.raises(ValueError, match=sentence):
+            make_config(upsample=True, **changes)
+
+    def test_a_checkpoints_own_head_cannot_upsample(self, tmp_path):
+        save_checkpoint(tmp_path, kind="wavlm", ctc=True)
+        encoder = {"encoder": "huggingface", "source": str(tmp_path), "downsample": "signal"}
+        config = {"encoder": encoder, "exit_layers": [4], "n_tokens": 32, "blank_index": 0, "checkpoint_head": True}
+        with pytest.raises(ValueError, match="upsample: true needs a head of its own at every exit"):
+            MultiExit({**config, "upsample": True})
 
     def test_utterances_with_fewer_frames_than_tokens_are_counted(self, make, vocabulary, caplog):
         items = {

@@ -210,8 +210,9 @@ class TestUpdates:
             {"distill": "best", "distill_transcript_share": 0.5, "confidence_weighted": True},
             {"downsample": "convolution"},
             {"downsample": "signal", "self_condition": True, "distill": "self", "regime": "alternating"},
+            {"downsample": "average", "upsample": True, "self_condition": True, "distill": "self"},
         ],
-        ids=["alternating", "self-conditioned", "distilled", "best", "downsampled", "together"],
+        ids=["alternating", "self-conditioned", "distilled", "best", "downsampled", "together", "upsampled"],
     )
     def test_in_bf16_an_update_is_nearly_that_of_fp32(self, make_brain, batch, changes):
         after, losses = {}, {}
@@ -357,6 +358,7 @@ def test_a_run_that_died_goes_on_as_if_it_had_not(make_config, corpora, tmp_path
         ({"downsample": "average", "encoder_lr": 1e-2, "n_epochs": 60}, (1, 2)),
         ({"downsample": "convolution", "encoder_lr": 1e-2, "n_epochs": 60}, (1, 2)),
         ({"downsample": "signal", "encoder_lr": 1e-2, "n_epochs": 60}, (1, 2)),
+        ({"downsample": "average", "upsample": True, "encoder_lr": 1e-2, "n_epochs": 60}, (1, 2)),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )
