@@ -6,6 +6,7 @@
 # make an4        AN4: prepare, train, test, report       [DATA=folder] [ARGS="--seed 2"]
 # make an4-quick  the same on a slice, a few minutes
 # make test       unit, integration and consistency tests, doctests    (test-all: the slow ones as well)
+#                 [JOBS=2 processes; 0 for one, without workers]
 # make docs       the documentation as a site, in site/    (docs-serve: on this machine, renewed as files change)
 # make lint       ruff
 # make bench      time of one pass
@@ -15,6 +16,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DATA ?=
 ARGS ?=
+JOBS ?= 2
 export PYTHON VENV
 
 BIN := $(VENV)/bin
@@ -54,7 +56,7 @@ an4-quick: env
 	$(BIN)/python train.py hparams/an4_quick.yaml $(DATA_OPTION) $(ARGS)
 
 test: env
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow" $(ARGS)
 
 test-all: env
 	$(BIN)/python -m pytest $(ARGS)

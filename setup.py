@@ -62,7 +62,7 @@ setup(
         "lm": ["kenlm", "pygtrie"],  # beam search with a language model
         "onnx": ["onnx", "onnxruntime"],  # eeasr export
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]", "mkdocs-jupyter", "nbclient", "ipykernel"],
-        "dev": ["pytest>=8", "ruff", "hypothesis"],
+        "dev": ["pytest>=8", "pytest-xdist", "ruff", "hypothesis"],
     },
     entry_points={"console_scripts": ["eeasr = eeasr_modules.cli:main"]},
 )

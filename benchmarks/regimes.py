@@ -6,12 +6,13 @@
     python benchmarks/regimes.py --output runs/more --init_from runs/regimes/last_only/model --epochs 12
 
 Without --data_folder: AN4 in ../shared/data where it is there, else the synthetic voices of recipes/Spoken. A regime
-whose run folder is there already goes on where it stopped, so the table can be made in sittings. `heads_only` and
-`teacher` start from, or learn from, the model of `last_only`, which is therefore trained first, as do the two kinds of
-`layer removal`: these and `heads_only` have seen twice as many updates in all. Downsampled models have heads that give
-back the frames (`upsample`), but for the last, which spells with 64 SentencePiece tokens and is to be compared with
-`unigram tokens`. Cost: multiply-accumulates of a second of audio up to the last exit and its head (`cost_macs`,
-`head_macs` of the exit tables). Writes `regimes.md` and `regimes.json` into --output.
+whose run folder is there already goes on where it stopped, so the table can be made in sittings: it keeps the rows that
+--output has. `heads_only` and `teacher` start from, or learn from, the model of `last_only`, which is therefore trained
+first, as do the two kinds of `layer removal`: these and `heads_only` have seen twice as many updates in all.
+Downsampled models have heads that give back the frames (`upsample`), but for the last, which spells with 64
+SentencePiece tokens and is to be compared with `unigram tokens`. Cost: multiply-accumulates of a second of audio up to
+the last exit and its head (`cost_macs`, `head_macs` of the exit tables). Writes `regimes.md` and `regimes.json` into
+--output.
 
     python benchmarks/regimes.py --join runs/a runs/b --output results/regimes
 
@@ -209,9 +210,11 @@ def main() -> int:
     if {*ON_TEACHER} & {*names} and TEACHER not in names:
         names.insert(0, TEACHER)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    results: dict[str, dict] = {}
+    before = arguments.output / "regimes.json"
+    results = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
     for name in sorted(names, key=list(REGIMES).index):
         results[name] = trained(name, arguments)
+        results = {regime: results[regime] for regime in REGIMES if regime in results}
         write(arguments.output / "regimes.json", json.dumps(results, indent=2) + "\n")
         write(arguments.output / "regimes.md", as_markdown(results, arguments))
     print((arguments.output / "regimes.md").read_text())
