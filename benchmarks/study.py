@@ -4,6 +4,7 @@
     python benchmarks/study.py --collect NAME=RUN [NAME=RUN ...]  # first: results/study/NAME.json from a run's folder
     python benchmarks/study.py --compare NAME=RUN,OTHER_RUN       # likewise: paired differences, exit by exit
     python benchmarks/study.py --fuse NAME=RUN                    # likewise: exits fused, by trees fitted on dev
+    python benchmarks/study.py --tax NAME=RUN,SINGLE_EXIT_RUN     # likewise: exits, alone and fused, against one exit
     eeasr analyze RUN/tables/commonvoice_test.parquet --cross-fit --budgets 0.5,0.75 --out CROSS/report \\
         --policies "between(entropy), between(patience(1)), lexical, gain, gain_words"
     python benchmarks/study.py --collect crossfit=CROSS           # likewise: policies cross-fitted
@@ -22,7 +23,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from study_runs import compared, fused, trimmed  # noqa: E402
+from study_runs import compared, fused, taxed, trimmed  # noqa: E402
 
 from eeasr_modules.report.tables import interval, markdown_table, number  # noqa: E402
 
@@ -340,12 +341,15 @@ def main() -> None:
     parser.add_argument("--collect", nargs="+", default=[], metavar="NAME=RUN")
     parser.add_argument("--compare", nargs="+", default=[], metavar="NAME=RUN,OTHER_RUN")
     parser.add_argument("--fuse", nargs="+", default=[], metavar="NAME=RUN")
+    parser.add_argument("--tax", nargs="+", default=[], metavar="NAME=RUN,SINGLE_EXIT_RUN")
     options = parser.parse_args()
     for name, run in (one.split("=", 1) for one in options.collect):
         summary = json.loads((Path(run) / "report/summary.json").read_text(encoding="utf-8"))
         write_json(STUDY / f"{name}.json", trimmed(summary))
     for name, runs in (one.split("=", 1) for one in options.compare):
         write_json(STUDY / f"{name}.json", compared(*map(Path, runs.split(","))))
+    for name, runs in (one.split("=", 1) for one in options.tax):
+        write_json(STUDY / f"{name}.json", taxed(*map(Path, runs.split(","))))
     for name, run in (one.split("=", 1) for one in options.fuse):
         write_json(STUDY / f"{name}.json", fused(Path(run)))
     draw_exits(STUDY / "exits.png")

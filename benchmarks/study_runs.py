@@ -118,6 +118,49 @@ def fused(run: Path, *, budgets: tuple[float, ...] = (0.5, 0.75)) -> dict:
     return found
 
 
+def taxed(run: Path, single: Path) -> dict:
+    """Per test set: every exit of `run`, alone and fused, minus the last exit of the single-exit model `single`.
+
+    Trees of the fusion are fitted on dev. Cost is the share of the single-exit model's multiply-accumulates.
+    """
+    dev = next(path for path in sorted((run / "tables").glob("*_dev.parquet")))
+    model, _ = FusionModel.fit_fused([read_table(dev)])
+    found = {}
+    for path in sorted((run / "tables").glob("*.parquet")):
+        if path == dev or not (single / "tables" / path.name).is_file():
+            continue
+        ours, theirs = read_table(path), read_table(single / "tables" / path.name)
+        if list(ours.utt_ids) != list(theirs.utt_ids):
+            raise ValueError(f"{path.name} of {run} and {single} must hold the same utterances in the same order")
+        fused_errors = fused_table(ours, fuse(ours, model)).errors
+        full = float((theirs.cost_macs[:, -1] + theirs.head_macs[:, -1]).sum())
+        spent = ours.cost_macs + np.cumsum(ours.head_macs, axis=1)  # fusion reads every head on the way
+        last = theirs.errors[:, -1]
+        found[path.stem] = {
+            "single": rounded(100 * last.sum() / theirs.n_ref_words.sum()),
+            "exits": [
+                {
+                    "layer": int(layer),
+                    "macs_share": rounded(float(spent[:, k].sum()) / full),
+                    "alone": _minus(ours.errors[:, k], last, ours),
+                    "fused": _minus(fused_errors[:, k], last, ours),
+                }
+                for k, layer in enumerate(ours.exit_layers)
+            ],
+        }
+    return found
+
+
+def _minus(errors: np.ndarray, others: np.ndarray, table) -> dict:
+    """WER of `errors`, and its difference from that of `others` with the interval over speakers."""
+    one = bootstrap_difference(
+        errors, others, n_ref_words=table.n_ref_words, speakers=table.speakers, rng=np.random.default_rng(0)
+    )
+    ends = {"difference": "estimate", "low": "low", "high": "high"}
+    wer = 100 * errors.sum() / table.n_ref_words.sum()
+    return {"wer": rounded(wer), **{key: rounded(getattr(one, of)) for key, of in ends.items()}}
+
+
 def rounded(value: float | list[float] | None) -> float | list[float] | None:
     """To three decimals."""
     if isinstance(value, list | tuple):
