@@ -10,7 +10,8 @@
     python benchmarks/study.py --collect crossfit=CROSS           # likewise: policies cross-fitted
 
 The first form needs no data: it reads results/*/summary.json, results/exit-traces/results.json and
-results/study/*.json. The others read `report/summary.json` and `tables/` of run folders.
+results/study/*.json, and also writes the tables of results in the READMEs of the corpora (recipes/*/README.md). The
+others read `report/summary.json` and `tables/` of run folders.
 """
 
 import argparse
@@ -24,237 +25,32 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from study_runs import compared, fused, taxed, trimmed  # noqa: E402
+from study_tables import (  # noqa: E402
+    STUDY,
+    corpus_rows,
+    crossfit_rows,
+    every_policy_rows,
+    fused_depth_rows,
+    fusion_rows,
+    models,
+    overthinking_rows,
+    policy_rows,
+    pretraining_rows,
+    read,
+    speed_rows,
+    tax_rows,
+    trace_rows,
+)
 
-from eeasr_modules.report.tables import interval, markdown_table, number  # noqa: E402
+from eeasr_modules.report.tables import markdown_table  # noqa: E402
 
-STUDY = ROOT / "results/study"
-KINDS = {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain"}
-FUSED = {"shipped": "fusion", "without AN4": "fusion_without_an4", "without LibriSpeech": "fusion_without_librispeech"}
-FUSED_ON = ("an4_test", "commonvoice_test", "librispeech_test-other")
-
-
-def read(name: str) -> dict | None:
-    """A JSON file of the repository, or None."""
-    path = ROOT / name
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-
-
-def models() -> dict[str, dict]:
-    """Summaries by the model's name in the text, of those that are there."""
-    found = {
-        "shipped": read("results/small/summary.json"),
-        "AN4 only": read("results/an4/summary.json"),
-        "pretrained": read("results/study/pretrained.json"),
-        "from scratch": read("results/study/scratch.json"),
-        "without Common Voice": read("results/study/without_commonvoice.json"),
-        "without AN4": read("results/study/without_an4.json"),
-        "without LibriSpeech": read("results/study/without_librispeech.json"),
-        "AN4, pretrained": read("results/study/an4_pretrained.json"),
-        "AN4, from scratch": read("results/study/an4_scratch.json"),
-    }
-    return {name: summary for name, summary in found.items() if summary is not None}
-
-
-def overthinking_rows() -> tuple[list[str], list[list[str]]]:
-    """A row per model and set."""
-    header = [
-        "model",
-        "set",
-        "kind",
-        "first",
-        "best inner",
-        "last [95 %]",
-        "rise",
-        "utterances",
-        "words lost",
-        "oracle A",
-        "oracle B",
-    ]
-    rows = []
-    for model, summary in models().items():
-        for name, one in summary["sets"].items():
-            wers, layers = one["wer_per_exit"], one["exit_layers"]
-            best = int(np.argmin(wers[:-1]))
-            words = one.get("words")
-            rows.append(
-                [
-                    model,
-                    name,
-                    KINDS[one["label"]],
-                    number(wers[0]),
-                    f"{number(wers[best])} at {layers[best]}",
-                    f"{number(wers[-1])} {interval(one['wer_interval_per_exit'][-1])}",
-                    f"{wers[-1] - wers[best]:+.2f}",
-                    f"{100 * one['overthinking']['inner_better_share']:.1f} %",
-                    f"{100 * words['destructive']:.1f} %" if words else "-",
-                    f"{number(one['oracle_a']['wer'])} @ {one['oracle_a']['depth']:.2f}",
-                    f"{number(one['oracle_b']['wer'])} @ {one['oracle_b']['depth']:.2f}",
-                ]
-            )
-    return header, rows
-
-
-def trace_rows() -> tuple[list[str], list[list[str]]]:
-    """The same of the public wav2vec 2.0 traces."""
-    traces = read("results/exit-traces/results.json")["models"]
-    header = ["model", "set", "first", "best inner", "last [95 %]", "utterances", "oracle A", "oracle B"]
-    rows = []
-    for model, sets in traces.items():
-        for name, one in sets.items():
-            if len(one["exits"]) == 1:
-                continue
-            inner = min(one["exits"][:-1], key=lambda exit_: exit_["wer"])
-            last = one["exits"][-1]
-            rows.append(
-                [
-                    model,
-                    f"LibriSpeech test-{name}",
-                    number(one["exits"][0]["wer"]),
-                    f"{number(inner['wer'])} at {inner['layer']}",
-                    f"{number(last['wer'])} {interval(last['wer_interval'])}",
-                    f"{100 * one['overthinking']['better']:.1f} %",
-                    *(f"{number(one['oracles'][k]['wer'])} @ {one['oracles'][k]['depth']:.2f}" for k in "ab"),
-                ]
-            )
-    return header, rows
-
-
-def policy_rows() -> tuple[list[str], list[list[str]]]:
-    """Every policy minus the static line on every set at the budget, calibrated on dev."""
-    names = list(models()["shipped"]["sets"]["commonvoice_test"]["policies"])
-    rows = []
-    for model, summary in models().items():
-        for name, one in summary["sets"].items():
-            found = [at_budget(one["policies"].get(policy)) for policy in names]
-            static = next(at["static"] for at in found if at)
-            rows.append([model, name, f"{number(static)} / {number(found[0]['oracle_c'])}", *map(brief, found)])
-    return ["model", "set", "static line / oracle C", *(f"`{name}`" for name in names)], rows
-
-
-def at_budget(found: dict | list | None) -> dict | None:
-    """A policy at the first budget."""
-    if not found:
-        return None
-    return (found if isinstance(found, list) else found.get("at_budgets") or [found["at_budget"]])[0]
-
-
-def brief(at: dict | None) -> str:
-    """Points below or above the static line at the same depth (bold: interval excludes 0), and the share of the gap."""
-    if at is None:
-        return "-"
-    one, gap = at["minus_static"], at.get("gap_closed")
-    sure = one["low"] > 0 or one["high"] < 0
-    text = f"**{one['difference']:+.2f}**" if sure else f"{one['difference']:+.2f}"
-    return text if gap is None else f"{text} ({100 * gap:.0f} %)"
-
-
-def every_policy_rows() -> tuple[list[str], list[list[str]]]:
-    """The same with depths and intervals."""
-    header = ["model", "set", "policy", "depth", "WER", "minus static line [95 %]", "minus last [95 %]", "gap closed"]
-    rows = []
-    for model, summary in models().items():
-        for name, one in summary["sets"].items():
-            for policy, found in one["policies"].items():
-                at = at_budget(found)
-                gap = at.get("gap_closed")
-                rows.append(
-                    [model, name, f"`{policy}`", f"{at['depth']:.2f}", number(at["wer"])]
-                    + [difference(at["minus_static"]), difference(at["minus_last"])]
-                    + ["-" if gap is None else f"{100 * gap:.0f} %"]
-                )
-    return header, rows
-
-
-def difference(one: dict) -> str:
-    """Points, with their interval."""
-    return f"{one['difference']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
-
-
-def pretraining_rows() -> tuple[list[str], list[list[str]]]:
-    """Pretrained against from scratch, exit by exit."""
-    header = ["labels", "set", "layer", "pretrained", "from scratch", "difference [95 %]", "relative"]
-    rows = []
-    for labels, name in (("all", "pretrained_minus_scratch"), ("AN4", "pretrained_minus_scratch_an4")):
-        found = read(f"results/study/{name}.json")
-        for test in ("commonvoice_test", "librispeech_test-other", "an4_test", "an4_test_unseen_text", "digits_test"):
-            for one in found.get(test, []):
-                if one["layer"] in (1, 4, 6, 8):
-                    rows.append(
-                        [labels, test, str(one["layer"]), number(one["wer"]), number(one["other_wer"]), difference(one)]
-                        + [f"{100 * one['difference'] / one['other_wer']:+.1f} %"]
-                    )
-    return header, rows
-
-
-def crossfit_rows() -> tuple[list[str], list[list[str]]]:
-    """Policies fitted and calibrated on other speakers of the very test set."""
-    header = ["budget", "policy", "depth", "WER", "minus static line [95 %]", "gap closed"]
-    rows = []
-    for policy, found in read("results/study/crossfit.json")["sets"]["commonvoice_test"]["policies"].items():
-        for at in found:
-            share = f"{100 * at['budget']:.0f} %"
-            rows.append([share, f"`{policy}`", f"{at['depth']:.2f}", number(at["wer"]), difference(at["minus_static"])])
-            rows[-1].append(f"{100 * at['gap_closed']:.0f} %")
-    return header, sorted(rows)
-
-
-def fusion_rows() -> tuple[list[str], list[list[str]]]:
-    """Exits fused, at full depth; of the models that lack a corpus, on it and on the two others."""
-    rows = []
-    for model, file in FUSED.items():
-        summary = models()[model]
-        for name, one in read(f"results/study/{file}.json").items():
-            if model == "shipped" or name in FUSED_ON:
-                last, kind = one["exits"][-1], KINDS[summary["sets"][name]["label"]]
-                numbers = [number(last["alone"]), number(last["wer"]), difference(one["minus_last"])]
-                rows.append([model, name, kind, *numbers])
-    for name, one in read("results/exit-traces/results.json")["fusion"].items():
-        full = one["full_depth"]
-        rows.append(["ee40", f"LibriSpeech test-{name}", "in domain", number(full["static"]), number(full["wer"])])
-        rows[-1].append(above_static(full))
-    return ["model", "set", "kind", "last exit", "fused", "difference [95 %]"], rows
-
-
-def fused_depth_rows() -> tuple[list[str], list[list[str]]]:
-    """Fused output at half the depth and more, against the static line."""
-    rows = []
-    for name, one in read("results/study/fusion.json").items():
-        if name not in ("commonvoice_test", "librispeech_test-other", "an4_test", "commonvoice_6_1_validated"):
-            continue
-        for at in [*one["exits"][3:-1], *one["policies"]]:
-            gap = at["gap_closed"]
-            rows.append(
-                [name, f"`{at['what']}`" if "budget" in at else at["what"], f"{at['depth']:.2f}"]
-                + [number(at["static"]), number(at["oracle_c"]), number(at["wer"]), above_static(at)]
-                + ["-" if gap is None else f"{100 * gap:.0f} %"]
-            )
-    header = [
-        "set",
-        "leaving at",
-        "depth",
-        "static line",
-        "oracle C",
-        "fused",
-        "minus static line [95 %]",
-        "gap closed",
-    ]
-    return header, rows
-
-
-def above_static(one: dict) -> str:
-    """Points above or below the static line, with their interval."""
-    low, high = one["above_static_interval"]
-    return difference({"difference": one["above_static"], "low": low, "high": high})
-
-
-def speed_rows() -> tuple[list[str], list[list[str]]]:
-    """Of `eeasr benchmark`, AN4 test, batch 1: lines of its table that the text discusses."""
-    lines = (STUDY / "benchmark.md").read_text(encoding="utf-8").split("## Batch 1", 1)[1].split("## Batch", 1)[0]
-    cells = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines() if line.startswith("|")
-    ]
-    kept = [0, 1, 2, 3, 4, 9]
-    return [cells[0][i] for i in kept], [[row[i] for i in kept] for row in cells[2:]]
+CORPORA = {
+    "AN4": "an4_test",
+    "CommonVoice": "commonvoice_test",
+    "LibriSpeech": "librispeech_test-other",
+    "Digits": "digits_test",
+}
+BEGIN, END = "<!-- results: written by benchmarks/study.py -->", "<!-- /results -->"
 
 
 def draw_exits(path: Path) -> None:
@@ -296,7 +92,7 @@ def draw_growth(path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7, 5))
-    markers = dict(zip(models(), "osD^v<>PX", strict=False))
+    markers = dict(zip(models(), "osD^v<>PXphH8d*+x12", strict=False))
     colours = {"in_domain": "#1b7837", "shifted": "#e08214", "ood": "#b2182b"}
     for model, summary in models().items():
         for one in summary["sets"].values():
@@ -317,6 +113,13 @@ def draw_growth(path: Path) -> None:
     plt.close(figure)
 
 
+def readme_with_results(corpus: str) -> str:
+    """README.md of a corpus, its table of results written anew."""
+    text = (ROOT / "recipes" / corpus / "README.md").read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    return f"{before}{BEGIN}\n\n{markdown_table(*corpus_rows(CORPORA[corpus]))}\n\n{END}{after}"
+
+
 def written() -> str:
     """RESULTS.md: the reading (results/study/reading.md) with each `{{table}}` filled in."""
     text = (STUDY / "reading.md").read_text(encoding="utf-8")
@@ -329,6 +132,7 @@ def written() -> str:
         "fusion": fusion_rows(),
         "fused_depth": fused_depth_rows(),
         "speed": speed_rows(),
+        "tax": tax_rows(),
     }
     for name, table in tables.items():
         text = text.replace("{{" + name + "}}", markdown_table(*table))
@@ -355,6 +159,9 @@ def main() -> None:
     draw_exits(STUDY / "exits.png")
     draw_growth(STUDY / "growth.png")
     (ROOT / "RESULTS.md").write_text(written(), encoding="utf-8")
+    for corpus in CORPORA:
+        path = ROOT / "recipes" / corpus / "README.md"
+        path.write_text(readme_with_results(corpus), encoding="utf-8")
     every = "# Every policy of the study\n\nBy `python benchmarks/study.py`; columns as in RESULTS.md.\n\n"
     (STUDY / "policies.md").write_text(every + markdown_table(*every_policy_rows()) + "\n", encoding="utf-8")
 

@@ -105,7 +105,7 @@ class Walk:
     @property
     def n_frames(self) -> torch.Tensor:
         """Valid frames per utterance still here, as heads count them."""
-        return self.state.n_frames * self.upsampling
+        return self.state.n_frames if self.upsampling == 1 else self.state.n_frames * self.upsampling
 
     @property
     def view(self) -> torch.Tensor:

@@ -33,6 +33,13 @@ def test_the_regimes_are_shown_as_they_were_recorded(root):
     assert table in (root / "results" / "regimes" / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_corpora_show_the_committed_results(root):
+    study = runpy.run_path(str(root / "benchmarks" / "study.py"))
+    for corpus in study["CORPORA"]:
+        text = (root / "recipes" / corpus / "README.md").read_text(encoding="utf-8")
+        assert study["readme_with_results"](corpus) == text and "| shipped |" in text
+
+
 @pytest.mark.parametrize("run", ["an4", "small"])
 def test_the_committed_results_hold_no_transcripts(root, run):
     text = (root / "results" / run / "summary.json").read_text(encoding="utf-8")

@@ -1,0 +1,277 @@
+"""Tables of the overthinking study, from what is committed: a header and rows of text each.
+
+`benchmarks/study.py` puts them into RESULTS.md and the READMEs of the corpora.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from eeasr_modules.report.tables import interval, number
+
+ROOT = Path(__file__).resolve().parents[1]
+STUDY = ROOT / "results/study"
+KINDS = {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain"}
+FUSED = {"shipped": "fusion", "without AN4": "fusion_without_an4", "without LibriSpeech": "fusion_without_librispeech"}
+SINGLE = "from scratch, 10 epochs, a single exit"
+TAXED_ON = ("commonvoice_test", "librispeech_test-other", "an4_test", "commonvoice_6_1_validated")
+FUSED_ON = ("an4_test", "commonvoice_test", "librispeech_test-other")
+
+
+def read(name: str) -> dict | None:
+    """A JSON file of the repository, or None."""
+    path = ROOT / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def models() -> dict[str, dict]:
+    """Summaries by the model's name in the text, of those that are there."""
+    found = {
+        "shipped": read("results/small/summary.json"),
+        "AN4 only": read("results/an4/summary.json"),
+        "pretrained": read("results/study/pretrained.json"),
+        "from scratch": read("results/study/scratch.json"),
+        "from scratch, 10 epochs": read("results/study/joint10.json"),
+        "without Common Voice": read("results/study/without_commonvoice.json"),
+        "without AN4": read("results/study/without_an4.json"),
+        "without LibriSpeech": read("results/study/without_librispeech.json"),
+        "AN4, pretrained": read("results/study/an4_pretrained.json"),
+        "AN4, from scratch": read("results/study/an4_scratch.json"),
+    }
+    for path in sorted(STUDY.glob("gpu_*.json")):  # of benchmarks/study_on_gpu.sh
+        found[path.stem.replace("_", " ")] = read(f"results/study/{path.name}")
+    return {name: summary for name, summary in found.items() if summary is not None and "sets" in summary}
+
+
+def overthinking_rows() -> tuple[list[str], list[list[str]]]:
+    """A row per model and set."""
+    header = [
+        "model",
+        "set",
+        "kind",
+        "first",
+        "best inner",
+        "last [95 %]",
+        "rise",
+        "utterances",
+        "words lost",
+        "oracle A",
+        "oracle B",
+    ]
+    rows = []
+    for model, summary in models().items():
+        for name, one in summary["sets"].items():
+            wers, layers = one["wer_per_exit"], one["exit_layers"]
+            best = int(np.argmin(wers[:-1]))
+            words = one.get("words")
+            rows.append(
+                [
+                    model,
+                    name,
+                    KINDS[one["label"]],
+                    number(wers[0]),
+                    f"{number(wers[best])} at {layers[best]}",
+                    f"{number(wers[-1])} {interval(one['wer_interval_per_exit'][-1])}",
+                    f"{wers[-1] - wers[best]:+.2f}",
+                    f"{100 * one['overthinking']['inner_better_share']:.1f} %",
+                    f"{100 * words['destructive']:.1f} %" if words else "-",
+                    f"{number(one['oracle_a']['wer'])} @ {one['oracle_a']['depth']:.2f}",
+                    f"{number(one['oracle_b']['wer'])} @ {one['oracle_b']['depth']:.2f}",
+                ]
+            )
+    return header, rows
+
+
+def corpus_rows(name: str) -> tuple[list[str], list[list[str]]]:
+    """WER of every exit of every model on one set; of the single-exit model the last: its inner heads are untrained."""
+    single = read("results/study/single10.json")
+    summaries = models() if single is None else {**models(), SINGLE: single}
+    found = {model: summary["sets"][name] for model, summary in summaries.items() if name in summary["sets"]}
+    layers = sorted({layer for one in found.values() for layer in one["exit_layers"]})
+    rows = []
+    for model, one in found.items():
+        wers = dict(zip(one["exit_layers"], map(number, one["wer_per_exit"]), strict=True))
+        wers = {max(wers): wers[max(wers)]} if model == SINGLE else wers
+        shown = [wers.get(layer, "") for layer in layers]
+        rows.append([model, KINDS[one["label"]], *shown, interval(one["wer_interval_per_exit"][-1])])
+    return ["model", "kind", *(f"layer {layer}" for layer in layers), "last [95 %]"], rows
+
+
+def trace_rows() -> tuple[list[str], list[list[str]]]:
+    """The same of the public wav2vec 2.0 traces."""
+    traces = read("results/exit-traces/results.json")["models"]
+    header = ["model", "set", "first", "best inner", "last [95 %]", "utterances", "oracle A", "oracle B"]
+    rows = []
+    for model, sets in traces.items():
+        for name, one in sets.items():
+            if len(one["exits"]) == 1:
+                continue
+            inner = min(one["exits"][:-1], key=lambda exit_: exit_["wer"])
+            last = one["exits"][-1]
+            rows.append(
+                [
+                    model,
+                    f"LibriSpeech test-{name}",
+                    number(one["exits"][0]["wer"]),
+                    f"{number(inner['wer'])} at {inner['layer']}",
+                    f"{number(last['wer'])} {interval(last['wer_interval'])}",
+                    f"{100 * one['overthinking']['better']:.1f} %",
+                    *(f"{number(one['oracles'][k]['wer'])} @ {one['oracles'][k]['depth']:.2f}" for k in "ab"),
+                ]
+            )
+    return header, rows
+
+
+def policy_rows() -> tuple[list[str], list[list[str]]]:
+    """Every policy minus the static line on every set at the budget, calibrated on dev."""
+    names = list(models()["shipped"]["sets"]["commonvoice_test"]["policies"])
+    rows = []
+    for model, summary in models().items():
+        for name, one in summary["sets"].items():
+            found = [at_budget(one["policies"].get(policy)) for policy in names]
+            static = next(at["static"] for at in found if at)
+            rows.append([model, name, f"{number(static)} / {number(found[0]['oracle_c'])}", *map(brief, found)])
+    return ["model", "set", "static line / oracle C", *(f"`{name}`" for name in names)], rows
+
+
+def at_budget(found: dict | list | None) -> dict | None:
+    """A policy at the first budget."""
+    if not found:
+        return None
+    return (found if isinstance(found, list) else found.get("at_budgets") or [found["at_budget"]])[0]
+
+
+def brief(at: dict | None) -> str:
+    """Points below or above the static line at the same depth (bold: interval excludes 0), and the share of the gap."""
+    if at is None:
+        return "-"
+    one, gap = at["minus_static"], at.get("gap_closed")
+    sure = one["low"] > 0 or one["high"] < 0
+    text = f"**{one['difference']:+.2f}**" if sure else f"{one['difference']:+.2f}"
+    return text if gap is None else f"{text} ({100 * gap:.0f} %)"
+
+
+def every_policy_rows() -> tuple[list[str], list[list[str]]]:
+    """The same with depths and intervals."""
+    header = ["model", "set", "policy", "depth", "WER", "minus static line [95 %]", "minus last [95 %]", "gap closed"]
+    rows = []
+    for model, summary in models().items():
+        for name, one in summary["sets"].items():
+            for policy, found in one["policies"].items():
+                at = at_budget(found)
+                gap = at.get("gap_closed")
+                rows.append(
+                    [model, name, f"`{policy}`", f"{at['depth']:.2f}", number(at["wer"])]
+                    + [difference(at["minus_static"]), difference(at["minus_last"])]
+                    + ["-" if gap is None else f"{100 * gap:.0f} %"]
+                )
+    return header, rows
+
+
+def difference(one: dict) -> str:
+    """Points, with their interval."""
+    return f"{one['difference']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
+
+
+def pretraining_rows() -> tuple[list[str], list[list[str]]]:
+    """Pretrained against from scratch, exit by exit."""
+    header = ["labels", "set", "layer", "pretrained", "from scratch", "difference [95 %]", "relative"]
+    rows = []
+    names = {"all": "pretrained_minus_scratch", "AN4": "pretrained_minus_scratch_an4"}
+    for labels, name in {**names, "all (GPU)": "gpu_pretrained_minus_scratch"}.items():
+        found = read(f"results/study/{name}.json") or {}
+        for test in ("commonvoice_test", "librispeech_test-other", "an4_test", "an4_test_unseen_text", "digits_test"):
+            for one in found.get(test, []):
+                if one["layer"] in (1, 4, 6, 8):
+                    rows.append(
+                        [labels, test, str(one["layer"]), number(one["wer"]), number(one["other_wer"]), difference(one)]
+                        + [f"{100 * one['difference'] / one['other_wer']:+.1f} %"]
+                    )
+    return header, rows
+
+
+def crossfit_rows() -> tuple[list[str], list[list[str]]]:
+    """Policies fitted and calibrated on other speakers of the very test set."""
+    header = ["budget", "policy", "depth", "WER", "minus static line [95 %]", "gap closed"]
+    rows = []
+    for policy, found in read("results/study/crossfit.json")["sets"]["commonvoice_test"]["policies"].items():
+        for at in found:
+            share = f"{100 * at['budget']:.0f} %"
+            rows.append([share, f"`{policy}`", f"{at['depth']:.2f}", number(at["wer"]), difference(at["minus_static"])])
+            rows[-1].append(f"{100 * at['gap_closed']:.0f} %")
+    return header, sorted(rows)
+
+
+def fusion_rows() -> tuple[list[str], list[list[str]]]:
+    """Exits fused, at full depth; of the models that lack a corpus, on it and on the two others."""
+    rows = []
+    for model, file in FUSED.items():
+        summary = models()[model]
+        for name, one in read(f"results/study/{file}.json").items():
+            if model == "shipped" or name in FUSED_ON:
+                last, kind = one["exits"][-1], KINDS[summary["sets"][name]["label"]]
+                numbers = [number(last["alone"]), number(last["wer"]), difference(one["minus_last"])]
+                rows.append([model, name, kind, *numbers])
+    for name, one in read("results/exit-traces/results.json")["fusion"].items():
+        full = one["full_depth"]
+        rows.append(["ee40", f"LibriSpeech test-{name}", "in domain", number(full["static"]), number(full["wer"])])
+        rows[-1].append(above_static(full))
+    return ["model", "set", "kind", "last exit", "fused", "difference [95 %]"], rows
+
+
+def fused_depth_rows() -> tuple[list[str], list[list[str]]]:
+    """Fused output at half the depth and more, against the static line."""
+    rows = []
+    for name, one in read("results/study/fusion.json").items():
+        if name not in ("commonvoice_test", "librispeech_test-other", "an4_test", "commonvoice_6_1_validated"):
+            continue
+        for at in [*one["exits"][3:-1], *one["policies"]]:
+            gap = at["gap_closed"]
+            rows.append(
+                [name, f"`{at['what']}`" if "budget" in at else at["what"], f"{at['depth']:.2f}"]
+                + [number(at["static"]), number(at["oracle_c"]), number(at["wer"]), above_static(at)]
+                + ["-" if gap is None else f"{100 * gap:.0f} %"]
+            )
+    header = [
+        "set",
+        "leaving at",
+        "depth",
+        "static line",
+        "oracle C",
+        "fused",
+        "minus static line [95 %]",
+        "gap closed",
+    ]
+    return header, rows
+
+
+def tax_rows() -> tuple[list[str], list[list[str]]]:
+    """Exits of the joint model, alone and fused, minus the last exit of the single-exit model of the same budget."""
+    header = ["set", "single exit", "joint, exit at", "of its MACs", "alone", "minus single [95 %]", "fused"]
+    rows = []
+    for file in ("exit_tax", "gpu_exit_tax"):
+        for name, one in (read(f"results/study/{file}.json") or {}).items():
+            for at in one["exits"][len(one["exits"]) // 2 - 1 :] if name in TAXED_ON else ():
+                rows.append(
+                    [name, number(one["single"]), f"layer {at['layer']}", f"{100 * at['macs_share']:.0f} %"]
+                    + [number(at["alone"]["wer"]), difference(at["alone"])]
+                    + [number(at["fused"]["wer"]), difference(at["fused"])]
+                )
+    return [*header, "minus single [95 %]"], rows
+
+
+def above_static(one: dict) -> str:
+    """Points above or below the static line, with their interval."""
+    low, high = one["above_static_interval"]
+    return difference({"difference": one["above_static"], "low": low, "high": high})
+
+
+def speed_rows() -> tuple[list[str], list[list[str]]]:
+    """Of `eeasr benchmark`, AN4 test, batch 1: lines of its table that the text discusses."""
+    lines = (STUDY / "benchmark.md").read_text(encoding="utf-8").split("## Batch 1", 1)[1].split("## Batch", 1)[0]
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines() if line.startswith("|")
+    ]
+    kept = [0, 1, 2, 3, 4, 9]
+    return [cells[0][i] for i in kept], [[row[i] for i in kept] for row in cells[2:]]
