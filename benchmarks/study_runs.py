@@ -3,11 +3,12 @@
 `benchmarks/study.py` writes them to results/study; nothing here holds a transcript.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from eeasr_modules.exits import choose, parse_policy, read_table, replay
+from eeasr_modules.exits import ExitTable, choose, parse_policy, read_table, replay
 from eeasr_modules.exits.bootstrap import bootstrap_difference
 from eeasr_modules.exits.fusion import FusionModel, fuse, fused_table
 from eeasr_modules.exits.score import lines_of, point_numbers
@@ -41,38 +42,44 @@ def trimmed(summary: dict) -> dict:
     return {"date": summary["date"], "dev": summary["dev"], "sets": sets}
 
 
-def compared(run: Path, other: Path, *, n_draws: int = 1000) -> dict:
+def compared(run: Path, other: Path) -> dict:
     """Per set and exit layer: WER of `run` minus WER of `other`, with its interval over speakers."""
     found = {}
+    for name, ours, theirs in same_sets(run, other):
+        found[name] = []
+        for k, layer in enumerate(ours.exit_layers):
+            others = theirs.errors[:, list(theirs.exit_layers).index(layer)]
+            one = minus(ours.errors[:, k], others, ours)
+            other_wer = rounded(100 * others.sum() / ours.n_ref_words.sum())
+            found[name].append({"layer": int(layer), "wer": one.pop("wer"), "other_wer": other_wer, **one})
+    return found
+
+
+def same_sets(run: Path, other: Path) -> Iterator[tuple[str, ExitTable, ExitTable]]:
+    """Name and both tables of every set that both runs have.
+
+    Raises
+    ------
+    ValueError
+        If they do not hold the same utterances in the same order.
+    """
     for path in sorted((run / "tables").glob("*.parquet")):
         if not (other / "tables" / path.name).is_file():
             continue
         ours, theirs = read_table(path), read_table(other / "tables" / path.name)
         if list(ours.utt_ids) != list(theirs.utt_ids):
             raise ValueError(f"{path.name} of {run} and {other} must hold the same utterances in the same order")
-        found[path.stem] = []
-        for k, layer in enumerate(ours.exit_layers):
-            j = list(theirs.exit_layers).index(layer)
-            one = bootstrap_difference(
-                ours.errors[:, k],
-                theirs.errors[:, j],
-                n_ref_words=ours.n_ref_words,
-                speakers=ours.speakers,
-                rng=np.random.default_rng(0),
-                n_draws=n_draws,
-            )
-            wers = [100 * table.errors[:, i].sum() / table.n_ref_words.sum() for table, i in ((ours, k), (theirs, j))]
-            found[path.stem].append(
-                {
-                    "layer": int(layer),
-                    "wer": round(wers[0], 3),
-                    "other_wer": round(wers[1], 3),
-                    "difference": round(one.estimate, 3),
-                    "low": round(one.low, 3),
-                    "high": round(one.high, 3),
-                }
-            )
-    return found
+        yield path.stem, ours, theirs
+
+
+def minus(errors: np.ndarray, others: np.ndarray, table: ExitTable) -> dict:
+    """WER of `errors` (utterances,), and its difference from that of `others` with the interval over speakers."""
+    one = bootstrap_difference(
+        errors, others, n_ref_words=table.n_ref_words, speakers=table.speakers, rng=np.random.default_rng(0)
+    )
+    ends = {"difference": "estimate", "low": "low", "high": "high"}
+    wer = 100 * errors.sum() / table.n_ref_words.sum()
+    return {"wer": rounded(wer), **{key: rounded(getattr(one, of)) for key, of in ends.items()}}
 
 
 def fused(run: Path, *, budgets: tuple[float, ...] = (0.5, 0.75)) -> dict:
@@ -97,17 +104,11 @@ def fused(run: Path, *, budgets: tuple[float, ...] = (0.5, 0.75)) -> dict:
             kept = {key: rounded(value) for key, value in one.items() if key != "saved"}
             return {"what": name, "alone": rounded(alone), **kept}
 
-        minus_last = bootstrap_difference(
-            errors[:, -1],
-            table.errors[:, -1],
-            n_ref_words=table.n_ref_words,
-            speakers=table.speakers,
-            rng=np.random.default_rng(0),
-        )
         everybody = [np.full(table.n_utterances, k) for k in range(table.n_exits)]
-        ends = {"difference": "estimate", "low": "low", "high": "high"}
+        minus_last = minus(errors[:, -1], table.errors[:, -1], table)
+        minus_last.pop("wer")
         found[path.stem] = {
-            "minus_last": {key: rounded(getattr(minus_last, of)) for key, of in ends.items()},
+            "minus_last": minus_last,
             "exits": [
                 numbers(index, f"layer {layer}") for layer, index in zip(table.exit_layers, everybody, strict=True)
             ],
@@ -126,39 +127,26 @@ def taxed(run: Path, single: Path) -> dict:
     dev = next(path for path in sorted((run / "tables").glob("*_dev.parquet")))
     model, _ = FusionModel.fit_fused([read_table(dev)])
     found = {}
-    for path in sorted((run / "tables").glob("*.parquet")):
-        if path == dev or not (single / "tables" / path.name).is_file():
+    for name, ours, theirs in same_sets(run, single):
+        if name == dev.stem:
             continue
-        ours, theirs = read_table(path), read_table(single / "tables" / path.name)
-        if list(ours.utt_ids) != list(theirs.utt_ids):
-            raise ValueError(f"{path.name} of {run} and {single} must hold the same utterances in the same order")
         fused_errors = fused_table(ours, fuse(ours, model)).errors
         full = float((theirs.cost_macs[:, -1] + theirs.head_macs[:, -1]).sum())
         spent = ours.cost_macs + np.cumsum(ours.head_macs, axis=1)  # fusion reads every head on the way
         last = theirs.errors[:, -1]
-        found[path.stem] = {
+        found[name] = {
             "single": rounded(100 * last.sum() / theirs.n_ref_words.sum()),
             "exits": [
                 {
                     "layer": int(layer),
                     "macs_share": rounded(float(spent[:, k].sum()) / full),
-                    "alone": _minus(ours.errors[:, k], last, ours),
-                    "fused": _minus(fused_errors[:, k], last, ours),
+                    "alone": minus(ours.errors[:, k], last, ours),
+                    "fused": minus(fused_errors[:, k], last, ours),
                 }
                 for k, layer in enumerate(ours.exit_layers)
             ],
         }
     return found
-
-
-def _minus(errors: np.ndarray, others: np.ndarray, table) -> dict:
-    """WER of `errors`, and its difference from that of `others` with the interval over speakers."""
-    one = bootstrap_difference(
-        errors, others, n_ref_words=table.n_ref_words, speakers=table.speakers, rng=np.random.default_rng(0)
-    )
-    ends = {"difference": "estimate", "low": "low", "high": "high"}
-    wer = 100 * errors.sum() / table.n_ref_words.sum()
-    return {"wer": rounded(wer), **{key: rounded(getattr(one, of)) for key, of in ends.items()}}
 
 
 def rounded(value: float | list[float] | None) -> float | list[float] | None:
