@@ -16,14 +16,13 @@ and `risk.md` with four tables:
 """
 
 import argparse
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import binom
+from risk_simulation_text import json_lines, page
 
 from eeasr_modules.exits import ExitTable, Policy, parse_policies, policy_curve, read_table, replay
 from eeasr_modules.exits.combinations import Between, open_leaf
@@ -45,7 +44,6 @@ from eeasr_modules.exits.risk_losses import (
 
 DELTA = 0.1
 N_LABELLED = 50
-KEPT = ("population", "n_blocks", "source", "target", "set", "new", "policy", "eps", "source_excess", "source_saved")
 JOINED = (
     "hypotheses",
     "n_ref_words",
@@ -284,71 +282,6 @@ def _threshold(policy: Policy) -> float | None:
     return getattr(policy, "threshold", None)
 
 
-def markdown(title: str, rows: Sequence[dict[str, Any]], *, across: str) -> str:
-    """A table; what differs in the value of `across` only stands side by side."""
-    if not rows:
-        return ""
-    rows = side_by_side(rows, across)
-    head = "| " + " | ".join(key.replace("_", " ") for key in rows[0]) + " |"
-    lines = [f"## {title}", "", head, "|---" * len(rows[0]) + "|"]
-    lines += ["| " + " | ".join(_shown(key, value) for key, value in row.items()) + " |" for row in rows]
-    return "\n".join([*lines, ""])
-
-
-def page(content: dict[str, Any]) -> str:
-    """All tables, in Markdown."""
-    limit = binom.ppf(0.99, content["draws"], DELTA) / content["draws"]
-    titles = {
-        "known_truth": "Known truth, mean excess exactly eps: share of certificates, all false",
-        "splits": "Random halves of the speakers: layers saved (violated on the other half / on the whole set)",
-        "shift": "Calibrated on one set, used on another: layers saved (excess in WER points)",
-        "certificate": f"Certificate under shift, {N_LABELLED} labelled utterances: layers saved (violated)",
-    }
-    text = (
-        f"# Risk control, simulated\n\n{content['draws']} draws each, delta {DELTA}. Of a method that fails with "
-        f"probability {DELTA:g} exactly, 99 % of such simulations stay at or below {100 * limit:.1f} %.\n\n"
-    )
-    across = {"known_truth": "p_value", "splits": "p_value", "shift": "recalibration", "certificate": "method"}
-    text += "\n".join(markdown(titles[key], content[key], across=across[key]) for key in titles)
-    return text
-
-
-def json_lines(content: dict[str, Any]) -> str:
-    """JSON with a line for each row."""
-    parts = []
-    for key, value in content.items():
-        rows = [json.dumps(row, default=float) for row in value] if isinstance(value, list) else None
-        shown = json.dumps(value) if rows is None else "[\n  " + ",\n  ".join(rows) + "\n ]"
-        parts.append(f" {json.dumps(key)}: {shown}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
-
-
-def side_by_side(rows: Sequence[dict[str, Any]], across: str) -> list[dict[str, Any]]:
-    """Rows that differ in the value of `across` only, joined: a column for each."""
-    joined: dict[tuple, dict[str, Any]] = {}
-    for row in rows:
-        kept = {k: row[k] for k in KEPT if k in row}
-        cell = joined.setdefault(tuple(kept.values()), kept)
-        if "false_certificates" in row:
-            cell[row[across]] = _share(row["false_certificates"])
-        elif "excess" in row:
-            cell[row[across]] = f"{_share(row['saved'])} ({row['excess']:.2f})"
-        else:
-            violated = " / ".join(_share(value) for key, value in row.items() if key.startswith("violated"))
-            cell[row[across]] = f"{_share(row['saved'])} ({violated})"
-    return list(joined.values())
-
-
-def _shown(key: str, value: Any) -> str:
-    if key.endswith("saved"):
-        return _share(value)
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _share(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
 def main() -> None:
     """Simulate and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -382,7 +315,7 @@ def main() -> None:
             print(table.metadata.get("set_name"), "done", flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     content = {"delta": DELTA, "draws": arguments.draws, **found}
-    _write(arguments.out / "risk.md", page(content))
+    _write(arguments.out / "risk.md", page(content, n_labelled=N_LABELLED))
     _write(arguments.out / "risk.json", json_lines(content))
 
 
