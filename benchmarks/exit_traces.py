@@ -26,8 +26,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import numpy as np  # noqa: E402
-from exit_traces_text import write_results  # noqa: E402
 from exit_traces_words import measure_fusion, with_scores, word_scores  # noqa: E402
+from exit_traces_writing import write_results  # noqa: E402
 
 from eeasr_modules.exits import ExitTable, choose, import_transcripts, parse_policy, replay  # noqa: E402
 from eeasr_modules.exits.cross_fit import cross_fit  # noqa: E402

@@ -1,9 +1,6 @@
-"""What benchmarks/exit_traces.py measured, as results.json, README.md, pictures and ExitBench's baselines."""
+"""What benchmarks/exit_traces.py measured, as tables and sentences: README.md and what documents quote."""
 
-import json
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 SHOWN = (5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0)
@@ -26,56 +23,6 @@ ASKED_LINES = {
     "other": {"static": (19.77, 15.86, 14.22, 12.59), "oracle_c": (14.96, 12.44, 11.30, 11.30)},
 }
 SINGLE_EXIT = "nonee12"
-BEGIN, END = "<!-- results: written by benchmarks/exit_traces.py -->", "<!-- /results -->"
-
-
-def write_results(results: dict[str, Any], folder: Path, *, root: Path) -> None:
-    """Write everything that others read; each file appears only when it is whole.
-
-    Arguments
-    ---------
-    results : dict
-        Of `exit_traces.measure`.
-    folder : Path
-        Made if needed.
-    root : Path
-        The repository, for the documents and baselines that quote the results.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = public(results)
-    _write(folder / "results.json", json.dumps(kept, indent=1) + "\n")
-    _write(folder / "README.md", readme_text(kept))
-    for name in ("clean", "other"):
-        draw(kept, name, folder / f"frontier_{name}.png")
-    _write(root / "eeasr_modules" / "exits" / "score_baselines.py", baselines_text(kept))
-    document = root / "docs" / "choosing-an-exit-policy.md"
-    if document.is_file():
-        text = document.read_text("utf-8")
-        _write(document, f"{text.split(BEGIN)[0]}{BEGIN}\n\n{summary_text(kept)}\n\n{END}{text.split(END)[1]}")
-
-
-def public(results: dict[str, Any]) -> dict[str, Any]:
-    """The results without what only the script needs, numbers with four decimals.
-
-    Arguments
-    ---------
-    results : dict
-        Of `exit_traces.measure`.
-    """
-    policies = {
-        text: {
-            name: {
-                "points": one["value"]["points"],
-                "policies": [sorted(set(per_fold)) for per_fold in one["value"]["policies"]],
-                "elsewhere": one["value"]["elsewhere"],
-                "time": one["time"],
-            }
-            for name, one in by_set.items()
-        }
-        for text, by_set in results["policies"].items()
-    }
-    fusion = {name: {k: v for k, v in one.items() if k != "exit_index"} for name, one in results["fusion"].items()}
-    return _rounded({**results, "policies": policies, "fusion": fusion})
 
 
 def readme_text(results: dict[str, Any]) -> str:
@@ -144,7 +91,7 @@ def asked_text(results: dict[str, Any]) -> str:
     rows = []
     for text, by_set in ASKED.items():
         for name, asked in by_set.items():
-            points = _points(results, text, name)
+            points = points_of(results, text, name)
             if points is None:
                 continue
             got = [_at(points, budget)["wer"] for budget in ASKED_AT]
@@ -178,9 +125,9 @@ def asked_text(results: dict[str, Any]) -> str:
 def _comparison_rows(results: dict[str, Any]) -> list[list[str]]:
     """What is asked for relative to the static line, to heuristics, under shift and on other models."""
     rows = []
-    for text in [one for one in ("gain", "gain_words", "gain_words + fusion") if one in _policy_names(results)]:
+    for text in [one for one in ("gain", "gain_words", "gain_words + fusion") if one in policy_names(results)]:
         for name in ("clean", "other"):
-            points = _points(results, text, name)
+            points = points_of(results, text, name)
             worst = max(point["above_static"] for point in points)
             ends = [_at(points, b)["above_static_interval"][1] for b in (7.0, 8.0, 9.0)]
             got = f"at most {worst:+.2f}; upper ends " + " ".join(f"{end:+.2f}" for end in ends)
@@ -193,8 +140,8 @@ def _comparison_rows(results: dict[str, Any]) -> list[list[str]]:
     if "between(lexical)" in results["policies"]:
         rivals = [text for text in results["policies"] if "entropy" in text or "patience" in text or "nbest" in text]
         for name in ("clean", "other"):
-            best = [min(_at(_points(results, text, name), b)["wer"] for text in rivals) for b in LEXICAL_AT]
-            got = [_at(_points(results, "between(lexical)", name), b)["wer"] for b in LEXICAL_AT]
+            best = [min(_at(points_of(results, text, name), b)["wer"] for text in rivals) for b in LEXICAL_AT]
+            got = [_at(points_of(results, "between(lexical)", name), b)["wer"] for b in LEXICAL_AT]
             met = all(a <= b + 0.005 for a, b in zip(got, best))
             rows.append(
                 [f"`between(lexical)`, {name}, at 6 to 11", f"best heuristic {_wers(best)}", _wers(got), _yes(met)]
@@ -266,8 +213,8 @@ def policies_text(results: dict[str, Any], name: str, *, budgets: Sequence[float
     lines = {key: {b["layers"]: b[key] for b in one["budgets"]} for key in ("static", "oracle_c")}
     rows = [["static line", *[f"{lines['static'][b]:.2f}" for b in budgets]]]
     rows += [["oracle C", *[f"{lines['oracle_c'][b]:.2f}" for b in budgets]]]
-    for text in _policy_names(results):
-        points = _points(results, text, name)
+    for text in policy_names(results):
+        points = points_of(results, text, name)
         rows.append([f"`{text}`", *[_cell(_at(points, budget)) for budget in budgets]])
     single = results["models"][SINGLE_EXIT][name]["exits"][-1]["wer"]
     rows.append(["trained with one exit (12)", *["" for _ in budgets[:-1]], f"{single:.2f}"])
@@ -285,10 +232,10 @@ def intervals_text(results: dict[str, Any], name: str) -> str:
         "clean" or "other".
     """
     rows = []
-    for text in _policy_names(results):
+    for text in policy_names(results):
         cells = []
         for budget in SHOWN:
-            point = _at(_points(results, text, name), budget)
+            point = _at(points_of(results, text, name), budget)
             low, high = point["above_static_interval"]
             cells.append(f"{point['above_static']:+.2f} [{low:+.2f}, {high:+.2f}] @ {point['depth']:.2f}")
         rows.append([f"`{text}`", *cells])
@@ -380,84 +327,6 @@ def time_text(results: dict[str, Any]) -> str:
     return table_text(["policy", *next(iter(results["policies"].values()))], rows) + "\n\n" + note
 
 
-def baselines_text(results: dict[str, Any]) -> str:
-    """The source of eeasr_modules/exits/score_baselines.py.
-
-    Arguments
-    ---------
-    results : dict
-        Of `public`.
-    """
-    sets: dict[str, str] = {}
-    baselines: dict[str, list[str]] = {}
-    for name in ("clean", "other"):
-        one = results["models"]["ee40"][name]["set"]
-        sets[one["digest"]] = one["known_as"]
-        single = results["models"][SINGLE_EXIT][name]["exits"][-1]["wer"]
-        entries = [_entry(f"wav2vec2-base {SINGLE_EXIT}", "single exit", {12: single})]
-        for text in _policy_names(results):
-            wers = {point["budget"]: point["wer"] for point in _points(results, text, name)}
-            entries.append(_entry(f"wav2vec2-base ee40, {text}", "policy", wers))
-        baselines[one["known_as"]] = entries
-    quoted = "".join(f'    "{name}": [\n{"".join(entries)}    ],\n' for name, entries in baselines.items())
-    known = "".join(f'    "{digest}": "{name}",\n' for digest, name in sets.items())
-    return (
-        '"""Sets that ExitBench knows, and what is known of them: numbers only, written by '
-        "benchmarks/exit_traces.py.\n\n"
-        "A set is recognised by `score_choices.set_digest`. `wer_at`: WER in percent by budget in layers, "
-        "cross-fitted.\n"
-        '"""\n\nfrom typing import Any\n\n# fmt: off\n'
-        f"KNOWN_SETS: dict[str | None, str] = {{\n{known}}}\n\n"
-        f"BASELINES: dict[str | None, list[dict[str, Any]]] = {{\n{quoted}}}\n"
-    )
-
-
-def _entry(name: str, kind: str, wers: dict[float, float]) -> str:
-    """Two lines of source."""
-    numbers = ", ".join(f"{budget:g}: {round(wer, 2)}" for budget, wer in wers.items())
-    return f'        {{"name": "{name}", "kind": "{kind}",\n         "wer_at": {{{numbers}}}}},\n'
-
-
-def draw(results: dict[str, Any], name: str, path: Path) -> None:
-    """WER against mean depth: static line, oracle C, policies, and the model trained with one exit.
-
-    Arguments
-    ---------
-    results : dict
-        Of `public`.
-    name : str
-        "clean" or "other".
-    path : Path
-        A PNG.
-    """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    one = results["models"]["ee40"][name]
-    figure, axes = plt.subplots(figsize=(7.5, 5), dpi=150)
-    at = [b["layers"] for b in one["budgets"]]
-    axes.plot(at, [b["static"] for b in one["budgets"]], "k--", label="static line (fixed exits, mixed)")
-    axes.plot(at, [b["oracle_c"] for b in one["budgets"]], "k-", label="oracle C (knows the reference)")
-    for text in ("entropy", "between(patience(1))", "between(lexical)", "gain", "gain_words", "gain_words + fusion"):
-        points = _points(results, text, name)
-        if points is not None:
-            axes.plot([p["depth"] for p in points], [p["wer"] for p in points], "o-", ms=3, lw=1.2, label=text)
-    single = results["models"][SINGLE_EXIT][name]["exits"][-1]["wer"]
-    axes.plot([12], [single], "r*", ms=12, label="trained with one exit")
-    low = min(single, one["oracles"]["a"]["wer"])
-    axes.set(xlim=(5.8, 12.2), ylim=(0.95 * low, 1.05 * one["exits"][2]["wer"]))
-    axes.set(xlabel="mean depth (layers of 12)", ylabel="WER (%)", title=f"LibriSpeech test-{name}, wav2vec2-base ee40")
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    aside = path.with_name(path.stem + ".tmp.png")
-    figure.savefig(aside)
-    plt.close(figure)
-    os.replace(aside, path)
-
-
 def table_text(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     """A Markdown table.
 
@@ -472,12 +341,14 @@ def table_text(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def _policy_names(results: dict[str, Any]) -> list[str]:
+def policy_names(results: dict[str, Any]) -> list[str]:
+    """Policies in the order measured, fused ones last."""
     fused = list(results["fusion"].get("clean", {}).get("points", {}))
     return [*results["policies"], *fused]
 
 
-def _points(results: dict[str, Any], text: str, name: str) -> list[dict[str, Any]] | None:
+def points_of(results: dict[str, Any], text: str, name: str) -> list[dict[str, Any]] | None:
+    """WER, depth and cost of the policy `text` on the set `name`, one per budget; None where it was not measured."""
     if text in results["policies"]:
         return results["policies"][text][name]["points"]
     return results["fusion"].get(name, {}).get("points", {}).get(text)
@@ -502,17 +373,3 @@ def _yes(met: bool) -> str:
 
 def _close(got: Iterable[float], asked: Iterable[float], slack: float = 0.0051) -> bool:
     return all(abs(a - b) <= slack for a, b in zip(got, asked, strict=True))
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_rounded(one) for one in value]
-    return round(value, 4) if isinstance(value, float) else value
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
