@@ -4,6 +4,9 @@
     python benchmarks/regimes.py --output runs/regimes --epochs 30 --train_utterances 400 --only "joint; two_step"
     python benchmarks/regimes.py --output runs/regimes --data_folder FOLDER --corpus LibriSpeech ...
     python benchmarks/regimes.py --output runs/more --init_from runs/regimes/last_only/model --epochs 12
+    python benchmarks/regimes.py --output runs/rounded --epochs 40 --precision=bf16 --valid_splits="[dev]"
+
+Other options, written `--key=value`, go to every training: keys of the YAML, SpeechBrain's run options.
 
 Without --data_folder: AN4 in ../shared/data where it is there, else the synthetic voices of recipes/Spoken. A regime
 whose run folder is there already goes on where it stopped, so the table can be made in sittings: it keeps the rows that
@@ -24,6 +27,7 @@ import json
 import logging
 import os
 import platform
+import re
 import sys
 import time
 from pathlib import Path
@@ -93,6 +97,7 @@ def trained(name: str, arguments: argparse.Namespace) -> dict:
     keys |= {"test_utterances": arguments.test_utterances, "init_from": arguments.init_from, **REGIMES[name]}
     teacher = arguments.output / TEACHER / "model"
     known = {"teacher": teacher, "half": load_yaml(arguments.yaml)["n_layers"] // 2}
+    keys |= arguments.more
     given = [f"--{key}={str(value).format(**known)}" for key, value in keys.items() if value is not None]
     run = set_up([str(arguments.yaml), "--noprogressbar", *given], recipes=ROOT / "recipes")
     started = time.process_time()
@@ -182,8 +187,8 @@ def write(path: Path, text: str) -> None:
     os.replace(aside, path)
 
 
-def main() -> int:
-    """Train, test and write the table after every regime."""
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Options; `more` holds what goes to every training, `names` the regimes asked for and those that they need."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs and the table")
     parser.add_argument("--join", type=Path, nargs="+", metavar="FOLDER", help="outputs of other sittings")
@@ -196,23 +201,34 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--train_utterances", type=int, help="an evenly spaced slice")
     parser.add_argument("--test_utterances", type=int, help="an evenly spaced slice")
-    arguments = parser.parse_args()
+    arguments, more = parser.parse_known_args(argv)
+    for word in more:
+        if not re.fullmatch(r"--\w+=.*", word):
+            parser.error(f"cannot read {word!r}: options that go to every training are written --key=value")
+    arguments.more = dict(word.removeprefix("--").split("=", 1) for word in more)
+    arguments.names = [name.strip() for name in arguments.only.split(";")]
+    unknown = [name for name in arguments.names if name not in REGIMES]
+    if unknown:
+        parser.error(f"no such regime {unknown[0]!r}; there are {'; '.join(REGIMES)}")
+    if {*ON_TEACHER} & {*arguments.names} and TEACHER not in arguments.names:
+        arguments.names.append(TEACHER)
+    arguments.names.sort(key=list(REGIMES).index)
+    return arguments
+
+
+def main() -> int:
+    """Train, test and write the table after every regime."""
+    arguments = parse(sys.argv[1:])
+    arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.join:
         sittings = [json.loads((folder / "regimes.json").read_text(encoding="utf-8")) for folder in arguments.join]
         records = joined(sittings)
         write(arguments.output / "regimes.json", json.dumps(records, indent=1) + "\n")
         print(joined_markdown(records))
         return 0
-    names = [name.strip() for name in arguments.only.split(";")]
-    unknown = [name for name in names if name not in REGIMES]
-    if unknown:
-        parser.error(f"no such regime {unknown[0]!r}; there are {'; '.join(REGIMES)}")
-    if {*ON_TEACHER} & {*names} and TEACHER not in names:
-        names.insert(0, TEACHER)
-    arguments.output.mkdir(parents=True, exist_ok=True)
     before = arguments.output / "regimes.json"
     results = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
-    for name in sorted(names, key=list(REGIMES).index):
+    for name in arguments.names:
         results[name] = trained(name, arguments)
         results = {regime: results[regime] for regime in REGIMES if regime in results}
         write(arguments.output / "regimes.json", json.dumps(results, indent=2) + "\n")

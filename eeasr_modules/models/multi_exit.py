@@ -143,6 +143,8 @@ class MultiExit(nn.Module):
                 "upsample: true needs a head of its own at every exit, but the last is the checkpoint's: give a "
                 "vocabulary of your own (tokens: characters)"
             )
+        if self.config["decoder"] is not None:
+            raise ValueError("upsample: true is for CTC, but a decoder reads the encoder's own frames: leave one out")
         return self.encoder.downsampler.factor
 
     def _take_checkpoint_head(self) -> None:

@@ -25,12 +25,41 @@ def test_the_study_shows_the_committed_results(root):
     assert study["written"]() == text and "{{" not in text
 
 
-def test_the_regimes_are_shown_as_they_were_recorded(root):
-    regimes = runpy.run_path(str(root / "benchmarks" / "regimes.py"))
-    records = json.loads((root / "results" / "regimes" / "regimes.json").read_text(encoding="utf-8"))
-    table = regimes["joined_markdown"](records)
-    assert "| mean of 3 |" in table
-    assert table in (root / "results" / "regimes" / "README.md").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def regimes(root):
+    return runpy.run_path(str(root / "benchmarks" / "regimes.py"))
+
+
+def test_the_regimes_are_shown_as_they_were_recorded(root, regimes):
+    folder = root / "results" / "regimes"
+    for path in sorted(folder.rglob("regimes.json")):
+        table = regimes["joined_markdown"](json.loads(path.read_text(encoding="utf-8")))
+        assert "| joint | 1234 |" in table
+        assert table in (folder / "README.md").read_text(encoding="utf-8")
+
+
+class TestOptionsOfTheRegimes:
+    def test_what_it_does_not_know_goes_to_every_training(self, regimes):
+        asked = regimes["parse"](["--output", "runs/x", "--precision=bf16", "--valid_splits=[dev]", "--only", "joint"])
+        assert asked.more == {"precision": "bf16", "valid_splits": "[dev]"} and asked.names == ["joint"]
+
+    def test_the_model_that_others_start_from_comes_first(self, regimes):
+        assert regimes["parse"](["--output", "x", "--only", "joint; heads_only"]).names == [
+            *("last_only", "joint", "heads_only")
+        ]
+
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            (["--epoch_count", "4"], "cannot read '--epoch_count': options that go to every training are written"),
+            (["--only", "jointly"], "no such regime 'jointly'; there are last_only; joint;"),
+        ],
+        ids=["unreadable", "regime"],
+    )
+    def test_what_cannot_be_read_is_refused(self, regimes, capsys, argv, message):
+        with pytest.raises(SystemExit):
+            regimes["parse"](["--output", "x", *argv])
+        assert message in capsys.readouterr().err
 
 
 def test_the_corpora_show_the_committed_results(root):

@@ -202,6 +202,12 @@ class TestDownsampledRun:
         with pytest.raises(ValueError, match="upsample: true needs a head of its own at every exit"):
             MultiExit({**config, "upsample": True})
 
+    def test_a_model_with_an_attention_decoder_cannot_upsample(self, make):
+        config = make(downsample="average").config
+        shape = {"n_layers": 1, "dim": 16, "n_heads": 2, "ffn_dim": 16, "dropout": 0.0}
+        with pytest.raises(ValueError, match="a decoder reads the encoder's own frames: leave one out"):
+            MultiExit({**config, "upsample": True, "decoder": shape})
+
     def test_utterances_with_fewer_frames_than_tokens_are_counted(self, make, vocabulary, caplog):
         items = {
             "enough": {"duration": 1.0, "words": "YES"},
