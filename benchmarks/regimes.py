@@ -17,9 +17,11 @@ SentencePiece tokens and is to be compared with `unigram tokens`. Cost: multiply
 the last exit and its head (`cost_macs`, `head_macs` of the exit tables). Writes `regimes.md` and `regimes.json` into
 --output.
 
-    python benchmarks/regimes.py --join runs/a runs/b --output results/regimes
+    python benchmarks/regimes.py --join runs/a runs/b --output results/regimes/NAME.json
 
-trains nothing: one table of several sittings, seeds side by side and their means, into `--output`.
+trains nothing: several sittings in one table, seeds side by side and their means, and, of sittings whose runs are there
+with their `last_only`, what exits cost against that single-exit model at 70 % of its operations. Writes the file, and
+its tables into the pages that have a region for it: results/regimes/README.md, recipes/*/README.md.
 """
 
 import argparse
@@ -33,14 +35,14 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from eeasr_modules.compat import ensure_torchaudio  # noqa: E402
 
 ensure_torchaudio()
 
-import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from regimes_tables import PAGES, as_markdown, folder_name, joined, with_tables  # noqa: E402
 
 from eeasr_modules.training.fit import fit  # noqa: E402
 from eeasr_modules.training.run import collect_all, set_up  # noqa: E402
@@ -91,7 +93,7 @@ def corpus_arguments(arguments: argparse.Namespace) -> dict[str, object]:
 
 def trained(name: str, arguments: argparse.Namespace) -> dict:
     """Train one regime and test every exit; WER per exit of each test set, and how long training took."""
-    folder = arguments.output / name.replace(", ", "_").replace(" ", "_").replace("-", "_")
+    folder = arguments.output / folder_name(name)
     keys = {**corpus_arguments(arguments), "test_splits": "[test]", "shifts": "[]", "output_folder": folder}
     keys |= {"n_epochs": arguments.epochs, "seed": arguments.seed, "train_utterances": arguments.train_utterances}
     keys |= {"test_utterances": arguments.test_utterances, "init_from": arguments.init_from, **REGIMES[name]}
@@ -124,60 +126,13 @@ def gmacs_per_second(table) -> list[float]:
     return (macs / table.duration_s.sum() / 1e9).tolist()
 
 
-def as_markdown(results: dict[str, dict], arguments: argparse.Namespace) -> str:
-    """One table for each test set: a row per regime, a column per exit; cost is that of the last exit."""
-    corpus = corpus_arguments(arguments)["corpus"]
-    lines = [
-        f"`python benchmarks/regimes.py {' '.join(sys.argv[1:])}`: {corpus}, {arguments.epochs} epochs each, "
-        f"seed {arguments.seed}, {platform.machine()}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}. "
-        "WER in %, greedy. Cost: billions of multiply-accumulates per second of audio up to the last exit. Time: "
-        "processor seconds of this sitting's training.",
-    ]
-    layers = sorted({layer for result in results.values() for layer in result["exit_layers"]})
-    for name in next(iter(results.values()))["wer_per_exit"]:
-        lines += ["", f"## {name}", "", f"| regime | {' | '.join(map(str, layers))} | mean | GMACs/s | time |"]
-        lines += ["|" + "---|" * (len(layers) + 4)]
-        for regime, result in results.items():
-            wer = dict(zip(result["exit_layers"], result["wer_per_exit"][name], strict=True))
-            shown = " | ".join(f"{wer[layer]:.2f}" if layer in wer else "" for layer in layers)
-            mean, cost = sum(wer.values()) / len(wer), result["gmacs_per_s"][name][-1]
-            lines.append(f"| {regime} | {shown} | {mean:.2f} | {cost:.3f} | {result['cpu_s']:.0f} |")
-    missing = [name for name in REGIMES if name not in results]
-    if missing:
-        lines += ["", f"Not run: {', '.join(missing)}."]
-    return "\n".join(lines) + "\n"
-
-
-def joined(sittings: list[dict[str, dict]]) -> list[dict]:
-    """What several sittings found: a record for each regime and seed, with the regime's name, in the order of both."""
-    records = [{"regime": name, **result} for results in sittings for name, result in results.items()]
-    for record in records:
-        record.pop("cpu_s")  # of a sitting: little where a run that was whole was only tested again
-    order = list(REGIMES)
-    return sorted(records, key=lambda one: (order.index(one["regime"]), one["seed"] != 1234, one["seed"]))
-
-
-def joined_markdown(records: list[dict]) -> str:
-    """A table per test set: a row per regime and seed, then the means of regimes with several seeds."""
-    layers = sorted({layer for one in records for layer in one["exit_layers"]})
-    parts = []
-    for name in records[0]["wer_per_exit"]:
-        rows = [(one["regime"], str(one["seed"]), one["exit_layers"], one["wer_per_exit"][name]) for one in records]
-        for regime in dict.fromkeys(one["regime"] for one in records):
-            same = [row for row in rows if row[0] == regime]
-            if len(same) > 1:
-                mean = np.mean([row[3] for row in same], axis=0).tolist()
-                rows.append((regime, f"mean of {len(same)}", same[0][2], mean))
-        lines = [
-            f"| {name} | seed | {' | '.join(map(str, layers))} | mean |",
-            "|---|---|" + "---:|" * (len(layers) + 1),
-        ]
-        for regime, seed, own, wers in rows:
-            wer = dict(zip(own, wers, strict=True))
-            shown = " | ".join(f"{wer[layer]:.2f}" if layer in wer else "" for layer in layers)
-            lines.append(f"| {regime} | {seed} | {shown} | {sum(wers) / len(wers):.2f} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+def about(arguments: argparse.Namespace) -> str:
+    """How the table was made, in a line."""
+    return (
+        f"`python benchmarks/regimes.py {' '.join(sys.argv[1:])}`: {corpus_arguments(arguments)['corpus']}, "
+        f"{arguments.epochs} epochs each, seed {arguments.seed}, {platform.machine()}, torch {torch.__version__}, "
+        f"{time.strftime('%Y-%m-%d')}."
+    )
 
 
 def write(path: Path, text: str) -> None:
@@ -190,7 +145,9 @@ def write(path: Path, text: str) -> None:
 def parse(argv: list[str]) -> argparse.Namespace:
     """Options; `more` holds what goes to every training, `names` the regimes asked for and those that they need."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", type=Path, required=True, help="folder of the runs and the table")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="folder of the runs and the table; with --join a file"
+    )
     parser.add_argument("--join", type=Path, nargs="+", metavar="FOLDER", help="outputs of other sittings")
     parser.add_argument("--yaml", type=Path, default=ROOT / "hparams" / "an4.yaml", help="what the regimes change")
     parser.add_argument("--data_folder", type=Path, help="the corpus on disk")
@@ -219,20 +176,21 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main() -> int:
     """Train, test and write the table after every regime."""
     arguments = parse(sys.argv[1:])
-    arguments.output.mkdir(parents=True, exist_ok=True)
     if arguments.join:
-        sittings = [json.loads((folder / "regimes.json").read_text(encoding="utf-8")) for folder in arguments.join]
-        records = joined(sittings)
-        write(arguments.output / "regimes.json", json.dumps(records, indent=1) + "\n")
-        print(joined_markdown(records))
+        found = joined(arguments.join, order=list(REGIMES), single=TEACHER)
+        write(arguments.output, json.dumps(found, indent=1) + "\n")
+        for page in PAGES:
+            write(page, with_tables(page.read_text(encoding="utf-8")))
         return 0
+    arguments.output.mkdir(parents=True, exist_ok=True)
     before = arguments.output / "regimes.json"
     results = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
     for name in arguments.names:
         results[name] = trained(name, arguments)
         results = {regime: results[regime] for regime in REGIMES if regime in results}
+        missing = [regime for regime in REGIMES if regime not in results]
         write(arguments.output / "regimes.json", json.dumps(results, indent=2) + "\n")
-        write(arguments.output / "regimes.md", as_markdown(results, arguments))
+        write(arguments.output / "regimes.md", as_markdown(results, about(arguments), missing=missing))
     print((arguments.output / "regimes.md").read_text())
     return 0
 

@@ -24,7 +24,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from study_runs import compared, fused, taxed, trimmed  # noqa: E402
+from study_runs import against_single, compared, fused, taxed, trimmed  # noqa: E402
 from study_tables import (  # noqa: E402
     STUDY,
     corpus_rows,
@@ -153,7 +153,8 @@ def main() -> None:
     for name, runs in (one.split("=", 1) for one in options.compare):
         write_json(STUDY / f"{name}.json", compared(*map(Path, runs.split(","))))
     for name, runs in (one.split("=", 1) for one in options.tax):
-        write_json(STUDY / f"{name}.json", taxed(*map(Path, runs.split(","))))
+        found = against_single(*map(Path, runs.split(",")))
+        write_json(STUDY / f"{name}.json", {one: taxed([pair]) for one, pair in found.items()})
     for name, run in (one.split("=", 1) for one in options.fuse):
         write_json(STUDY / f"{name}.json", fused(Path(run)))
     draw_exits(STUDY / "exits.png")

@@ -3,7 +3,8 @@
 `benchmarks/study.py` writes them to results/study; nothing here holds a transcript.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ def compared(run: Path, other: Path) -> dict:
         found[name] = []
         for k, layer in enumerate(ours.exit_layers):
             others = theirs.errors[:, list(theirs.exit_layers).index(layer)]
-            one = minus(ours.errors[:, k], others, ours)
+            one = minus(ours.errors[:, k], others, n_ref_words=ours.n_ref_words, speakers=ours.speakers)
             other_wer = rounded(100 * others.sum() / ours.n_ref_words.sum())
             found[name].append({"layer": int(layer), "wer": one.pop("wer"), "other_wer": other_wer, **one})
     return found
@@ -72,13 +73,11 @@ def same_sets(run: Path, other: Path) -> Iterator[tuple[str, ExitTable, ExitTabl
         yield path.stem, ours, theirs
 
 
-def minus(errors: np.ndarray, others: np.ndarray, table: ExitTable) -> dict:
+def minus(errors: np.ndarray, others: np.ndarray, *, n_ref_words: np.ndarray, speakers: np.ndarray) -> dict:
     """WER of `errors` (utterances,), and its difference from that of `others` with the interval over speakers."""
-    one = bootstrap_difference(
-        errors, others, n_ref_words=table.n_ref_words, speakers=table.speakers, rng=np.random.default_rng(0)
-    )
+    one = bootstrap_difference(errors, others, n_ref_words=n_ref_words, speakers=speakers, rng=np.random.default_rng(0))
     ends = {"difference": "estimate", "low": "low", "high": "high"}
-    wer = 100 * errors.sum() / table.n_ref_words.sum()
+    wer = 100 * errors.sum() / n_ref_words.sum()
     return {"wer": rounded(wer), **{key: rounded(getattr(one, of)) for key, of in ends.items()}}
 
 
@@ -105,7 +104,8 @@ def fused(run: Path, *, budgets: tuple[float, ...] = (0.5, 0.75)) -> dict:
             return {"what": name, "alone": rounded(alone), **kept}
 
         everybody = [np.full(table.n_utterances, k) for k in range(table.n_exits)]
-        minus_last = minus(errors[:, -1], table.errors[:, -1], table)
+        words = {"n_ref_words": table.n_ref_words, "speakers": table.speakers}
+        minus_last = minus(errors[:, -1], table.errors[:, -1], **words)
         minus_last.pop("wer")
         found[path.stem] = {
             "minus_last": minus_last,
@@ -119,34 +119,69 @@ def fused(run: Path, *, budgets: tuple[float, ...] = (0.5, 0.75)) -> dict:
     return found
 
 
-def taxed(run: Path, single: Path) -> dict:
-    """Per test set: every exit of `run`, alone and fused, minus the last exit of the single-exit model `single`.
+@dataclass(frozen=True)
+class AgainstSingle:
+    """Errors of a multi-exit model and of a single-exit one on the same utterances.
 
-    Trees of the fusion are fitted on dev. Cost is the share of the single-exit model's multiply-accumulates.
+    Arguments
+    ---------
+    table : ExitTable
+        Of the multi-exit model.
+    macs_share : np.ndarray of shape (n_exits,)
+        Multiply-accumulates up to each exit, all heads on the way included, over those of the single-exit model.
+    fused : np.ndarray of shape (n_utterances, n_exits)
+        Errors of each exit fused with those before it, by trees fitted on dev; of one exit, its own.
+    single : np.ndarray of shape (n_utterances,)
+        Errors of the single-exit model's last exit.
     """
-    dev = next(path for path in sorted((run / "tables").glob("*_dev.parquet")))
-    model, _ = FusionModel.fit_fused([read_table(dev)])
+
+    table: ExitTable
+    macs_share: np.ndarray
+    fused: np.ndarray
+    single: np.ndarray
+
+
+def against_single(run: Path, single: Path) -> dict[str, AgainstSingle]:
+    """Per test set: `run` beside the single-exit model `single`."""
+    dev = next(path for path in sorted((run / "tables").glob("*_dev*.parquet")))
+    dev_table = read_table(dev)
+    model = FusionModel.fit_fused([dev_table])[0] if dev_table.n_exits > 1 else None
     found = {}
     for name, ours, theirs in same_sets(run, single):
         if name == dev.stem:
             continue
-        fused_errors = fused_table(ours, fuse(ours, model)).errors
         full = float((theirs.cost_macs[:, -1] + theirs.head_macs[:, -1]).sum())
         spent = ours.cost_macs + np.cumsum(ours.head_macs, axis=1)  # fusion reads every head on the way
-        last = theirs.errors[:, -1]
-        found[name] = {
-            "single": rounded(100 * last.sum() / theirs.n_ref_words.sum()),
-            "exits": [
-                {
-                    "layer": int(layer),
-                    "macs_share": rounded(float(spent[:, k].sum()) / full),
-                    "alone": minus(ours.errors[:, k], last, ours),
-                    "fused": minus(fused_errors[:, k], last, ours),
-                }
-                for k, layer in enumerate(ours.exit_layers)
-            ],
-        }
+        fused_errors = ours.errors if model is None else fused_table(ours, fuse(ours, model)).errors
+        found[name] = AgainstSingle(ours, spent.sum(axis=0) / full, fused_errors, theirs.errors[:, -1])
     return found
+
+
+def taxed(pairs: Sequence[AgainstSingle]) -> dict:
+    """Every exit, alone and fused, minus the single-exit model's last, with intervals over speakers.
+
+    Arguments
+    ---------
+    pairs : sequence of AgainstSingle
+        Of one set: one, or one for each training seed, pooled.
+    """
+    table, last = pairs[0].table, np.sum([one.single for one in pairs], axis=0)
+    n_ref_words = table.n_ref_words * len(pairs)
+    alone, mixed = (
+        np.sum([errors(one) for one in pairs], axis=0) for errors in (lambda a: a.table.errors, lambda a: a.fused)
+    )
+    return {
+        "single": rounded(100 * last.sum() / n_ref_words.sum()),
+        "exits": [
+            {
+                "layer": int(layer),
+                "macs_share": rounded(float(np.mean([one.macs_share[k] for one in pairs]))),
+                "alone": minus(alone[:, k], last, n_ref_words=n_ref_words, speakers=table.speakers),
+                "fused": minus(mixed[:, k], last, n_ref_words=n_ref_words, speakers=table.speakers),
+            }
+            for k, layer in enumerate(table.exit_layers)
+        ],
+    }
 
 
 def rounded(value: float | list[float] | None) -> float | list[float] | None:

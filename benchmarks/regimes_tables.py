@@ -1,0 +1,147 @@
+"""Tables of `benchmarks/regimes.py`: one sitting's, several joined, and what exits cost against a single one.
+
+Joined ones are results/regimes/NAME.json, and stand in the pages that have a region for them.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from study_runs import AgainstSingle, against_single, taxed
+from study_tables import difference
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results/regimes"
+PAGES = [RESULTS / "README.md", *sorted(ROOT.glob("recipes/*/README.md"))]
+MACS_SHARE = 0.7  # of the single-exit model's, at most
+
+
+def folder_name(regime: str) -> str:
+    """Run folder of a regime.
+
+    Example
+    -------
+    >>> folder_name("layer removal, exits")
+    'layer_removal_exits'
+    """
+    return regime.replace(", ", "_").replace(" ", "_").replace("-", "_")
+
+
+def as_markdown(results: dict[str, dict], about: str, *, missing: list[str]) -> str:
+    """One table for each test set of a sitting: a row per regime, a column per exit; cost is that of the last exit."""
+    lines = [
+        f"{about} WER in %, greedy. Cost: billions of multiply-accumulates per second of audio up to the last exit. "
+        "Time: processor seconds of this sitting's training.",
+    ]
+    layers = sorted({layer for result in results.values() for layer in result["exit_layers"]})
+    for name in next(iter(results.values()))["wer_per_exit"]:
+        lines += ["", f"## {name}", "", f"| regime | {' | '.join(map(str, layers))} | mean | GMACs/s | time |"]
+        lines += ["|" + "---|" * (len(layers) + 4)]
+        for regime, result in results.items():
+            wer = result["wer_per_exit"][name]
+            mean, cost = sum(wer) / len(wer), result["gmacs_per_s"][name][-1]
+            shown = per_layer(result["exit_layers"], wer, layers=layers)
+            lines.append(f"| {regime} | {shown} | {mean:.2f} | {cost:.3f} | {result['cpu_s']:.0f} |")
+    if missing:
+        lines += ["", f"Not run: {', '.join(missing)}."]
+    return "\n".join(lines) + "\n"
+
+
+def per_layer(exit_layers: list[int], wers: list[float], *, layers: list[int]) -> str:
+    """Cells of a row, empty where there is no exit."""
+    wer = dict(zip(exit_layers, wers, strict=True))
+    return " | ".join(f"{wer[layer]:.2f}" if layer in wer else "" for layer in layers)
+
+
+def joined(folders: list[Path], *, order: list[str], single: str) -> dict:
+    """What several sittings found: `runs`, a record for each regime and seed, and `taxes`, as `taxes_of` has them.
+
+    Arguments
+    ---------
+    folders : list of Path
+        `--output` of each sitting.
+    order : list of str
+        Names of regimes.
+    single : str
+        The regime with which a sitting's others are compared, where its run is there too.
+    """
+    runs, pairs = [], {}
+    for folder in folders:
+        results = json.loads((folder / "regimes.json").read_text(encoding="utf-8"))
+        for name, result in results.items():
+            result.pop("cpu_s")  # of a sitting: little where a run that was whole was only tested again
+            runs.append({"regime": name, **result})
+            both = folder / folder_name(name), folder / folder_name(single)
+            if name != single and all((run / "tables").is_dir() for run in both):
+                pairs[name, result["seed"]] = against_single(*both)
+    runs.sort(key=lambda one: (order.index(one["regime"]), one["seed"] != 1234, one["seed"]))
+    return {"runs": runs, "taxes": taxes_of(runs, pairs)}
+
+
+def taxes_of(runs: list[dict], pairs: dict[tuple[str, int], dict[str, AgainstSingle]]) -> list[dict]:
+    """Per set, regime and seed, and per regime with all its seeds pooled: its deepest exit within `MACS_SHARE`."""
+    found = []
+    for name in runs[0]["wer_per_exit"]:
+        for regime in dict.fromkeys(one["regime"] for one in runs):
+            seeds = [one["seed"] for one in runs if one["regime"] == regime and (regime, one["seed"]) in pairs]
+            own = {str(seed): [pairs[regime, seed][name]] for seed in seeds}
+            if len(seeds) > 1:
+                own[f"all {len(seeds)}"] = [one for (one,) in own.values()]
+            for seed, of_set in own.items():
+                exits = taxed(of_set)
+                cheap = [one for one in exits.pop("exits") if one["macs_share"] <= MACS_SHARE]
+                if cheap:
+                    found.append({"set": name, "regime": regime, "seed": seed, **exits, **cheap[-1]})
+    return found
+
+
+def joined_markdown(runs: list[dict]) -> str:
+    """A table per test set: a row per regime and seed of `runs`, then the means of regimes with several seeds."""
+    layers = sorted({layer for one in runs for layer in one["exit_layers"]})
+    parts = []
+    for name in runs[0]["wer_per_exit"]:
+        rows = [(one["regime"], str(one["seed"]), one["exit_layers"], one["wer_per_exit"][name]) for one in runs]
+        for regime in dict.fromkeys(one["regime"] for one in runs):
+            same = [row for row in rows if row[0] == regime]
+            if len(same) > 1:
+                mean = np.mean([row[3] for row in same], axis=0).tolist()
+                rows.append((regime, f"mean of {len(same)}", same[0][2], mean))
+        lines = [
+            f"| {name} | seed | {' | '.join(map(str, layers))} | mean |",
+            "|---|---|" + "---:|" * (len(layers) + 1),
+        ]
+        for regime, seed, own, wers in rows:
+            lines.append(f"| {regime} | {seed} | {per_layer(own, wers, layers=layers)} | {sum(wers) / len(wers):.2f} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def tax_markdown(taxes: list[dict]) -> str:
+    """A table per test set: each regime's deepest exit within the share of MACs, alone and fused, minus single-exit."""
+    parts = []
+    for name in dict.fromkeys(one["set"] for one in taxes):
+        lines = [
+            f"| {name} | seed | single exit | exit at | of its MACs | alone | minus single [95 %] | fused | "
+            "minus single [95 %] |",
+            "|---|---|---:|---|---:|---:|---:|---:|---:|",
+        ]
+        for one in (one for one in taxes if one["set"] == name):
+            costs = (f"{one[way]['wer']:.2f} | {difference(one[way])}" for way in ("alone", "fused"))
+            lines.append(
+                f"| {one['regime']} | {one['seed']} | {one['single']:.2f} | layer {one['layer']} | "
+                f"{100 * one['macs_share']:.0f} % | {' | '.join(costs)} |"
+            )
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def with_tables(page: str) -> str:
+    """A page with each region `<!-- regimes: NAME -->` filled from results/regimes/NAME.json."""
+    for path in sorted(RESULTS.glob("*.json")):
+        begin, end = f"<!-- regimes: {path.stem} -->", f"<!-- /regimes: {path.stem} -->"
+        if begin in page:
+            found = json.loads(path.read_text(encoding="utf-8"))
+            tables = [joined_markdown(found["runs"]), tax_markdown(found["taxes"])]
+            before, after = page.split(begin)[0], page.split(end)[1]
+            page = "\n\n".join([f"{before}{begin}", *filter(None, tables), f"{end}{after}"])
+    return page
