@@ -30,11 +30,24 @@ def regimes(root):
     return runpy.run_path(str(root / "benchmarks" / "regimes.py"))
 
 
-def test_the_regimes_are_shown_as_they_were_recorded(regimes):
+def test_the_regimes_are_shown_as_they_were_recorded(root, regimes):
     pages = [page.read_text(encoding="utf-8") for page in regimes["PAGES"]]
     assert [regimes["with_tables"](page) for page in pages] == pages
-    recorded = sorted(regimes["PAGES"][0].parent.glob("*.json"))
+    recorded = sorted((root / "results" / "regimes").glob("*.json"))
     assert recorded and all(f"<!-- regimes: {path.stem} -->\n\n| " in pages[0] for path in recorded)
+
+
+def test_seeds_that_are_pooled_are_those_shown_one_by_one(root):
+    taxes = json.loads((root / "results" / "regimes" / "an4_four_epochs.json").read_text(encoding="utf-8"))["taxes"]
+    pooled = [one for one in taxes if one["seed"].startswith("all")]
+    assert {one["regime"] for one in pooled} >= {"joint", "joint, increasing", "alternating", "layerdrop"}
+    for one in pooled:
+        own = [other for other in taxes if other["regime"] == one["regime"] and other is not one]
+        assert one["seed"] == f"all {len(own)}" and one["macs_share"] <= 0.7
+        assert one["single"] == pytest.approx(sum(other["single"] for other in own) / len(own), abs=0.002)
+        for way in ("alone", "fused"):
+            assert one[way]["wer"] == pytest.approx(sum(other[way]["wer"] for other in own) / len(own), abs=0.002)
+            assert one[way]["low"] <= one[way]["difference"] <= one[way]["high"]
 
 
 class TestOptionsOfTheRegimes:
