@@ -20,8 +20,9 @@ the last exit and its head (`cost_macs`, `head_macs` of the exit tables). Writes
     python benchmarks/regimes.py --join runs/a runs/b --output results/regimes/NAME.json
 
 trains nothing: several sittings in one table, seeds side by side and their means, and, of sittings whose runs are there
-with their `last_only`, what exits cost against that single-exit model at 70 % of its operations. Writes the file, and
-its tables into the pages that have a region for it: results/regimes/README.md, recipes/*/README.md.
+with their `joint` and `last_only`, what is better than joint training and what exits cost against the single-exit model
+at 70 % of its operations. Writes the file, and its tables into the pages that have a region for it:
+results/regimes/README.md, recipes/*/README.md.
 """
 
 import argparse
@@ -177,7 +178,7 @@ def main() -> int:
     """Train, test and write the table after every regime."""
     arguments = parse(sys.argv[1:])
     if arguments.join:
-        found = joined(arguments.join, order=list(REGIMES), single=TEACHER)
+        found = joined(arguments.join, order=list(REGIMES), single=TEACHER, usual="joint")
         write(arguments.output, json.dumps(found, indent=1) + "\n")
         for page in PAGES:
             write(page, with_tables(page.read_text(encoding="utf-8")))

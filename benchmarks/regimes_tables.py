@@ -4,11 +4,14 @@ Joined ones are results/regimes/NAME.json, and stand in the pages that have a re
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from study_runs import AgainstSingle, against_single, taxed
+from study_runs import AgainstSingle, against_single, minus, same_sets, taxed
 from study_tables import difference
+
+from eeasr_modules.exits import ExitTable
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results/regimes"
@@ -53,8 +56,11 @@ def per_layer(exit_layers: list[int], wers: list[float], *, layers: list[int]) -
     return " | ".join(f"{wer[layer]:.2f}" if layer in wer else "" for layer in layers)
 
 
-def joined(folders: list[Path], *, order: list[str], single: str) -> dict:
-    """What several sittings found: `runs`, a record for each regime and seed, and `taxes`, as `taxes_of` has them.
+def joined(folders: list[Path], *, order: list[str], single: str, usual: str) -> dict:
+    """What several sittings found.
+
+    `runs` is a record for each regime and seed, `taxes` and `differences` are as `taxes_of` and `differences_of` have
+    them.
 
     Arguments
     ---------
@@ -63,35 +69,67 @@ def joined(folders: list[Path], *, order: list[str], single: str) -> dict:
     order : list of str
         Names of regimes.
     single : str
-        The regime with which a sitting's others are compared, where its run is there too.
+        The regime of one exit, with which a sitting's others are compared where its run is there too.
+    usual : str
+        The regime of all exits, likewise.
     """
-    runs, pairs = [], {}
+    runs, pairs, beside = [], {}, {}
     for folder in folders:
         results = json.loads((folder / "regimes.json").read_text(encoding="utf-8"))
         for name, result in results.items():
             result.pop("cpu_s")  # of a sitting: little where a run that was whole was only tested again
             runs.append({"regime": name, **result})
-            both = folder / folder_name(name), folder / folder_name(single)
-            if name != single and all((run / "tables").is_dir() for run in both):
-                pairs[name, result["seed"]] = against_single(*both)
+            own, key = folder / folder_name(name), (name, result["seed"])
+            if has_tables(own, folder / folder_name(single)) and name != single:
+                pairs[key] = against_single(own, folder / folder_name(single))
+            if has_tables(own, folder / folder_name(usual)) and name != usual:
+                beside[key] = {one: tables for one, *tables in same_sets(own, folder / folder_name(usual))}
     runs.sort(key=lambda one: (order.index(one["regime"]), one["seed"] != 1234, one["seed"]))
-    return {"runs": runs, "taxes": taxes_of(runs, pairs)}
+    return {"runs": runs, "taxes": taxes_of(runs, pairs), "differences": differences_of(runs, beside)}
+
+
+def has_tables(*runs: Path) -> bool:
+    """Whether all these run folders have exit tables."""
+    return all((run / "tables").is_dir() for run in runs)
+
+
+def pooled(runs: list[dict], found: dict[tuple[str, int], dict]) -> Iterator[tuple[str, str, str, list]]:
+    """Set, regime, seed as text and what was found of it; of a regime with several seeds, also of all of them."""
+    for name in runs[0]["wer_per_exit"]:
+        for regime in dict.fromkeys(one["regime"] for one in runs):
+            seeds = [one["seed"] for one in runs if one["regime"] == regime and (regime, one["seed"]) in found]
+            of_seeds = [found[regime, seed][name] for seed in seeds]
+            yield from ((name, regime, str(seed), [one]) for seed, one in zip(seeds, of_seeds, strict=True))
+            if len(seeds) > 1:
+                yield name, regime, f"all {len(seeds)}", of_seeds
 
 
 def taxes_of(runs: list[dict], pairs: dict[tuple[str, int], dict[str, AgainstSingle]]) -> list[dict]:
     """Per set, regime and seed, and per regime with all its seeds pooled: its deepest exit within `MACS_SHARE`."""
     found = []
-    for name in runs[0]["wer_per_exit"]:
-        for regime in dict.fromkeys(one["regime"] for one in runs):
-            seeds = [one["seed"] for one in runs if one["regime"] == regime and (regime, one["seed"]) in pairs]
-            own = {str(seed): [pairs[regime, seed][name]] for seed in seeds}
-            if len(seeds) > 1:
-                own[f"all {len(seeds)}"] = [one for (one,) in own.values()]
-            for seed, of_set in own.items():
-                exits = taxed(of_set)
-                cheap = [one for one in exits.pop("exits") if one["macs_share"] <= MACS_SHARE]
-                if cheap:
-                    found.append({"set": name, "regime": regime, "seed": seed, **exits, **cheap[-1]})
+    for name, regime, seed, of_set in pooled(runs, pairs):
+        exits = taxed(of_set)
+        cheap = [one for one in exits.pop("exits") if one["macs_share"] <= MACS_SHARE]
+        if cheap:
+            found.append({"set": name, "regime": regime, "seed": seed, **exits, **cheap[-1]})
+    return found
+
+
+def differences_of(runs: list[dict], beside: dict[tuple[str, int], dict[str, list[ExitTable]]]) -> list[dict]:
+    """Likewise: WER minus that of the usual regime at the same exits, those at half depth and at the end."""
+    found = []
+    for name, regime, seed, tables in pooled(runs, beside):
+        ours, theirs = tables[0]
+        shown = [layer for layer in (theirs.exit_layers[-1] // 2, theirs.exit_layers[-1]) if layer in ours.exit_layers]
+        at = {}
+        for layer in shown:
+            errors, others = (
+                sum(table.errors[:, list(table.exit_layers).index(layer)] for table in side)
+                for side in zip(*tables, strict=True)
+            )
+            n_ref_words = ours.n_ref_words * len(tables)
+            at[str(layer)] = minus(errors, others, n_ref_words=n_ref_words, speakers=ours.speakers)
+        found.append({"set": name, "regime": regime, "seed": seed, "layers": at})
     return found
 
 
@@ -135,13 +173,32 @@ def tax_markdown(taxes: list[dict]) -> str:
     return "\n\n".join(parts)
 
 
+def difference_markdown(differences: list[dict], *, usual: str) -> str:
+    """A table per test set: each regime minus the usual one, at half depth and at the last layer."""
+    parts = []
+    for name in dict.fromkeys(one["set"] for one in differences):
+        rows = [one for one in differences if one["set"] == name]
+        layers = sorted({layer for one in rows for layer in one["layers"]}, key=int)
+        heads = " | ".join(f"layer {layer}, minus {usual} [95 %]" for layer in layers)
+        lines = [f"| {name} | seed | {heads} |", "|---|---|" + "---:|" * len(layers)]
+        for one in rows:
+            cells = (difference(one["layers"][layer]) if layer in one["layers"] else "" for layer in layers)
+            lines.append(f"| {one['regime']} | {one['seed']} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
+
+
 def with_tables(page: str) -> str:
     """A page with each region `<!-- regimes: NAME -->` filled from results/regimes/NAME.json."""
     for path in sorted(RESULTS.glob("*.json")):
         begin, end = f"<!-- regimes: {path.stem} -->", f"<!-- /regimes: {path.stem} -->"
         if begin in page:
             found = json.loads(path.read_text(encoding="utf-8"))
-            tables = [joined_markdown(found["runs"]), tax_markdown(found["taxes"])]
+            tables = [
+                joined_markdown(found["runs"]),
+                difference_markdown(found["differences"], usual="joint"),
+                tax_markdown(found["taxes"]),
+            ]
             before, after = page.split(begin)[0], page.split(end)[1]
             page = "\n\n".join([f"{before}{begin}", *filter(None, tables), f"{end}{after}"])
     return page
