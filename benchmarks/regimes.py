@@ -4,9 +4,9 @@
     python benchmarks/regimes.py --output runs/regimes --epochs 30 --train_utterances 400 --only "joint; two_step"
     python benchmarks/regimes.py --output runs/regimes --data_folder FOLDER --corpus LibriSpeech ...
     python benchmarks/regimes.py --output runs/more --init_from runs/regimes/last_only/model --epochs 12
-    python benchmarks/regimes.py --output runs/rounded --epochs 40 --precision=bf16 --valid_splits="[dev]"
+    python benchmarks/regimes.py --output runs/rounded --epochs 40 --set precision=bf16 "valid_splits=[dev]"
 
-Other options, written `--key=value`, go to every training: keys of the YAML, SpeechBrain's run options.
+What follows `--set` goes to every training: keys of the YAML, SpeechBrain's run options.
 
 Without --data_folder: AN4 in ../shared/data where it is there, else the synthetic voices of recipes/Spoken. A regime
 whose run folder is there already goes on where it stopped, so the table can be made in sittings: it keeps the rows that
@@ -159,11 +159,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--train_utterances", type=int, help="an evenly spaced slice")
     parser.add_argument("--test_utterances", type=int, help="an evenly spaced slice")
-    arguments, more = parser.parse_known_args(argv)
-    for word in more:
-        if not re.fullmatch(r"--\w+=.*", word):
-            parser.error(f"cannot read {word!r}: options that go to every training are written --key=value")
-    arguments.more = dict(word.removeprefix("--").split("=", 1) for word in more)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for every training")
+    arguments = parser.parse_args(argv)
+    unread = [pair for pair in arguments.set if not re.fullmatch(r"\w+=.*", pair)]
+    if unread:
+        parser.error(f"cannot read {unread[0]!r} after --set: it takes KEY=VALUE")
+    arguments.more = dict(pair.split("=", 1) for pair in arguments.set)
     arguments.names = [name.strip() for name in arguments.only.split(";")]
     unknown = [name for name in arguments.names if name not in REGIMES]
     if unknown:

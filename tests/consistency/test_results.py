@@ -51,8 +51,10 @@ def test_seeds_that_are_pooled_are_those_shown_one_by_one(root):
 
 
 class TestOptionsOfTheRegimes:
-    def test_what_it_does_not_know_goes_to_every_training(self, regimes):
-        asked = regimes["parse"](["--output", "runs/x", "--precision=bf16", "--valid_splits=[dev]", "--only", "joint"])
+    def test_what_is_set_goes_to_every_training(self, regimes):
+        asked = regimes["parse"](
+            ["--output", "runs/x", "--set", "precision=bf16", "valid_splits=[dev]", "--only", "joint"]
+        )
         assert asked.more == {"precision": "bf16", "valid_splits": "[dev]"} and asked.names == ["joint"]
 
     def test_the_model_that_others_start_from_comes_first(self, regimes):
@@ -63,7 +65,7 @@ class TestOptionsOfTheRegimes:
     @pytest.mark.parametrize(
         ("argv", "message"),
         [
-            (["--epoch_count", "4"], "cannot read '--epoch_count': options that go to every training are written"),
+            (["--set", "precision"], "cannot read 'precision' after --set: it takes KEY=VALUE"),
             (["--only", "jointly"], "no such regime 'jointly'; there are last_only; joint;"),
         ],
         ids=["unreadable", "regime"],
