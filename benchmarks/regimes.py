@@ -164,6 +164,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     unread = [pair for pair in arguments.set if not re.fullmatch(r"\w+=.*", pair)]
     if unread:
         parser.error(f"cannot read {unread[0]!r} after --set: it takes KEY=VALUE")
+    for folder in arguments.join or []:
+        if not (folder / "regimes.json").is_file():
+            parser.error(f"--join expected regimes.json, as a sitting leaves it, in '{folder}', and found none")
+    if arguments.join and arguments.output.suffix != ".json":
+        parser.error(f"with --join, --output is a file NAME.json, got '{arguments.output}'")
     arguments.more = dict(pair.split("=", 1) for pair in arguments.set)
     arguments.names = [name.strip() for name in arguments.only.split(";")]
     unknown = [name for name in arguments.names if name not in REGIMES]

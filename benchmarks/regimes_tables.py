@@ -127,7 +127,7 @@ def differences_of(runs: list[dict], beside: dict[tuple[str, int], dict[str, lis
                 sum(table.errors[:, list(table.exit_layers).index(layer)] for table in side)
                 for side in zip(*tables, strict=True)
             )
-            n_ref_words = ours.n_ref_words * len(tables)
+            n_ref_words = ours.n_ref_words * len(tables)  # errors of all seeds over the words of all
             at[str(layer)] = minus(errors, others, n_ref_words=n_ref_words, speakers=ours.speakers)
         found.append({"set": name, "regime": regime, "seed": seed, "layers": at})
     return found

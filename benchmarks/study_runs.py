@@ -163,7 +163,7 @@ def taxed(pairs: Sequence[AgainstSingle]) -> dict:
     Arguments
     ---------
     pairs : sequence of AgainstSingle
-        Of one set: one, or one for each training seed, pooled.
+        Of one set: one, or one for each training seed, pooled; the same utterances in the same order.
     """
     table, last = pairs[0].table, np.sum([one.single for one in pairs], axis=0)
     n_ref_words = table.n_ref_words * len(pairs)

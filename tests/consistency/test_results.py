@@ -67,8 +67,12 @@ class TestOptionsOfTheRegimes:
         [
             (["--set", "precision"], "cannot read 'precision' after --set: it takes KEY=VALUE"),
             (["--only", "jointly"], "no such regime 'jointly'; there are last_only; joint;"),
+            (
+                ["--join", "no/runs"],
+                "--join expected regimes.json, as a sitting leaves it, in 'no/runs', and found none",
+            ),
         ],
-        ids=["unreadable", "regime"],
+        ids=["unreadable", "regime", "sitting"],
     )
     def test_what_cannot_be_read_is_refused(self, regimes, capsys, argv, message):
         with pytest.raises(SystemExit):
