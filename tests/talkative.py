@@ -51,8 +51,10 @@ def noises(n: int = 33, *, seed: int = 3) -> list[torch.Tensor]:
 def table_of(model: MultiExit, wavs: list[torch.Tensor], *, shift: int = 0) -> ExitTable:
     """What `training.collect` would write of these, one at a time; references are the last exit's, a little wrong."""
     vocabulary, rows, signals, n_frames = CharVocabulary(), [], {}, []
+    device = next(model.parameters()).device
     for wav in wavs:
-        tokens, values, frames = read_exits(model, wav.unsqueeze(0), torch.tensor([len(wav)]))
+        n_samples = torch.tensor([len(wav)], device=device)
+        tokens, values, frames = read_exits(model, wav.unsqueeze(0).to(device), n_samples)
         rows.append([vocabulary.decode(one[0]) for one in tokens])
         n_frames.append(frames[0])
         for name, per_exit in values.items():
