@@ -21,6 +21,7 @@ from eeasr_modules.exits.plain_transcripts import NORMALISERS
 from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.policy_text import parse_policies
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.precision import computed_in
 from eeasr_modules.runtime.bench_material import Material
 from eeasr_modules.runtime.bench_ways import Heard, Way, all_ways
 from eeasr_modules.runtime.choosing import choose_policy
@@ -159,7 +160,7 @@ def run_benchmark(
         raise ValueError(f"normaliser must be one of {', '.join(NORMALISERS)}, got {normaliser!r}")
     engine, results = asr.engine, []
     ways = all_ways(engine, policies)
-    with _threads(threads):
+    with _threads(threads), computed_in(engine.precision, engine.device):  # every way, not ours alone
         for batch in batches:
             bench = _Bench(material, batch, engine.device, engine.sample_rate)
             timed = [way for way in ways if batch >= way.least_batch]

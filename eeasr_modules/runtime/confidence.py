@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from eeasr_modules.exits.word_confidence import MAP_FILE, ConfidenceMap, fit_confidence_map
+from eeasr_modules.models.precision import computed_in
 from eeasr_modules.runtime.words import Word, spell_words
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def words_of_exits(engine: Engine, wav: torch.Tensor) -> list[tuple[Word, ...]]:
         With the heads' own confidences.
     """
     device = engine.device
-    with torch.inference_mode():
+    with torch.inference_mode(), computed_in(engine.precision, device):
         log_probs, _ = engine.model(wav[None].to(device), torch.tensor([len(wav)], device=device))
     best = [exit_[0].float().max(dim=-1) for exit_ in log_probs]
     how = {"spellings": engine.spellings, "blank_index": engine.model.blank_index, "frame_s": engine.frame_s}

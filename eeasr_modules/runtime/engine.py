@@ -18,9 +18,9 @@ from eeasr_modules.exits.policies import Policy
 from eeasr_modules.models.attention_search import AttentionSearch
 from eeasr_modules.models.beam import BeamDecoder
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.precision import computed_in
 from eeasr_modules.models.word_signals import WordFrames
 from eeasr_modules.runtime.compaction import Always, Compaction
-from eeasr_modules.runtime.faster import autocast
 from eeasr_modules.runtime.leaving import Leaving, OnExit, Recognised
 from eeasr_modules.runtime.live_signals import SignalPlan, spelled
 from eeasr_modules.runtime.pooling import run_pooled
@@ -113,7 +113,7 @@ class Engine:
         list of Recognised
             In the order of the batch.
         """
-        with autocast(self.precision, self.device):
+        with computed_in(self.precision, self.device):
             return Leaving.begin(self, wavs, n_samples, utt_ids, on_exit=on_exit).run()
 
     def run_all(
@@ -157,7 +157,7 @@ class Engine:
             for batch in positions
         )
         if pool_survivors:
-            with torch.inference_mode(), autocast(self.precision, self.device):
+            with torch.inference_mode(), computed_in(self.precision, self.device):
                 found = run_pooled(self, batches, rebatch=rebatch)
         else:
             found = (
@@ -182,7 +182,7 @@ class Engine:
         """
         exits = self.model.exits(wavs.to(self.device), n_samples.to(self.device))
         while True:
-            with autocast(self.precision, self.device):
+            with computed_in(self.precision, self.device):
                 output = next(exits, None)
             if output is None:
                 return

@@ -1,6 +1,5 @@
 """Switches that make a model faster without training: the front end of its kind, and the precision of its products."""
 
-import contextlib
 import logging
 import warnings
 
@@ -41,7 +40,7 @@ def made_faster(model: MultiExit, *, front_end: str, precision: str) -> MultiExi
         "stock": the encoder's own.
     precision : str
         "int8" stores the weights of linear layers in 8 bits and rounds their inputs as they come (dynamic
-        quantisation); the others leave the weights alone, see `autocast`.
+        quantisation); the others leave the weights alone, see `models.precision`.
 
     Returns
     -------
@@ -65,10 +64,3 @@ def made_faster(model: MultiExit, *, front_end: str, precision: str) -> MultiExi
             warnings.simplefilter("ignore", UserWarning)
             model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8, inplace=True)
     return model
-
-
-def autocast(precision: str, device: torch.device):
-    """What a batch runs inside: products in 16 bits for "bfloat16" and "float16", nothing for the others."""
-    if precision in ("bfloat16", "float16"):
-        return torch.autocast(device.type, dtype=getattr(torch, precision))
-    return contextlib.nullcontext()

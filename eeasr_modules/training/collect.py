@@ -7,7 +7,6 @@ averaged with; what grows with the set is the table's rows.
 import logging
 import subprocess
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from eeasr_modules.exits.parquet import read_table, write_table
 from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.models.decode import greedy_decode
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.precision import computed_in
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, acoustic_signals
 from eeasr_modules.models.word_signals import WORD_SIGNALS
 from eeasr_modules.training.corpora import EvaluationSet
@@ -149,11 +149,6 @@ def collect(
     utt_ids = list(items)
     device = next(model.parameters()).device
     sample_rate = model.config["sample_rate"]
-    autocast = (
-        torch.autocast(device.type, getattr(torch, {"bf16": "bfloat16", "fp16": "float16"}[precision]))
-        if (precision != "fp32")
-        else nullcontext()
-    )
     n, n_exits = len(utt_ids), len(model.exit_layers)
     hypotheses = np.empty((n, n_exits), dtype=object)
     signals = {name: np.empty((n, n_exits)) for name in ACOUSTIC_SIGNALS}
@@ -166,7 +161,7 @@ def collect(
             wavs = [hear(utt_ids[i], items, read, evaluation_set.shift, metadata["seed"], sample_rate) for i in batch]
             lengths = torch.tensor([len(wav) for wav in wavs])
             padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
-            with autocast:
+            with computed_in(precision, device):
                 tokens, batch_signals, frames = read_exits(
                     model, padded.to(device), lengths.to(device), on_exit=readings.of(batch)
                 )

@@ -1,7 +1,6 @@
 """The test pass by beam search or attention decoder: the same exits, utterances and signals, other transcripts."""
 
 import logging
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.models.attention_search import DECODER_SIGNALS, AttentionOptions, AttentionSearch
 from eeasr_modules.models.beam import BeamDecoder, BeamOptions
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.precision import computed_in
 from eeasr_modules.training.collect import hear, length_batches
 from eeasr_modules.training.config import Config
 from eeasr_modules.training.corpora import EvaluationSet
@@ -97,7 +97,6 @@ def decode(
     if utt_ids != list(table.utt_ids):
         raise ValueError(f"the table of {evaluation_set.name} must hold the set's {len(utt_ids)} utterances in order")
     device, sample_rate = next(model.parameters()).device, model.config["sample_rate"]
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     shape = (len(utt_ids), len(model.exit_layers))
     hypotheses = np.empty(shape, dtype=object)
     spells = isinstance(decoder, AttentionSearch)
@@ -110,7 +109,7 @@ def decode(
             wavs = [hear(utt_ids[i], items, read, evaluation_set.shift, seed, sample_rate) for i in batch]
             lengths = torch.tensor([len(wav) for wav in wavs])
             padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
-            with torch.autocast(device.type, dtype) if dtype is not None else nullcontext():
+            with computed_in(precision, device):
                 outputs = list(model.exits(padded.to(device), lengths.to(device)))
             for e, output in enumerate(outputs):
                 for row, (i, n) in enumerate(zip(batch, output.n_frames.tolist(), strict=True)):

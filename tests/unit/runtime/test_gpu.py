@@ -12,10 +12,12 @@ from talkative import ENCODER, table_of, talkative_model
 
 from eeasr_modules.exits import choose, parse_policy, replay
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.precision import computed_in
 from eeasr_modules.runtime import EarlyExitASR
 from eeasr_modules.training.collect import read_exits
 
 pytestmark = pytest.mark.gpu
+GPU = torch.device("cuda")
 
 needs_words = pytest.mark.skipif(importlib.util.find_spec("wordfreq") is None, reason="wordfreq is not installed")
 OF_WORDS = ("lexical", "gain")
@@ -24,12 +26,6 @@ CASES = [
     for text in TEXTS
     if text not in SLOW_TO_FIT
 ]
-
-
-@pytest.fixture(autouse=True)
-def exact_convolutions(monkeypatch):
-    """Convolutions in float32: torch's default on a GPU rounds what goes into them to 11 bits (TF32)."""
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +40,15 @@ def batch_of(wavs):
 
 @pytest.fixture(scope="module")
 def table_on_gpu(on_gpu, wavs):
-    """The exit table of the noises with the GPU's transcripts and signals."""
-    return table_of(on_gpu, wavs)
+    """The exit table of the noises with the GPU's transcripts and signals, as the test pass would collect it."""
+    with computed_in("float32", GPU):
+        return table_of(on_gpu, wavs)
 
 
 def check_same(model, wavs, *, atol):
     """Log-probs of every exit, padding aside, are those of the CPU."""
     padded, n_samples = batch_of(wavs)
-    with torch.no_grad():
+    with torch.no_grad(), computed_in("float32", GPU):
         expected, n_frames = model(padded, n_samples)
         found, n_found = copy.deepcopy(model).to("cuda")(padded.cuda(), n_samples.cuda())
     assert n_found.cpu().tolist() == n_frames.tolist()
@@ -85,7 +82,8 @@ def test_log_probs_of_checkpoints_are_those_of_the_cpu(name, folders, wavs):  # 
 
 def test_signals_are_those_of_the_cpu(model, on_gpu, wavs):
     padded, n_samples = batch_of(wavs)
-    _, signals, _ = read_exits(on_gpu, padded.cuda(), n_samples.cuda())
+    with computed_in("float32", GPU):
+        _, signals, _ = read_exits(on_gpu, padded.cuda(), n_samples.cuda())
     _, expected, _ = read_exits(model, padded, n_samples)
     for name, values in expected.items():
         np.testing.assert_allclose(signals[name], values, atol=1e-3, rtol=1e-3, err_msg=name)
