@@ -21,8 +21,9 @@ the last exit and its head (`cost_macs`, `head_macs` of the exit tables). Writes
 
 trains nothing: several sittings in one table, seeds side by side and their means, and, of sittings whose runs are there
 with their `joint` and `last_only`, what is better than joint training and what exits cost against the single-exit model
-at 70 % of its operations. Writes the file, and its tables into the pages that have a region for it:
-results/regimes/README.md, recipes/*/README.md.
+at 70 % of its operations (or against the last exit of another regime: `--against joint`, where a single exit has learnt
+nothing). Writes the file, and its tables into the pages that have a region for it: results/regimes/README.md,
+recipes/*/README.md.
 """
 
 import argparse
@@ -43,13 +44,13 @@ from eeasr_modules.compat import ensure_torchaudio  # noqa: E402
 ensure_torchaudio()
 
 import torch  # noqa: E402
-from regimes_tables import PAGES, as_markdown, folder_name, joined, with_tables  # noqa: E402
+from regimes_tables import PAGES, SINGLE, as_markdown, folder_name, joined, with_tables  # noqa: E402
 
 from eeasr_modules.training.fit import fit  # noqa: E402
 from eeasr_modules.training.run import collect_all, set_up  # noqa: E402
 from eeasr_modules.training.yaml_file import load_yaml  # noqa: E402
 
-TEACHER = "last_only"
+TEACHER = SINGLE
 LOGGERS = (None, "eeasr_modules", "speechbrain.utils.train_logger", "speechbrain.utils.epoch_loop")
 # 12.5 or 8.3 frames a second are too few for characters: 6.5 or 33 % of AN4's training utterances could not be aligned
 CONVOLUTION = {"downsample": "convolution", "downsample_factor": 2, "upsample": "true"}
@@ -150,6 +151,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--output", type=Path, required=True, help="folder of the runs and the table; with --join a file"
     )
     parser.add_argument("--join", type=Path, nargs="+", metavar="FOLDER", help="outputs of other sittings")
+    parser.add_argument("--against", default=SINGLE, choices=list(REGIMES), help="with --join: whose last exit")
     parser.add_argument("--yaml", type=Path, default=ROOT / "hparams" / "an4.yaml", help="what the regimes change")
     parser.add_argument("--data_folder", type=Path, help="the corpus on disk")
     parser.add_argument("--corpus", default="AN4", help="folder of recipes/ that prepares --data_folder")
@@ -184,7 +186,7 @@ def main() -> int:
     """Train, test and write the table after every regime."""
     arguments = parse(sys.argv[1:])
     if arguments.join:
-        found = joined(arguments.join, order=list(REGIMES), single=TEACHER, usual="joint")
+        found = joined(arguments.join, order=list(REGIMES), against=arguments.against, usual="joint")
         write(arguments.output, json.dumps(found, indent=1) + "\n")
         for page in PAGES:
             write(page, with_tables(page.read_text(encoding="utf-8")))

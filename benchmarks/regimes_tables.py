@@ -4,6 +4,7 @@ Joined ones are results/regimes/NAME.json, and stand in the pages that have a re
 """
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from eeasr_modules.exits import ExitTable
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results/regimes"
 PAGES = [RESULTS / "README.md", *sorted(ROOT.glob("recipes/*/README.md"))]
+SINGLE = "last_only"  # the regime of a single exit
 MACS_SHARE = 0.7  # of the single-exit model's, at most
 
 
@@ -56,11 +58,11 @@ def per_layer(exit_layers: list[int], wers: list[float], *, layers: list[int]) -
     return " | ".join(f"{wer[layer]:.2f}" if layer in wer else "" for layer in layers)
 
 
-def joined(folders: list[Path], *, order: list[str], single: str, usual: str) -> dict:
+def joined(folders: list[Path], *, order: list[str], against: str, usual: str) -> dict:
     """What several sittings found.
 
     `runs` is a record for each regime and seed, `taxes` and `differences` are as `taxes_of` and `differences_of` have
-    them.
+    them, `against` is the argument.
 
     Arguments
     ---------
@@ -68,10 +70,10 @@ def joined(folders: list[Path], *, order: list[str], single: str, usual: str) ->
         `--output` of each sitting.
     order : list of str
         Names of regimes.
-    single : str
-        The regime of one exit, with which a sitting's others are compared where its run is there too.
+    against : str
+        The regime whose last exit the cheaper exits of a sitting are compared with, where its run is there too.
     usual : str
-        The regime of all exits, likewise.
+        The regime of all exits, whose exits are compared with those at the same layers, likewise.
     """
     runs, pairs, beside = [], {}, {}
     for folder in folders:
@@ -80,12 +82,13 @@ def joined(folders: list[Path], *, order: list[str], single: str, usual: str) ->
             result.pop("cpu_s")  # of a sitting: little where a run that was whole was only tested again
             runs.append({"regime": name, **result})
             own, key = folder / folder_name(name), (name, result["seed"])
-            if has_tables(own, folder / folder_name(single)) and name != single:
-                pairs[key] = against_single(own, folder / folder_name(single))
+            if has_tables(own, folder / folder_name(against)) and name != SINGLE:
+                pairs[key] = against_single(own, folder / folder_name(against))
             if has_tables(own, folder / folder_name(usual)) and name != usual:
                 beside[key] = {one: tables for one, *tables in same_sets(own, folder / folder_name(usual))}
     runs.sort(key=lambda one: (order.index(one["regime"]), one["seed"] != 1234, one["seed"]))
-    return {"runs": runs, "taxes": taxes_of(runs, pairs), "differences": differences_of(runs, beside)}
+    found = {"taxes": taxes_of(runs, pairs), "differences": differences_of(runs, beside)}
+    return {"runs": runs, "against": against, **found}
 
 
 def has_tables(*runs: Path) -> bool:
@@ -99,9 +102,17 @@ def pooled(runs: list[dict], found: dict[tuple[str, int], dict]) -> Iterator[tup
         for regime in dict.fromkeys(one["regime"] for one in runs):
             seeds = [one["seed"] for one in runs if one["regime"] == regime and (regime, one["seed"]) in found]
             of_seeds = [found[regime, seed][name] for seed in seeds]
+            _check_alike(regime, name, of_seeds)
             yield from ((name, regime, str(seed), [one]) for seed, one in zip(seeds, of_seeds, strict=True))
             if len(seeds) > 1:
                 yield name, regime, f"all {len(seeds)}", of_seeds
+
+
+def _check_alike(regime: str, name: str, of_seeds: list) -> None:
+    """ValueError unless all seeds were tested on the same utterances in the same order."""
+    tables = [one.table if isinstance(one, AgainstSingle) else one[0] for one in of_seeds]
+    if any(list(table.utt_ids) != list(tables[0].utt_ids) for table in tables):
+        raise ValueError(f"{regime}: expected the same utterances of {name} from every seed, in one order, got others")
 
 
 def taxes_of(runs: list[dict], pairs: dict[tuple[str, int], dict[str, AgainstSingle]]) -> list[dict]:
@@ -154,13 +165,15 @@ def joined_markdown(runs: list[dict]) -> str:
     return "\n\n".join(parts)
 
 
-def tax_markdown(taxes: list[dict]) -> str:
-    """A table per test set: each regime's deepest exit within the share of MACs, alone and fused, minus single-exit."""
+def tax_markdown(taxes: list[dict], *, against: str) -> str:
+    """A table per test set: each regime's deepest exit within the share of MACs, alone and fused, minus the last exit
+    of `against`."""
+    other = "single exit" if against == SINGLE else f"last exit of {against}"
+    minus_other = "minus single [95 %]" if against == SINGLE else "minus that [95 %]"
     parts = []
     for name in dict.fromkeys(one["set"] for one in taxes):
         lines = [
-            f"| {name} | seed | single exit | exit at | of its MACs | alone | minus single [95 %] | fused | "
-            "minus single [95 %] |",
+            f"| {name} | seed | {other} | exit at | of its MACs | alone | {minus_other} | fused | {minus_other} |",
             "|---|---|---:|---|---:|---:|---:|---:|---:|",
         ]
         for one in (one for one in taxes if one["set"] == name):
@@ -189,16 +202,36 @@ def difference_markdown(differences: list[dict], *, usual: str) -> str:
 
 
 def with_tables(page: str) -> str:
-    """A page with each region `<!-- regimes: NAME -->` filled from results/regimes/NAME.json."""
-    for path in sorted(RESULTS.glob("*.json")):
-        begin, end = f"<!-- regimes: {path.stem} -->", f"<!-- /regimes: {path.stem} -->"
-        if begin in page:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            tables = [
-                joined_markdown(found["runs"]),
-                difference_markdown(found["differences"], usual="joint"),
-                tax_markdown(found["taxes"]),
-            ]
-            before, after = page.split(begin)[0], page.split(end)[1]
-            page = "\n\n".join([f"{before}{begin}", *filter(None, tables), f"{end}{after}"])
+    """A page with each region filled from results/regimes/NAME.json.
+
+    `<!-- regimes: NAME -->` to `<!-- /regimes: NAME -->` shows every test set, `NAME SET` in both places one of them.
+    """
+    for region in re.findall(r"<!-- regimes: (.+) -->", page):
+        name, *only = region.split()
+        found = only_sets(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")), only)
+        tables = [
+            joined_markdown(found["runs"]),
+            difference_markdown(found["differences"], usual="joint"),
+            tax_markdown(found["taxes"], against=found["against"]),
+        ]
+        begin, end = f"<!-- regimes: {region} -->", f"<!-- /regimes: {region} -->"
+        before, after = page.split(begin)[0], page.split(end)[1]
+        page = "\n\n".join([f"{before}{begin}", *filter(None, tables), f"{end}{after}"])
     return page
+
+
+def only_sets(found: dict, names: list[str]) -> dict:
+    """What `joined` found, of these test sets; of all where none is named.
+
+    Example
+    -------
+    >>> runs = [{"regime": "joint", "wer_per_exit": {"a": [9.0], "b": [8.0]}}]
+    >>> only_sets({"runs": runs, "taxes": [{"set": "a"}, {"set": "b"}], "differences": []}, ["b"])
+    {'runs': [{'regime': 'joint', 'wer_per_exit': {'b': [8.0]}}], 'taxes': [{'set': 'b'}], 'differences': []}
+    """
+    if not names:
+        return found
+    runs = [{**run, "wer_per_exit": {name: run["wer_per_exit"][name] for name in names}} for run in found["runs"]]
+    return {**found, "runs": runs} | {
+        part: [one for one in found[part] if one["set"] in names] for part in ("taxes", "differences")
+    }
