@@ -116,10 +116,14 @@ def main() -> None:
         kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         print(torch.cuda.max_memory_allocated() / 2**20 if on_gpu else kib / 1024)
         return
-    memory = {name: peak_mib(name, arguments) for name in GOALS}
+    memory = {}
+    for name in GOALS:
+        print(f"memory of {name} ...", file=sys.stderr)
+        memory[name] = peak_mib(name, arguments)
     trainees = {name: Trainee(name, arguments) for name in GOALS}
     times = {name: [] for name in GOALS}
     for repeat in range(arguments.repeats + 1):
+        print(f"round {repeat} of {arguments.repeats} ...", file=sys.stderr)
         for name, trainee in trainees.items():
             seconds = trainee.step()
             if repeat:  # the first round warms up

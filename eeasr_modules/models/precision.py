@@ -42,29 +42,41 @@ def computed_in(precision: str, device: torch.device):
 
 
 class _WholeFloat32:
-    """No TF32 while somebody, in any thread, is inside; afterwards what was allowed before."""
+    """No TF32 while somebody, in any thread, is inside; afterwards what was allowed before.
+
+    Where convolutions and recurrences have precisions of their own, which somebody then chose with care and these two
+    switches cannot say, all stays as it is.
+    """
 
     def __init__(self):
         self._lock = threading.Lock()
         self._inside = 0
-        self._before = (False, False)
+        self._before: tuple[bool, bool] | None = None
 
     def __enter__(self):
         with self._lock:
             if not self._inside:
-                self._before = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-                _allow_tf32(products=False, convolutions=False)
+                self._before = _allowed_tf32()
+                _allow_tf32(self._before and (False, False))
             self._inside += 1
 
     def __exit__(self, *_):
         with self._lock:
             self._inside -= 1
             if not self._inside:
-                _allow_tf32(products=self._before[0], convolutions=self._before[1])
+                _allow_tf32(self._before)
 
 
-def _allow_tf32(*, products: bool, convolutions: bool) -> None:
-    torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products, convolutions
+def _allowed_tf32() -> tuple[bool, bool] | None:
+    try:
+        return torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # parts of them differ
+        return None
+
+
+def _allow_tf32(products_and_convolutions: tuple[bool, bool] | None) -> None:
+    if products_and_convolutions is not None:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = products_and_convolutions
 
 
 _whole_float32 = _WholeFloat32()

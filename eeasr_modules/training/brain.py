@@ -104,7 +104,7 @@ class ExitBrain(sb.Brain):
         by_utterance = utterance_ctc_losses(log_probs, n_frames, tokens, n_tokens, blank_index=blank_index)
         n_tokens = n_tokens.sum().clamp(min=1)
         losses = by_utterance.sum(dim=1) / n_tokens
-        self.loss_sums += losses.detach().cpu()
+        self.loss_sums += losses.detach()
         self.n_summed += 1
         if stage != sb.Stage.TRAIN:
             self._count_words(log_probs, n_frames, batch.id, batch.words)
@@ -232,7 +232,7 @@ class ExitBrain(sb.Brain):
     def on_stage_start(self, stage, epoch=None):
         """Fresh sums."""
         n_exits = len(self.config.exit_layers)
-        self.loss_sums, self.n_summed = torch.zeros(n_exits), 0
+        self.loss_sums, self.n_summed = torch.zeros(n_exits, device=self.device), 0
         self.errors, self.n_words = [0] * n_exits, 0
         self.spelling_sums = [[] for _ in range(n_exits)]
         self.misspelled, self.n_spelled = [0] * n_exits, 0

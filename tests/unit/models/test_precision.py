@@ -46,6 +46,17 @@ def test_a_choice_of_the_user_is_put_back():
     assert allowed() == (False, True)
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "rnn"), reason="torch before 2.9 has no precision of each part")
+def test_a_choice_for_each_part_stays_as_it_is():
+    torch.backends.cudnn.rnn.fp32_precision = "ieee"
+    try:
+        with computed_in("float32", CPU):
+            assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    finally:
+        torch.backends.cudnn.rnn.fp32_precision = "tf32"
+    assert allowed() == (True, True)
+
+
 def test_an_error_inside_puts_it_back_too():
     with pytest.raises(ZeroDivisionError), computed_in("float32", CPU):
         1 / 0  # noqa: B018
