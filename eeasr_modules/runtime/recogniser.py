@@ -14,6 +14,7 @@ from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
 from eeasr_modules.exits.policies import Policy, Static
 from eeasr_modules.models.attention_search import AttentionOptions, AttentionSearch
 from eeasr_modules.models.beam import BeamDecoder, BeamOptions
+from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime.assembling import assembled
 from eeasr_modules.runtime.audio import AudioReader, as_waveform
@@ -106,7 +107,7 @@ class EarlyExitASR:
             raise ValueError(f"batch_seconds must be above 0, got {batch_seconds}")
         if not longest_s >= 1:
             raise ValueError(f"longest_s must be at least 1 (seconds in one piece), got {longest_s}")
-        self.source, self.policy, self.device = source, policy, _checked_device(device)
+        self.source, self.policy, self.device = source, policy, checked_device(device)
         self.batch_seconds, self.longest_s = batch_seconds, longest_s
         check_switches(front_end, precision, device=self.device)
         self.front_end, self.precision = front_end, precision
@@ -366,13 +367,3 @@ class EarlyExitASR:
             confidence_map=None if self.decoding is not None else self.source.confidence_map,
             drift=None if self.drift is None else self.drift.alarm,
         )
-
-
-def _checked_device(device: str) -> str:
-    """`device`, or ValueError where torch cannot use it."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as err:
-        reason = str(err).splitlines()[0].split(". ")[0].rstrip(".")
-        raise ValueError(f"device must be one that torch can use here, such as cpu, got {device!r}: {reason}") from err
-    return device

@@ -18,6 +18,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from eeasr_modules.data.audio_files import find_audio, look_at_audio
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
 from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batches, evenly_spaced, n_samples_of
+from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.masked_prediction import MaskedPredictor, is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
@@ -286,6 +287,7 @@ def main(argv: list[str]) -> int:
     yaml_path, run_opts, overrides = sb.parse_arguments(argv)
     try:
         settings = load_settings(yaml_path, overrides)
+        checked_device(run_opts.device or sb.utils.distributed.infer_device())
         os.makedirs(settings["output_folder"], exist_ok=True)
         log_to(Path(settings["output_folder"]))
         print(pretrain(settings, run_opts=run_opts))

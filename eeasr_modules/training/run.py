@@ -1,6 +1,7 @@
 """One run from the command line to exit tables and calibrated policies: what `train.py` calls, step by step."""
 
 import logging
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from eeasr_modules.exits.policy_file import write_policies
 from eeasr_modules.exits.policy_text import parse_policies, parse_policy
 from eeasr_modules.exits.risk_losses import RiskTarget
 from eeasr_modules.exits.table import ExitTable
+from eeasr_modules.models.device import checked_device
 from eeasr_modules.training.collect import table_metadata
 from eeasr_modules.training.config import Config, load
 from eeasr_modules.training.corpora import Corpora, prepare_corpora
@@ -82,7 +84,7 @@ def set_up(argv: list[str], *, recipes: Path) -> Run:
     if run_opts.test_only and not (folder / "model" / "config.json").is_file():
         raise FileNotFoundError(f"--test_only needs a trained model in '{folder}/model', there is none: train first")
     single_exit_tables(config)
-    _check_precision(run_opts)
+    _check_device(run_opts)
     ddp_init_group(run_opts)
     options = {"recipes": recipes, "may_download": "data_folder" not in replaced}
     options["save_folder"] = folder / "manifests"
@@ -99,9 +101,11 @@ def set_up(argv: list[str], *, recipes: Path) -> Run:
     return Run(config, run_opts, folder, corpora)
 
 
-def _check_precision(run_opts) -> None:
-    on_cpu = (run_opts.device or infer_device()).startswith("cpu")
-    if on_cpu and "fp16" in (run_opts.precision, run_opts.eval_precision):
+def _check_device(run_opts) -> None:
+    device = run_opts.device or infer_device()
+    if "LOCAL_RANK" not in os.environ:  # torchrun's processes must not all begin on the first GPU
+        checked_device(device)
+    if device.startswith("cpu") and "fp16" in (run_opts.precision, run_opts.eval_precision):
         raise ValueError("fp16 needs a GPU, the device is cpu: choose --precision and --eval_precision bf16 or fp32")
 
 

@@ -123,6 +123,7 @@ def test_the_same_holds_for_what_stands_in_the_yaml(changes, says, tone_corpus, 
         (["--test_only"], "--test_only needs a trained model"),
         (["--n_tokens", "5000", "--tokens", "bpe"], "cannot make 5000 bpe tokens"),
         (["--precision", "fp16", "--device", "cpu"], "fp16"),
+        (["--device", "cuda:99"], "device must be one that torch can use here, such as cpu, got 'cuda:99'"),
     ],
 )
 def test_what_can_only_be_seen_later_is_one_sentence_too(more, says, tone_corpus, tmp_path, capfd):
