@@ -195,7 +195,11 @@ def main() -> int:
     before = arguments.output / "regimes.json"
     results = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
     for name in arguments.names:
-        results[name] = trained(name, arguments)
+        try:
+            results[name] = trained(name, arguments)
+        except (ValueError, FileNotFoundError) as err:
+            print(f"regimes.py: error: {name}: {err}", file=sys.stderr)
+            return 2
         results = {regime: results[regime] for regime in REGIMES if regime in results}
         missing = [regime for regime in REGIMES if regime not in results]
         write(arguments.output / "regimes.json", json.dumps(results, indent=2) + "\n")
