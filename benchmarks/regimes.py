@@ -6,7 +6,8 @@
     python benchmarks/regimes.py --output runs/more --init_from runs/regimes/last_only/model --epochs 12
     python benchmarks/regimes.py --output runs/rounded --epochs 40 --set precision=bf16 "valid_splits=[dev]"
 
-What follows `--set` goes to every training: keys of the YAML, SpeechBrain's run options.
+What follows `--set` goes to every training: keys of the YAML, SpeechBrain's run options. `--jobs 16` trains sixteen at
+once, for a GPU that one of them leaves idle; each regime then says how it is doing in NAME.log in --output.
 
 Without --data_folder: AN4 in ../shared/data where it is there, else the synthetic voices of recipes/Spoken. A regime
 whose run folder is there already goes on where it stopped, so the table can be made in sittings: it keeps the rows that
@@ -32,8 +33,11 @@ import logging
 import os
 import platform
 import re
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -122,6 +126,43 @@ def trained(name: str, arguments: argparse.Namespace) -> dict:
     }
 
 
+def one_by_one(arguments: argparse.Namespace) -> Iterator[tuple[str, dict | str]]:
+    """Regimes and what `trained` gives; the sentence of an error ends it."""
+    for name in arguments.names:
+        try:
+            found = trained(name, arguments)
+        except (ValueError, FileNotFoundError) as err:
+            yield name, str(err)
+            return
+        yield name, found
+
+
+def side_by_side(arguments: argparse.Namespace) -> Iterator[tuple[str, dict | str]]:
+    """Likewise, each in a process of its own and as it is done, those that need the single-exit model after the others.
+
+    What a process says lies beside its run folder. Its one error loses nothing of the others.
+    """
+    later = [name for name in arguments.names if name in ON_TEACHER]
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for names in ([name for name in arguments.names if name not in later], later):
+            waiting = {pool.submit(in_process, name, arguments): name for name in names}
+            for done in as_completed(waiting):
+                print(f"{waiting[done]} is done", file=sys.stderr)
+                yield waiting[done], done.result()
+
+
+def in_process(name: str, arguments: argparse.Namespace) -> dict | str:
+    """What a fresh process of this script gives for one regime; the last line that it said where it failed."""
+    folder = arguments.output / folder_name(name)
+    record, log = folder.with_suffix(".json"), folder.with_suffix(".log")
+    command = [sys.executable, __file__, *sys.argv[1:], "--jobs", "1", "--only", name, "--record", str(record)]
+    with log.open("w") as said:
+        code = subprocess.run(command, stdout=said, stderr=subprocess.STDOUT).returncode
+    if code:
+        return log.read_text(encoding="utf-8").strip().rpartition("\n")[2]
+    return json.loads(record.read_text(encoding="utf-8"))
+
+
 def gmacs_per_second(table) -> list[float]:
     """Billions of multiply-accumulates that a second of audio takes up to each exit, its head included."""
     macs = (table.cost_macs + table.head_macs).sum(axis=0)
@@ -161,6 +202,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1234)
     parser.add_argument("--train_utterances", type=int, help="an evenly spaced slice")
     parser.add_argument("--test_utterances", type=int, help="an evenly spaced slice")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side, each in a process of its own")
+    parser.add_argument("--record", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="for every training")
     arguments = parser.parse_args(argv)
     unread = [pair for pair in arguments.set if not re.fullmatch(r"\w+=.*", pair)]
@@ -176,7 +219,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     unknown = [name for name in arguments.names if name not in REGIMES]
     if unknown:
         parser.error(f"no such regime {unknown[0]!r}; there are {'; '.join(REGIMES)}")
-    if {*ON_TEACHER} & {*arguments.names} and TEACHER not in arguments.names:
+    if arguments.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {arguments.jobs}")
+    if {*ON_TEACHER} & {*arguments.names} and TEACHER not in arguments.names and not arguments.record:
         arguments.names.append(TEACHER)
     arguments.names.sort(key=list(REGIMES).index)
     return arguments
@@ -191,21 +236,29 @@ def main() -> int:
         for page in PAGES:
             write(page, with_tables(page.read_text(encoding="utf-8")))
         return 0
+    if arguments.record:
+        for _, found in one_by_one(arguments):
+            if isinstance(found, str):
+                print(found, file=sys.stderr)
+                return 2
+            write(arguments.record, json.dumps(found))
+        return 0
     arguments.output.mkdir(parents=True, exist_ok=True)
     before = arguments.output / "regimes.json"
     results = json.loads(before.read_text(encoding="utf-8")) if before.is_file() else {}
-    for name in arguments.names:
-        try:
-            results[name] = trained(name, arguments)
-        except (ValueError, FileNotFoundError) as err:
-            print(f"regimes.py: error: {name}: {err}", file=sys.stderr)
-            return 2
-        results = {regime: results[regime] for regime in REGIMES if regime in results}
+    failed = False
+    for name, found in one_by_one(arguments) if arguments.jobs == 1 else side_by_side(arguments):
+        if isinstance(found, str):
+            print(f"regimes.py: error: {name}: {found}", file=sys.stderr)
+            failed = True
+            continue
+        results = {regime: one for regime in REGIMES if (one := {**results, name: found}.get(regime)) is not None}
         missing = [regime for regime in REGIMES if regime not in results]
         write(arguments.output / "regimes.json", json.dumps(results, indent=2) + "\n")
         write(arguments.output / "regimes.md", as_markdown(results, about(arguments), missing=missing))
-    print((arguments.output / "regimes.md").read_text())
-    return 0
+    if results:
+        print((arguments.output / "regimes.md").read_text())
+    return 2 if failed else 0
 
 
 if __name__ == "__main__":
