@@ -252,7 +252,8 @@ def main() -> int:
             print(f"regimes.py: error: {name}: {found}", file=sys.stderr)
             failed = True
             continue
-        results = {regime: one for regime in REGIMES if (one := {**results, name: found}.get(regime)) is not None}
+        results[name] = found
+        results = {regime: results[regime] for regime in REGIMES if regime in results}
         missing = [regime for regime in REGIMES if regime not in results]
         write(arguments.output / "regimes.json", json.dumps(results, indent=2) + "\n")
         write(arguments.output / "regimes.md", as_markdown(results, about(arguments), missing=missing))
