@@ -7,7 +7,7 @@
     python benchmarks/regimes.py --output runs/rounded --epochs 40 --set precision=bf16 "valid_splits=[dev]"
 
 What follows `--set` goes to every training: keys of the YAML, SpeechBrain's run options. `--jobs 16` trains sixteen at
-once, for a GPU that one of them leaves idle; each regime then says how it is doing in NAME.log in --output.
+once, for a GPU that has room for them; each regime then says how it is doing in NAME.log in --output.
 
 Without --data_folder: AN4 in ../shared/data where it is there, else the synthetic voices of recipes/Spoken. A regime
 whose run folder is there already goes on where it stopped, so the table can be made in sittings: it keeps the rows that

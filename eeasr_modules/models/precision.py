@@ -15,8 +15,8 @@ HALVES = {
 def computed_in(precision: str, device: torch.device):
     """What a batch that is read, not trained on, runs inside.
 
-    SpeechBrain allows TF32 when it is imported: on a GPU the inputs of float32 products then lose 13 of their 23 bits,
-    and near ties fall otherwise in a batch than alone.
+    SpeechBrain allows TF32 when it is imported: on a GPU the inputs of float32 products then lose 13 of their 23 bits.
+    Log-probs of small models were up to 0.006 from a CPU's with it (on an H200), enough to turn near ties.
 
     Arguments
     ---------

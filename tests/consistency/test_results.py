@@ -1,11 +1,14 @@
 """The READMEs' numbers are those of the committed summaries."""
 
 import json
+import re
 import runpy
 
 import pytest
 
 from eeasr_modules.report.readme import headline_text, results_text
+
+INTERVAL = re.compile(r"([+-]\d+\.\d\d) \[([+-]\d+\.\d\d), ([+-]\d+\.\d\d)\]")
 
 
 def test_the_readme_shows_the_committed_results(root):
@@ -35,6 +38,18 @@ def test_the_regimes_are_shown_as_they_were_recorded(root, regimes):
     assert [regimes["with_tables"](page) for page in pages] == pages
     recorded = sorted((root / "results" / "regimes").glob("*.json"))
     assert recorded and all(f"<!-- regimes: {path.stem} -->\n\n| " in pages[0] for path in recorded)
+
+
+@pytest.mark.parametrize("page", ["results/regimes/README.md", "docs/training-regimes.md"])
+def test_intervals_in_the_prose_are_those_of_the_tables(root, page):
+    tables = (root / "results" / "regimes" / "README.md").read_text(encoding="utf-8")
+    recorded = set(INTERVAL.findall("\n".join(line for line in tables.splitlines() if line.startswith("|"))))
+    text = (root / page).read_text(encoding="utf-8")
+    prose = " ".join(line for line in text.splitlines() if not line.startswith("|"))
+    told = INTERVAL.findall(prose)
+    assert len(told) >= 3
+    turned = {tuple(f"{-float(x):+.2f}" for x in (middle, high, low)) for middle, low, high in recorded}
+    assert [one for one in told if one not in recorded | turned] == []
 
 
 def test_seeds_that_are_pooled_are_those_shown_one_by_one(root):

@@ -66,7 +66,7 @@ def test_a_teacher_on_the_gpu_and_heads_alone(tone_corpus, tmp_path):
     assert train.main(tiny_argv(tone_corpus, tmp_path / "heads", device="cuda", shifts="[]", **heads)) == 0
 
 
-def test_a_killed_run_goes_on_on_the_gpu(tone_corpus, tmp_path):
+def test_a_run_goes_on_from_its_checkpoint_on_the_gpu(tone_corpus, tmp_path):
     argv = tiny_argv(tone_corpus, tmp_path / "run", device="cuda", shifts="[]")
     assert train.main(argv) == 0
     assert train.main(tiny_argv(tone_corpus, tmp_path / "run", device="cuda", shifts="[]", n_epochs=3)) == 0

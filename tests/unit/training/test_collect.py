@@ -159,6 +159,19 @@ def test_half_precision_gives_nearly_the_same_signals(model, vocabulary, test_se
     assert (half.signal("entropy") != full.signal("entropy")).any()
 
 
+def test_float32_is_collected_without_tf32(model, vocabulary, test_set, read):
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = True  # as SpeechBrain leaves it
+    seen = []
+    model.heads[0].register_forward_pre_hook(lambda *_: seen.append(torch.backends.cudnn.allow_tf32))
+    try:
+        collected(model, vocabulary, test_set, read)
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+    assert seen and not any(seen)
+
+
 def test_a_limit_takes_an_even_slice(model, vocabulary, test_set, read):
     table = collected(model, vocabulary, test_set, read, limit=4)
     whole = collected(model, vocabulary, test_set, read)
