@@ -1,103 +1,165 @@
-"""Reading audio: any format and rate in, mono float32 at one rate out."""
+"""Audio of any kind as mono float32 at one rate, rounded to 16 bits: whole, in pieces, or from arrays.
+
+Training, the test pass and the runtime read by this module alone: a model hears the same of a file in all three.
+"""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 
-from eeasr_modules import compat
-from eeasr_modules.data.audio_files import RAW_SAMPLE_RATE
+from eeasr_modules.data.resampling import resampled
 from eeasr_modules.data.segments import split_segment
+from eeasr_modules.data.sound_files import open_sound
+from eeasr_modules.data.waveform import check_length, check_rate, rounded
 
 SAMPLE_RATE = 16000
+CLIPPED_FROM = 0.999  # of full scale
+CLIPPED_SHARE = 0.001
 
 
-def read_audio(path: Path | str, sample_rate: int = SAMPLE_RATE, *, raw_byte_order: str = "auto") -> torch.Tensor:
-    """Whole recording as mono float32 at `sample_rate`.
-
-    Everything that libsndfile knows is read (wav, flac, ogg, opus, mp3, NIST sph, ...), channels are
-    averaged. MP3 is always decoded whole: its segments do not start where they are asked to. Files called
-    `.raw` have no header and are taken as 16 kHz, 16 bit, mono, as in AN4, which was published in both byte
-    orders.
+class AudioReader:
+    """One recording, read from beginning to end, once.
 
     Arguments
     ---------
-    path : Path
-        The recording, or a stretch of it as `data.segments` writes it.
+    path : str or Path
+        The file, or a stretch of it as manifests name it (`talk.sph#t=12.5,17.25`, in seconds).
     sample_rate : int
-        In Hz.
-    raw_byte_order : str
-        For `.raw` only: "big", "little", or "auto", which takes the order under which neighbouring samples
-        differ less (in speech the wrong order looks like loud noise).
+        Hz of what comes out.
 
-    Returns
-    -------
-    torch.Tensor of shape (n_samples,)
-        float32, full scale 1. FileNotFoundError without the file; ValueError when it is unreadable or empty.
+    Attributes
+    ----------
+    n_samples : int
+        That came out so far.
+    warnings : tuple of str
+        What was odd about it, known after the last block.
     """
-    path, segment = split_segment(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"expected audio at {path}, found no file")
-    if path.suffix.lower() == ".raw":
-        samples, rate = _read_raw(path, raw_byte_order), RAW_SAMPLE_RATE
-        samples = samples[_samples_of(segment, rate)]
-    else:
-        try:
-            channels, rate = _read_channels(path, segment)  # (n_samples, n_channels)
-        except (soundfile.LibsndfileError, RuntimeError) as error:
-            raise ValueError(f"{path} is not readable audio: {error}") from error
-        samples = channels[:, 0] if channels.shape[1] == 1 else channels.mean(axis=1)
-    if not len(samples):
-        stretch = "" if segment is None else f" from {segment[0]} to {segment[1]} s"
-        raise ValueError(f"{path} holds no samples{stretch}")
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{path} holds samples that are not finite")
-    return resample(torch.from_numpy(np.ascontiguousarray(samples)), rate, sample_rate)
+
+    def __init__(self, path: str | Path, sample_rate: int):
+        self.path, self.sample_rate = path, sample_rate
+        self.n_samples = 0
+        self._n_read, self._n_clipped = 0, 0
+
+    def blocks(self) -> Iterator[torch.Tensor]:
+        """Waveforms (samples,) that follow each other; together the same as the whole.
+
+        Raises
+        ------
+        FileNotFoundError
+            Without the file.
+        ValueError
+            When it cannot be read, has a rate outside 4 to 384 kHz, no samples, or some that are not finite.
+        """
+        rate, channels = open_sound(*split_segment(self.path))
+        for block in resampled(self._mono(channels), rate, self.sample_rate):
+            self.n_samples += len(block)
+            yield torch.from_numpy(rounded(block.numpy()))
+        if not self._n_read:
+            raise ValueError(f"'{self.path}' holds no samples")
+
+    def _mono(self, channels: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+        for block in channels:  # (samples, channels)
+            if not np.isfinite(block).all():
+                raise ValueError(f"'{self.path}' holds samples that are not finite")
+            self._n_read += len(block)
+            self._n_clipped += int((np.abs(block) >= CLIPPED_FROM).any(axis=1).sum())
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+            yield torch.from_numpy(np.ascontiguousarray(mono))
+
+    def blocks_of_speech(self) -> Iterator[torch.Tensor]:
+        """As `blocks`; a ValueError behind the last one when together they are too short for one frame."""
+        yield from self.blocks()
+        check_length(self.n_samples, self.sample_rate, name=f"'{self.path}'")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was odd, in sentences."""
+        share = self._n_clipped / max(1, self._n_read)
+        if share < CLIPPED_SHARE:
+            return ()
+        return (f"clipped: {100 * share:.1f} % of the samples are at full scale",)
 
 
-def _samples_of(segment: tuple[float, float] | None, rate: int) -> slice:
-    return slice(None) if segment is None else slice(round(segment[0] * rate), round(segment[1] * rate))
+def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
+    """A whole recording, or a stretch of it, as mono float32 of shape (samples,), full scale 1.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file, perhaps with a stretch as `data.segments` writes it.
+    sample_rate : int
+        Hz of what comes out.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        See `AudioReader.blocks`.
+    """
+    return _joined(AudioReader(path, sample_rate).blocks())
 
 
-def _read_channels(path: Path, segment: tuple[float, float] | None) -> tuple[np.ndarray, int]:
-    if segment is None or path.suffix.lower() == ".mp3":
-        channels, rate = soundfile.read(str(path), dtype="float32", always_2d=True)
-        return channels[_samples_of(segment, rate)], rate
-    with soundfile.SoundFile(str(path)) as file:
-        wanted = _samples_of(segment, file.samplerate)
-        file.seek(min(wanted.start, file.frames))
-        return file.read(wanted.stop - wanted.start, dtype="float32", always_2d=True), file.samplerate
+def read_speech(path: str | Path, sample_rate: int) -> torch.Tensor:
+    """As `read_audio`, of a recording that is to be recognised: a ValueError also when it is too short for one frame.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    sample_rate : int
+        Hz of what comes out.
+    """
+    return _joined(AudioReader(path, sample_rate).blocks_of_speech())
 
 
-def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
-    """The signal at another sample rate (Hz): windowed sinc; unchanged at equal rates."""
-    return wav if from_rate == to_rate else _resampler(int(from_rate), int(to_rate))(wav)
+def _joined(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+    found = list(blocks)
+    return found[0] if len(found) == 1 else torch.cat(found)
 
 
-@lru_cache(maxsize=16)
-def _resampler(from_rate: int, to_rate: int) -> torch.nn.Module:
-    compat.ensure_torchaudio()
-    from torchaudio.transforms import Resample
+def as_waveform(samples: np.ndarray | torch.Tensor, *, from_rate: int, sample_rate: int) -> torch.Tensor:
+    """An array as a mono waveform (samples,) in float32, as a file with these samples would be read.
 
-    return Resample(from_rate, to_rate)
+    Arguments
+    ---------
+    samples : array of shape (samples,) or (samples, channels)
+        Floats of full scale 1, or integers of their type's full scale.
+    from_rate : int
+        Hz of the array.
+    sample_rate : int
+        Hz of what comes out.
 
+    Raises
+    ------
+    ValueError
+        When the shape is another, when samples are not finite, or too few for a frame.
 
-def _read_raw(path: Path, byte_order: str) -> np.ndarray:
-    content = path.read_bytes()
-    if len(content) % 2:
-        raise ValueError(f"{path} holds {len(content)} bytes, expected 16-bit samples")
-    orders = {"big": ">i2", "little": "<i2"}
-    if byte_order == "auto":
-        byte_order = min(orders, key=lambda order: _roughness(np.frombuffer(content, orders[order])))
-    if byte_order not in orders:
-        raise ValueError(f"raw_byte_order must be auto, big or little, got {byte_order!r}")
-    return np.frombuffer(content, orders[byte_order]).astype(np.float32) / 32768
-
-
-def _roughness(samples: np.ndarray) -> float:
-    """Mean absolute difference of neighbouring samples."""
-    return float(np.abs(np.diff(samples.astype(np.int32))).mean()) if len(samples) > 1 else 0.0
+    Example
+    -------
+    >>> as_waveform(np.full((1600, 2), 16384, dtype=np.int16), from_rate=16000, sample_rate=16000)[:2]
+    tensor([0.5000, 0.5000])
+    """
+    array = samples.detach().cpu().numpy() if isinstance(samples, torch.Tensor) else np.asarray(samples)
+    if array.ndim not in (1, 2) or (array.ndim == 2 and array.shape[1] > max(32, array.shape[0])):
+        raise ValueError(f"audio arrays must be of shape (samples,) or (samples, channels), got {array.shape}")
+    if array.dtype.kind not in "fiu":
+        raise ValueError(f"audio arrays must hold numbers, got {array.dtype}")
+    if array.dtype.kind in "iu":
+        info = np.iinfo(array.dtype)
+        middle = 0 if array.dtype.kind == "i" else (info.max + 1) / 2
+        array = (array - float(middle)) / ((info.max + 1) / (1 if array.dtype.kind == "i" else 2))
+    mono = array if array.ndim == 1 else array.mean(axis=1)
+    mono = np.ascontiguousarray(mono, dtype=np.float32)
+    if not len(mono):
+        raise ValueError("the audio array holds no samples")
+    if not np.isfinite(mono).all():
+        raise ValueError("the audio array holds samples that are not finite")
+    if from_rate != sample_rate:
+        check_rate(from_rate, name="the audio array")
+    blocks = resampled([torch.from_numpy(mono)], from_rate, sample_rate)
+    wav = _joined(torch.from_numpy(rounded(block.numpy())) for block in blocks)
+    check_length(len(wav), sample_rate, name="the audio array")
+    return wav

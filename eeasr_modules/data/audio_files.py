@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from eeasr_modules.data.waveform import check_rate, fault
+
 AUDIO_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph", ".raw")
 RAW_SAMPLE_RATE = 16000  # headerless `.raw`: 16 bit, mono
 SILENT_S = 3.0  # what is done sooner shows no progress
@@ -108,8 +110,8 @@ def _look(path: Path | None, duration_s: float | None, segment: tuple[float, flo
         if segment is not None:
             return _look_at_segment(path, segment)
         return Look(audio_duration_s(path, decode=decode))
-    except ValueError as error:
-        return Look(wrong="corrupt", why=str(error))
+    except Exception as error:  # whatever it is, it is this file's alone
+        return Look(wrong="corrupt", why=fault(error, name=str(path)))
 
 
 def _look_at_segment(path: Path, segment: tuple[float, float]) -> Look:
@@ -126,7 +128,8 @@ def _header_duration_s(path: Path, _changed_at: int) -> float:
 
 
 def audio_duration_s(path: Path | str, *, decode: bool = False) -> float:
-    """Seconds of audio in a file; ValueError when it is unreadable, empty or (with `decode`) cut short."""
+    """Seconds of audio in a file; ValueError when it is unreadable, empty, of a sample rate that is none of speech, or
+    (with `decode`) cut short."""
     import soundfile
 
     path = Path(path)
@@ -138,6 +141,7 @@ def audio_duration_s(path: Path | str, *, decode: bool = False) -> float:
     try:
         with soundfile.SoundFile(str(path)) as file:
             declared, rate = file.frames, file.samplerate
+            check_rate(rate, name=str(path))
             decoded = _n_decoded(file) if decode else declared
     except (soundfile.LibsndfileError, RuntimeError) as error:
         raise ValueError(f"{path} is not readable audio: {error}") from error
@@ -151,7 +155,7 @@ def audio_duration_s(path: Path | str, *, decode: bool = False) -> float:
 
 def _n_decoded(file) -> int:
     """Samples that reading to the end gives (`SoundFile.blocks` gives as many as the header declares)."""
-    n_decoded, buffer = 0, np.empty((1 << 16, file.channels), dtype=np.float32)
+    n_decoded, buffer = 0, np.empty((max(1, (1 << 20) // file.channels), file.channels), dtype=np.float32)
     while n_read := len(file.read(out=buffer)):
         n_decoded += n_read
     return n_decoded

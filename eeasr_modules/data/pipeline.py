@@ -14,7 +14,7 @@ ensure_torchaudio()
 
 
 class AudioCache:
-    """Reads audio, rounds it to 16 bits, and keeps it until `limit_mb` is reached; later files are read each time.
+    """Reads audio and keeps it, in 16 bits, until `limit_mb` is reached; later files are read each time.
 
     Arguments
     ---------
@@ -30,18 +30,16 @@ class AudioCache:
         self._kept: dict[str, np.ndarray] = {}
 
     def __call__(self, path: str) -> torch.Tensor:
-        """Waveform of shape (samples,), float32, mono."""
+        """Waveform of shape (samples,), float32, mono, as `read_audio` gives it."""
         if path in self._kept:
             return torch.from_numpy(self._kept[path].astype(np.float32) / 32768.0)
         wav = read_audio(path, sample_rate=self.sample_rate)
-        if float(wav.abs().max()) >= 1.0:  # resampling overshot full scale: 16 bits would clip it
-            return wav
-        # rounded whether it is kept or not: results must not depend on where the cache ends
-        rounded = (wav.numpy() * 32768.0).round().clip(-32768, 32767).astype(np.int16)
-        if wav.numel() * 2 <= self.left:
-            self._kept[path] = rounded
+        steps = wav.numpy() * 32768.0  # whole numbers: reading has rounded them
+        fits = steps.min() >= -32768 and steps.max() <= 32767  # decoding and resampling may overshoot full scale
+        if fits and wav.numel() * 2 <= self.left:
+            self._kept[path] = steps.astype(np.int16)
             self.left -= wav.numel() * 2
-        return torch.from_numpy(rounded.astype(np.float32) / 32768.0)
+        return wav
 
 
 def evenly_spaced(rows: Sequence, n: int | None) -> list:

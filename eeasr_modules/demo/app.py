@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
+from eeasr_modules.data.waveform import fault
 from eeasr_modules.demo.hearing import Hearing, listen, stops
 from eeasr_modules.demo.page_parts import exits_table, progress_line, stops_table
 from eeasr_modules.runtime.recogniser import EarlyExitASR
@@ -76,8 +77,9 @@ def build(asr: EarlyExitASR):
             if hearing is None:
                 raise ValueError(f"'{Path(path).name}' holds no audio")
             found = stops(asr, hearing, budget=budget)
-        except (ValueError, OSError) as err:
-            yield f"Not transcribed: {escape(str(err).replace(path, Path(path).name))}", "", "", None
+        except Exception as err:  # whatever this recording brings about, the page goes on
+            why = fault(err, name=f"'{path}'")
+            yield f"Not transcribed: {escape(why.replace(path, Path(path).name))}", "", "", None
             return
         line = progress_line(hearing)
         if not any(hearing.texts):

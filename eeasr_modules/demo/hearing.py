@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from eeasr_modules.data.audio import AudioReader
 from eeasr_modules.data.text import normalise_english
 from eeasr_modules.exits.edits import count_edits
 from eeasr_modules.exits.policies import Policy
-from eeasr_modules.runtime.audio import AudioReader
 from eeasr_modules.runtime.choosing import within_budget
 from eeasr_modules.runtime.chunks import chunks
 from eeasr_modules.runtime.engine import Engine
@@ -96,7 +96,7 @@ def listen(asr: EarlyExitASR, path: str) -> Iterator[Hearing]:
     """
     engine = asr.engine
     reader = AudioReader(path, engine.sample_rate)
-    found = chunks(reader.blocks(), sample_rate=engine.sample_rate, longest_s=asr.longest_s, overlap_s=0.0)
+    found = chunks(reader.blocks_of_speech(), sample_rate=engine.sample_rate, longest_s=asr.longest_s, overlap_s=0.0)
     pieces = tuple(chunk.wav for chunk in found)
     layers = tuple(engine.model.exit_layers)
     said: list[list[str]] = [[] for _ in layers]

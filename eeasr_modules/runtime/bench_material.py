@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from eeasr_modules.runtime.audio import read_audio
+from eeasr_modules.data.audio import read_speech
+from eeasr_modules.data.waveform import fault
 from eeasr_modules.runtime.chunks import LONGEST_S
 from eeasr_modules.runtime.inputs import find_recordings
 
@@ -88,9 +89,9 @@ def read_material(inputs: Sequence[str], *, sample_rate: int, limit: int | None 
     utt_ids, wavs, said, broken, n_long = [], [], [], [], 0
     for recording in recordings:
         try:
-            wav = read_audio(recording.path, sample_rate)
-        except (ValueError, OSError) as err:
-            broken.append(str(err))
+            wav = read_speech(recording.path, sample_rate)
+        except Exception as err:  # whatever it is, the others can be used
+            broken.append(fault(err, name=f"'{recording.path}'"))
             continue
         if len(wav) > LONGEST_S * sample_rate:
             n_long += 1

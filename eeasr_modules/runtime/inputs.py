@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eeasr_modules.data.segments import split_segment
-from eeasr_modules.runtime.audio import AV_SUFFIXES
+from eeasr_modules.data.sound_files import AV_SUFFIXES
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".sph", ".aiff", ".aif", ".caf", ".w64", ".au", *AV_SUFFIXES)
 PATH_COLUMNS = ("wav", "path", "audio", "file")

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from eeasr_modules.data.text import load_vocabulary
+from eeasr_modules.data.waveform import rounded
 from eeasr_modules.exits.combinations import check_against
 from eeasr_modules.exits.lexical_signals import LEXICAL_SIGNALS, lexical_signals
 from eeasr_modules.exits.policies import Policy
@@ -197,7 +198,7 @@ class OnnxASR:
         Arguments
         ---------
         wav : np.ndarray of shape (samples,)
-            At the model's sample rate, -1 to 1.
+            At the model's sample rate, -1 to 1; rounded to 16 bits, as wherever audio is read.
         utt_id : str
             Its name; only the policy `random` looks at it.
 
@@ -214,7 +215,7 @@ class OnnxASR:
         if wav.ndim != 1 or not len(wav) or not np.isfinite(wav).all():
             raise ValueError(f"expected a waveform of shape (samples,), finite and not empty, got shape {wav.shape}")
         duration_s = len(wav) / self.sample_rate
-        hidden = _run(self._front_end, self._prepared(wav))
+        hidden = _run(self._front_end, self._prepared(rounded(wav)))
         previous, previous_text, state = (None, hidden[0]), None, self.policy.start(1)
         for k, layer in enumerate(self.exit_layers):
             hidden, log_probs, text = _run(self._groups[k], hidden), None, None

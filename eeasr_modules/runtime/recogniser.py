@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eeasr_modules.data.audio import AudioReader, as_waveform
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
 from eeasr_modules.exits.policies import Policy, Static
 from eeasr_modules.models.attention_search import AttentionOptions, AttentionSearch
@@ -17,7 +18,6 @@ from eeasr_modules.models.beam import BeamDecoder, BeamOptions
 from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime.assembling import assembled
-from eeasr_modules.runtime.audio import AudioReader, as_waveform
 from eeasr_modules.runtime.choosing import choose_policy
 from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, chunks
 from eeasr_modules.runtime.compaction import Always, Compaction, measure_compaction
@@ -327,20 +327,28 @@ class EarlyExitASR:
         """
         if on_draft is not None and self.pool_survivors:
             raise ValueError("drafts come one recording at a time, pooled survivors need several: choose one of them")
-        pool = Pool(self._recognise, self._transcript, batch_seconds=self.batch_seconds, on_draft=on_draft)
+        pool = Pool(
+            self._recognise, self._transcript, batch_seconds=self.batch_seconds, on_draft=on_draft, strict=strict
+        )
         for number, one in enumerate(audio):
             path = str(one) if isinstance(one, str | Path) else None
             name = utt_ids[number] if utt_ids is not None else path or f"array-{number}"
             recording = Underway(number, path)
-            try:
-                for chunk in self._chunks(one, recording, sample_rate):
-                    yield from pool.add(recording, chunk, name)
-            except (ValueError, OSError) as err:
-                if strict:
-                    raise
-                recording.error = str(err)
+            for chunk in self._chunks_read(one, recording, sample_rate, strict=strict):
+                yield from pool.add(recording, chunk, name)
             yield from pool.ended(recording)
         yield from pool.flush()
+
+    def _chunks_read(
+        self, one: Audio, recording: Underway, sample_rate: int | None, *, strict: bool
+    ) -> Iterator[Chunk]:
+        """Chunks as far as they can be read; whatever goes wrong becomes the recording's error."""
+        try:
+            yield from self._chunks(one, recording, sample_rate)
+        except Exception as err:
+            if strict:
+                raise
+            recording.failed(err)
 
     def _chunks(self, one: Audio, recording: Underway, sample_rate: int | None) -> Iterator[Chunk]:
         rate = self.engine.sample_rate
@@ -351,7 +359,7 @@ class EarlyExitASR:
             yield from chunks([wav], **shape)
             return
         reader = AudioReader(one, rate)
-        yield from chunks(reader.blocks(), **shape)
+        yield from chunks(reader.blocks_of_speech(), **shape)
         recording.n_samples, recording.warnings = reader.n_samples, reader.warnings
         for warning in reader.warnings:
             logger.warning("'%s' is %s", recording.audio, warning)

@@ -118,7 +118,7 @@ def seconds_of(path: str) -> float:
         return stretch[1] - stretch[0]
     try:
         return float(soundfile.info(path).duration)
-    except (soundfile.LibsndfileError, OSError):
+    except Exception:  # whatever it is, its reader will say so
         try:
             return os.path.getsize(path) / BYTES_A_SECOND
         except OSError:

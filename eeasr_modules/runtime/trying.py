@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eeasr_modules.data.audio import as_waveform, read_speech
 from eeasr_modules.data.text import normalise_english
 from eeasr_modules.exits.edits import count_edits
-from eeasr_modules.runtime.audio import as_waveform, read_audio
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 
 SENTENCES = (
@@ -124,7 +124,7 @@ def hear(
             f"expected {len(sentences)} files, one per sentence in this order, got {len(files)}; sentences: "
             + "; ".join(sentences)
         )
-    return [read_audio(file, sample_rate) for file in files]
+    return [read_speech(file, sample_rate) for file in files]
 
 
 def _recorded(sentences: Sequence[str], sample_rate: int, ask: Callable[[str], object]) -> list[torch.Tensor]:

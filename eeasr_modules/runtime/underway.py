@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from eeasr_modules.data.waveform import fault
 from eeasr_modules.runtime.chunks import Chunk, Stretch
 from eeasr_modules.runtime.leaving import OnExit, Recognised
 from eeasr_modules.runtime.transcript import Transcript
@@ -82,6 +83,17 @@ class Underway:
     warnings: tuple[str, ...] = ()
     error: str | None = None
 
+    def failed(self, err: Exception) -> None:
+        """Note in one sentence why it has no transcript."""
+        self.error = fault(err, name="the audio array" if self.audio is None else f"'{self.audio}'")
+
+
+Waiting = tuple[Underway, Chunk, str]  # a recording, a chunk of it, and the chunk's name
+
+
+class _OfTheListener(Exception):
+    """Around what `on_draft` raises, which is no recording's fault."""
+
 
 class Pool:
     """Chunks of several recordings that are recognised together, in batches of similar length.
@@ -96,6 +108,8 @@ class Pool:
         Longest padded batch.
     on_draft : function or None
         Is told what exits say of those who go on; every chunk is then recognised as soon as it is read.
+    strict : bool
+        Raise what goes wrong with one recording, in place of noting it.
     """
 
     def __init__(
@@ -105,11 +119,13 @@ class Pool:
         *,
         batch_seconds: float,
         on_draft: OnDraft | None = None,
+        strict: bool = False,
     ):
         self.recognise, self.finish, self.on_draft = recognise, finish, on_draft
+        self.strict = strict
         self.limit_s = 0.0 if on_draft is not None else POOL_BATCHES * batch_seconds
         self.seconds = 0.0
-        self.waiting: list[tuple[Underway, Chunk, str]] = []
+        self.waiting: list[Waiting] = []
         self.open: list[Underway] = []
 
     def note(self, recording: Underway) -> None:
@@ -137,7 +153,24 @@ class Pool:
     def flush(self) -> Iterator[tuple[int, Transcript]]:
         """Recognise what waits; recordings that are complete, in their order."""
         waiting, self.waiting, self.seconds = self.waiting, [], 0.0
-        waiting = [one for one in waiting if one[0].error is None]
+        policy = self._heard([one for one in waiting if one[0].error is None])
+        done = [one for one in self.open if one.is_read]
+        self.open = [one for one in self.open if not one.is_read]
+        for recording in done:
+            yield recording.number, self.finish(recording, policy)
+
+    def _heard(self, waiting: Sequence[Waiting]) -> str:
+        """Recognise, and put the results where they belong; the policy that decided."""
+        try:
+            return self._together(waiting)
+        except _OfTheListener as err:
+            raise err.__cause__ from None
+        except Exception as err:
+            if self.strict:
+                raise
+            return self._one_by_one(waiting, err)
+
+    def _together(self, waiting: Sequence[Waiting]) -> str:
         results, policy = self.recognise(
             [chunk.wav for _, chunk, _ in waiting],
             [name for _, _, name in waiting],
@@ -146,15 +179,29 @@ class Pool:
         for (recording, chunk, _), result in zip(waiting, results, strict=True):
             recording.n_waiting -= 1
             recording.parts.append((chunk.stretch, result))
-        done = [one for one in self.open if one.is_read]
-        self.open = [one for one in self.open if not one.is_read]
-        for recording in done:
-            yield recording.number, self.finish(recording, policy)
+        return policy
 
-    def _telling(self, waiting: Sequence[tuple[Underway, Chunk, str]]) -> OnExit:
+    def _one_by_one(self, waiting: Sequence[Waiting], err: Exception) -> str:
+        """Recordings alone, after they failed together; where not one of several can be recognised, it is not they."""
+        recordings = list({recording.number: recording for recording, _, _ in waiting}.values())
+        for recording in recordings:
+            try:
+                if len(recordings) == 1:
+                    raise err
+                self._together([one for one in waiting if one[0] is recording])
+            except Exception as own:
+                recording.failed(own)
+        if len(recordings) > 1 and all(recording.error is not None for recording in recordings):
+            raise err
+        return self._together([])
+
+    def _telling(self, waiting: Sequence[Waiting]) -> OnExit:
         def on_exit(exit_layer: int, who: Sequence[int], texts: Sequence[str]) -> None:
             for i, text in zip(who, texts, strict=True):
                 recording, chunk, _ = waiting[i]
-                self.on_draft(Draft(recording.audio, chunk.stretch.start_s, exit_layer, text))
+                try:
+                    self.on_draft(Draft(recording.audio, chunk.stretch.start_s, exit_layer, text))
+                except Exception as err:
+                    raise _OfTheListener from err
 
         return on_exit

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from eeasr_modules.cli import main
+from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import parse_policy
 from eeasr_modules.models import MultiExit
 from eeasr_modules.runtime import EarlyExitASR
-from eeasr_modules.runtime.audio import read_audio
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
