@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from eeasr_modules.data.audio import read_speech
+from eeasr_modules.data.audio import AudioReader
 from eeasr_modules.data.waveform import fault
 from eeasr_modules.runtime.chunks import LONGEST_S
 from eeasr_modules.runtime.inputs import find_recordings
@@ -89,11 +89,11 @@ def read_material(inputs: Sequence[str], *, sample_rate: int, limit: int | None 
     utt_ids, wavs, said, broken, n_long = [], [], [], [], 0
     for recording in recordings:
         try:
-            wav = read_speech(recording.path, sample_rate)
+            wav = _read(recording.path, sample_rate)
         except Exception as err:  # whatever it is, the others can be used
             broken.append(fault(err, name=f"'{recording.path}'"))
             continue
-        if len(wav) > LONGEST_S * sample_rate:
+        if wav is None:
             n_long += 1
             continue
         utt_ids.append(recording.name)
@@ -107,6 +107,16 @@ def read_material(inputs: Sequence[str], *, sample_rate: int, limit: int | None 
     if 0 < (lacking := sum(text is None for text in said)) < len(said):
         notes.append(f"{lacking} of {len(said)} utterances have no reference and do not count in the WER")
     return Material(tuple(utt_ids), tuple(wavs), tuple(said), tuple(notes))
+
+
+def _read(path: str, sample_rate: int) -> torch.Tensor | None:
+    """A recording; None, without reading on, where it is too long for one piece."""
+    blocks, reader = [], AudioReader(path, sample_rate)
+    for block in reader.blocks_of_speech():
+        blocks.append(block)
+        if reader.n_samples > LONGEST_S * sample_rate:
+            return None
+    return torch.cat(blocks)
 
 
 def _references(inputs: Sequence[str]) -> dict[str, str]:

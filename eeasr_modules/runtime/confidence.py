@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from eeasr_modules.data.waveform import fault
 from eeasr_modules.exits.word_confidence import MAP_FILE, ConfidenceMap, fit_confidence_map
 from eeasr_modules.models.precision import computed_in
 from eeasr_modules.runtime.words import Word, spell_words
@@ -88,25 +89,43 @@ def fit_confidence(
     material = read_material(inputs, sample_rate=asr.engine.sample_rate)
     for note in material.notes if progress is not None else ():
         progress(note)
-    spoken = [(wav, said) for wav, said in zip(material.wavs, material.references, strict=True) if said is not None]
+    everything = zip(material.utt_ids, material.wavs, material.references, strict=True)
+    spoken = [one for one in everything if one[2] is not None]
     if not spoken:
         raise ValueError(f"none of {', '.join(map(str, inputs))} has references: give .csv manifests with a column wrd")
-    heard = [
-        [
-            ([normalise(w.text) for w in words], [w.confidence for w in words])
-            for words in words_of_exits(asr.engine, wav)
-        ]
-        for wav, _ in spoken
-    ]
+    heard, said = _heard(asr.engine, spoken, normalise=normalise, progress=progress)
     found = fit_confidence_map(
         heard,
-        [normalise(said) for _, said in spoken],
+        said,
         exit_layers=asr.source.exit_layers,
         language=asr.source.config.get("language") or "en",
         model_digest=model_digest(folder),
     )
     found.write(folder / MAP_FILE)
     return folder / MAP_FILE, found
+
+
+def _heard(
+    engine: Engine,
+    spoken: Sequence[tuple[str, torch.Tensor, str]],
+    *,
+    normalise: Callable[[str], str],
+    progress: Callable[[str], None] | None,
+) -> tuple[list, list[str]]:
+    """Words and confidences of every exit, and references; who cannot be recognised is told and left out."""
+    heard, references = [], []
+    for number, (name, wav, said) in enumerate(spoken, start=1):
+        try:
+            exits = words_of_exits(engine, wav)
+        except Exception as err:
+            if number == len(spoken) and not heard:  # not one of them: the model's fault
+                raise
+            if progress is not None:
+                progress(fault(err, name=f"'{name}'"))
+            continue
+        heard.append([([normalise(w.text) for w in words], [w.confidence for w in words]) for words in exits])
+        references.append(normalise(said))
+    return heard, references
 
 
 def with_probabilities(words: Sequence[Word], confidence_map: ConfidenceMap, *, exit_layer: int) -> tuple[Word, ...]:

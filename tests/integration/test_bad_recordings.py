@@ -16,6 +16,7 @@ import soundfile
 from talkative import audio_folder, dev, model, model_folder, wavs
 
 from eeasr_modules.cli import main
+from eeasr_modules.runtime.engine import Engine
 
 __all__ = ["audio_folder", "dev", "model", "model_folder", "wavs"]
 
@@ -39,11 +40,11 @@ def noise(seconds=0.5, rate=16000, channels=1):
     return 0.1 * np.random.default_rng(0).standard_normal((int(seconds * rate), channels))
 
 
-def sound(name, rate, channels=1, subtype=None, kind=None):
+def sound(name, rate, channels=1, subtype=None, kind=None, seconds=0.5):
     """A case: a recording of that format, beside the two good ones."""
 
     def make(folder, **_):
-        soundfile.write(folder / name, noise(0.5, rate, channels), rate, subtype=subtype, format=kind)
+        soundfile.write(folder / name, noise(seconds, rate, channels), rate, subtype=subtype, format=kind)
         return [folder / name]
 
     return make
@@ -93,6 +94,24 @@ def m4a(folder, **_):
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return [folder / "a.m4a"]
+
+
+def failing(err):
+    """A case: a good recording with which recognition fails, alone and in a batch."""
+
+    def make(folder, *, monkeypatch, **_):
+        soundfile.write(folder / "a.wav", noise(0.777), 16000)
+        stock = Engine.run
+
+        def run(self, wavs, n_samples, **options):
+            if int(0.777 * 16000) in n_samples.tolist():
+                raise err
+            return stock(self, wavs, n_samples, **options)
+
+        monkeypatch.setattr(Engine, "run", run)
+        return [folder / "a.wav"]
+
+    return make
 
 
 def m4a_without_av(folder, *, monkeypatch, **_):
@@ -173,12 +192,19 @@ CASES = {
     "samples that are NaN or infinite": samples(np.array([0.1] * 500 + [np.nan])),
     "shorter than one frame, 25 ms": samples(np.full(399, 0.1)),
     "a flac that is cut off": cut_flac,
+    "a header that says 2,000,000,000 Hz": sound("a.wav", 2_000_000_000, seconds=2e-5),
+    "a header that says 999,983 Hz": sound("a.wav", 999_983),
+    "a header that says 1 Hz": sound("a.wav", 1, seconds=16000),
+    "a recording for which memory does not suffice": failing(MemoryError()),
+    "an error that nobody has foreseen": failing(RuntimeError("a layer\nbroke")),
     "a path in a list that is not there": listed,
     "a file without permission to read": unreadable,
     "m4a without the package av": m4a_without_av,
     "clipped samples": samples(np.clip(20 * noise()[:, 0], -1, 1)),
     "silence": samples(np.zeros(8000)),
     "8 kHz": sound("a.wav", 8000),
+    "11,127 Hz": sound("a.wav", 11127),
+    "44,101 Hz": sound("a.wav", 44101),
     "48 kHz, stereo, 24 bit": sound("a.wav", 48000, 2, "PCM_24"),
     "mp3": sound("a.mp3", 44100),
     "ogg": sound("a.ogg", 16000, 1, "VORBIS"),
@@ -313,3 +339,23 @@ def test_of_ten_thousand_recordings_five_are_broken_and_memory_does_not_grow(mod
     assert [*failed] == [f"{i:05d}" for i in BROKEN]
     assert all("is not audio that can be read" in reason for reason in failed.values())
     assert peak < peak_of_few + 100  # ten times the recordings; their paths are a few MB
+
+
+HOSTILE = (2_000_000_000, 999_983, 383_999, 200_003, 44_101, 11_127, 4_001, 1)  # Hz that headers say
+
+
+def test_no_sample_rate_that_a_header_says_takes_much_memory(model_folder, tmp_path):
+    usual, odd = tmp_path / "usual", tmp_path / "odd"
+    for folder, rates in ((usual, (44_100,)), (odd, (44_100, *HOSTILE))):
+        folder.mkdir()
+        for rate in rates:
+            soundfile.write(folder / f"{rate}.wav", noise(2_000_000 / rate, rate)[:2_000_000], rate, subtype="PCM_16")
+    command = [sys.executable, "-m", "eeasr_modules.cli", "transcribe", str(model_folder), "--quiet"]
+    command += ["--policy", "static(1)"]
+    status, err, peak_of_usual = _peak_mb([*command, str(usual), "-o", str(tmp_path / "usual.jsonl")])
+    assert status == 0, err
+    status, err, peak = _peak_mb([*command, str(odd), "-o", str(tmp_path / "odd.jsonl")])
+    found = [json.loads(line) for line in (tmp_path / "odd.jsonl").read_text("utf-8").splitlines()]
+    refused = sorted(int(os.path.basename(one["audio"])[:-4]) for one in found if one["error"])
+    assert status == 1 and len(found) == 1 + len(HOSTILE) and refused == [1, 999_983, 2_000_000_000]
+    assert err.count("\n") == 4 and peak < peak_of_usual + 200, err  # three sentences and the summary

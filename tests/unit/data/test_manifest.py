@@ -9,6 +9,7 @@ import pytest
 import soundfile
 from speechbrain.dataio.dataset import DynamicItemDataset
 
+from eeasr_modules.data import audio_files
 from eeasr_modules.data.manifest import (
     Utterance,
     audio_path,
@@ -220,3 +221,32 @@ def test_what_is_not_a_manifest_or_a_corpus_is_refused_in_a_sentence(tmp_path):
         require_files(tmp_path, ("etc", "wav"), corpus="Toy")
     with pytest.raises(FileNotFoundError, match="is not a folder"):
         require_files(tmp_path / "nowhere", ("etc",), corpus="Toy")
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_headers_with_rates_of_no_speech_cost_their_recordings_alone(tmp_path, decode):
+    utterances = corpus(tmp_path / "toy")
+    for rate in (1, 999_983, 2_000_000_000, 44_101, 11_127):
+        file = tmp_path / "toy" / "wav" / f"{rate}.wav"
+        soundfile.write(file, 0.1 * np.sin(np.arange(30000) / 20), rate)
+        utterances.append(Utterance(f"r{rate}", "s9", file, "A"))
+    path = write(tmp_path, utterances, decode=decode)
+    assert [row.utt_id for row in read_manifest(path)][-2:] == ["r44101", "r11127"]
+    noted = read_description(path)
+    assert noted["skipped"] == {"corrupt": 3}
+    assert "must be 4000 to 384000 Hz, got 1" in noted["skipped_first"]["corrupt"][0]
+
+
+def test_whatever_goes_wrong_with_a_file_is_that_files_fault(tmp_path, monkeypatch):
+    utterances = corpus(tmp_path / "toy")
+    stock = audio_files.audio_duration_s
+
+    def failing(path, **options):
+        if path == utterances[1].audio:
+            raise MemoryError
+        return stock(path, **options)
+
+    monkeypatch.setattr(audio_files, "audio_duration_s", failing)
+    path = write(tmp_path, utterances)
+    assert [row.utt_id for row in read_manifest(path)] == ["u0", "u2", "u3"]
+    assert "needs more memory than there is" in read_description(path)["skipped_first"]["corrupt"][0]

@@ -10,6 +10,7 @@ import torch
 from tiny_checkpoint import SHAPE, save_checkpoint
 
 from eeasr_modules.cli import main
+from eeasr_modules.data.audio import AudioReader
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import parse_policy, replay
 from eeasr_modules.exits.edits import count_edits
@@ -193,6 +194,22 @@ def test_a_manifest_brings_references_and_what_is_left_out_is_counted(audio_fold
     assert too_long == "1 recordings left out that are longer than 30 s"
     assert lacking == "1 of 3 utterances have no reference and do not count in the WER"
     assert read_material([str(manifest)], sample_rate=16000, limit=1).utt_ids == ("a",)
+
+
+@pytest.mark.parametrize("err", [MemoryError(), RuntimeError("odd")])
+def test_whatever_goes_wrong_with_a_recording_leaves_the_others(err, audio_folder, monkeypatch):
+    stock = AudioReader.blocks
+
+    def blocks(self):
+        if str(self.path).endswith("u1.wav"):
+            raise err
+        return stock(self)
+
+    monkeypatch.setattr(AudioReader, "blocks", blocks)
+    material = read_material([f"{audio_folder}/u{i}.wav" for i in range(3)], sample_rate=16000)
+    assert material.utt_ids == (f"{audio_folder}/u0.wav", f"{audio_folder}/u2.wav")
+    said = "needs more memory than there is" if isinstance(err, MemoryError) else "cannot be used (RuntimeError: odd)"
+    assert f"'{audio_folder}/u1.wav' {said}" in material.notes[0]
 
 
 def test_a_manifest_without_names_goes_by_its_order(audio_folder, tmp_path):

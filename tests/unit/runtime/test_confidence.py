@@ -11,8 +11,8 @@ from talkative import noises
 
 from eeasr_modules.cli import main
 from eeasr_modules.exits.word_confidence import read_confidence_map
-from eeasr_modules.runtime import EarlyExitASR
-from eeasr_modules.runtime.confidence import words_of_exits
+from eeasr_modules.runtime import EarlyExitASR, confidence
+from eeasr_modules.runtime.confidence import fit_confidence, words_of_exits
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +97,28 @@ def test_what_is_wrong_is_said_in_one_sentence(change, complaint, mapped_folder,
     assert main(["confidence", str(mapped_folder), *inputs]) == 2
     said = capsys.readouterr().err
     assert complaint in said and said.count("\n") == 1
+
+
+def test_a_recording_that_cannot_be_recognised_is_told_and_left_out(model_folder, manifest, tmp_path, monkeypatch):
+    rows = list(csv.DictReader(manifest.open(newline="")))
+    longest = max(rows, key=lambda row: soundfile.info(manifest.parent / row["wav"]).frames)
+    n_most = soundfile.info(manifest.parent / longest["wav"]).frames
+
+    def failing(engine, wav, *, beyond=n_most):
+        if len(wav) >= beyond:
+            raise MemoryError
+        return words_of_exits(engine, wav)
+
+    monkeypatch.setattr(confidence, "words_of_exits", failing)
+    told = []
+    found, _ = fit_confidence(shutil.copytree(model_folder, tmp_path / "a"), [str(manifest)], progress=told.append)
+    assert told == [f"'{longest['ID']}' needs more memory than there is"]
+    monkeypatch.undo()
+    rest = manifest.parent / "rest.csv"
+    rest.write_text("".join(line for line in manifest.open() if not line.startswith(longest["ID"] + ",")))
+    expected, _ = fit_confidence(shutil.copytree(model_folder, tmp_path / "b"), [str(rest)])
+    assert found.read_text() == expected.read_text()
+
+    monkeypatch.setattr(confidence, "words_of_exits", lambda engine, wav: failing(engine, wav, beyond=0))
+    with pytest.raises(MemoryError):
+        fit_confidence(model_folder, [str(manifest)])

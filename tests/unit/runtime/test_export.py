@@ -89,6 +89,17 @@ def test_the_loop_leaves_where_the_model_leaves_and_says_the_same(pair, name):
     np.testing.assert_allclose([h.confidence for h in heard], [e.confidence for e in expected], atol=1e-4)
 
 
+@pytest.mark.parametrize("pair", ["conformer"], indirect=True)
+def test_the_loop_rounds_to_16_bits_as_reading_does(pair):
+    loop, asr = OnnxASR(pair[1], policy="static(3)"), EarlyExitASR.from_pretrained(pair[0], policy="static(3)")
+    quiet = (1e-3 * noises(3)[2]).numpy()  # of which 16 bits keep little
+    heard = loop.transcribe(quiet)
+    assert heard.confidence == loop.transcribe(np.round(quiet * 32768) / 32768).confidence
+    assert heard.confidence == pytest.approx(asr.transcribe(quiet).confidence, abs=1e-4)
+    unrounded = asr.engine.run_all([torch.from_numpy(quiet)], utt_ids=["a"])[0].confidence
+    assert heard.confidence != pytest.approx(unrounded, abs=1e-4)
+
+
 def test_8_bit_graphs_are_smaller_products_that_still_run(pair):
     loop = OnnxASR(pair[1], precision="int8", policy="static(1)")
     assert loop.transcribe(noises(2)[1].numpy()).exit_layer == 1

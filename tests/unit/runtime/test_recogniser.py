@@ -13,6 +13,7 @@ from tiny_checkpoint import save_checkpoint
 
 from eeasr_modules.exits import choose, parse_policy, read_policies, replay, write_policies
 from eeasr_modules.runtime import Draft, EarlyExitASR, Transcript
+from eeasr_modules.runtime.engine import Engine
 from eeasr_modules.runtime.sources import model_digest
 from eeasr_modules.training.fit import model_digest as digest_of_training
 
@@ -288,3 +289,57 @@ def test_drafts_and_pooled_survivors_do_not_go_together(model_folder, audio_fold
     asr = EarlyExitASR.from_pretrained(model_folder, pool_survivors=True)
     with pytest.raises(ValueError, match="choose one of them"):
         next(asr.stream([audio_folder / "u0.wav"], on_draft=print))
+
+
+def failing_with(err, n_samples, monkeypatch):
+    """Recognition that fails wherever a recording of one of these lengths is in the batch."""
+    stock = Engine.run
+
+    def run(self, wavs, lengths, **options):
+        if set(lengths.tolist()) & set(n_samples):
+            raise err
+        return stock(self, wavs, lengths, **options)
+
+    monkeypatch.setattr(Engine, "run", run)
+
+
+def test_one_recording_with_which_recognition_fails_loses_no_other(model_folder, audio_folder, wavs, monkeypatch):
+    asr, paths = EarlyExitASR.from_pretrained(model_folder), sorted(audio_folder.glob("*.wav"))
+    plain = asr.transcribe(paths)
+    failing_with(MemoryError(), [len(wavs[2])], monkeypatch)
+    found = asr.transcribe(paths)
+    assert [one.error for one in found] == [
+        f"'{path}' needs more memory than there is" if path.name == "u2.wav" else None for path in paths
+    ]
+    assert [(a.text, a.exit_layers) for a in found if a.error is None] == [
+        (b.text, b.exit_layers) for b in plain if not b.audio.endswith("u2.wav")
+    ]
+    with pytest.raises(MemoryError):
+        asr.transcribe(paths[2])
+
+
+def test_where_no_recording_can_be_recognised_the_error_is_raised(model_folder, audio_folder, wavs, monkeypatch):
+    failing_with(RuntimeError("the device is gone"), [len(wav) for wav in wavs], monkeypatch)
+    asr = EarlyExitASR.from_pretrained(model_folder)
+    with pytest.raises(RuntimeError, match="the device is gone"):
+        asr.transcribe(sorted(audio_folder.glob("*.wav")))
+
+
+def test_a_long_recording_fails_as_a_whole_with_one_of_its_pieces(model_folder, audio_folder, wavs, monkeypatch):
+    asr = EarlyExitASR.from_pretrained(model_folder, longest_s=1.5, batch_seconds=0.3)
+    long, seen, stock = torch.cat(wavs[:8]).numpy(), [], Engine.run
+    monkeypatch.setattr(Engine, "run", lambda self, wavs, n, **more: seen.append(n) or stock(self, wavs, n, **more))
+    assert asr.transcribe([long])[0].error is None and len(seen) > 4
+    failing_with(RuntimeError("broke"), seen[-1].tolist(), monkeypatch)
+    found = asr.transcribe([long, audio_folder / "u0.wav"])
+    assert found[0].error == "the audio array cannot be used (RuntimeError: broke)" and found[0].text == ""
+    assert found[1].error is None and found[1].text
+
+
+def test_what_the_listener_raises_is_raised_and_no_recordings_error(model_folder, audio_folder):
+    def listen(draft):
+        raise KeyError("mine")
+
+    asr = EarlyExitASR.from_pretrained(model_folder, policy="static(5)")
+    with pytest.raises(KeyError, match="mine"):
+        list(asr.stream([audio_folder / "u0.wav"], on_draft=listen))
