@@ -42,8 +42,7 @@ def build_encoder(settings: dict) -> nn.Module:
 
         known = conformer_defaults()
     elif kind == "huggingface":
-        from eeasr_modules.models.huggingface import HuggingFaceEncoder as Encoder
-
+        Encoder = huggingface_class(settings)
         known = huggingface_defaults()
     else:
         raise ValueError(f"expected encoder to be one of conformer, huggingface, got {kind!r}")
@@ -51,3 +50,25 @@ def build_encoder(settings: dict) -> nn.Module:
     if unknown:
         raise ValueError(f"encoder '{kind}' has no setting {', '.join(unknown)}; it takes {list(known)}")
     return Encoder(**settings)
+
+
+def huggingface_class(settings: dict) -> type:
+    """The adapter for the family of a checkpoint that `settings` name (`hf_config`, else `source`)."""
+    from eeasr_modules.models.huggingface import HuggingFaceEncoder
+    from eeasr_modules.models.huggingface_checkpoint import checkpoint_config
+
+    if settings.get("hf_config") is not None:
+        model_type = settings["hf_config"].get("model_type")
+    elif settings.get("source") is not None:
+        model_type = checkpoint_config(settings["source"]).model_type
+    else:
+        model_type = None
+    if model_type == "whisper":
+        from eeasr_modules.models.whisper import WhisperEncoder
+
+        return WhisperEncoder
+    if model_type == "moonshine":
+        from eeasr_modules.models.moonshine import MoonshineEncoder
+
+        return MoonshineEncoder
+    return HuggingFaceEncoder

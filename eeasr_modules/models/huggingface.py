@@ -1,4 +1,6 @@
-"""Wav2vec 2.0, HuBERT, WavLM and data2vec-audio from transformers, behind the walk's protocol.
+"""Speech encoders from transformers behind the walk's protocol: wav2vec 2.0, HuBERT, WavLM and data2vec-audio.
+
+Whisper's and Moonshine's encoders (`SupervisedEncoder`) build on it.
 
 The walk calls parts of the models that transformers does not promise to keep, so every encoder, when it is made, runs
 a second of noise through the walk and through the model's own forward, and refuses to work where they differ.
@@ -84,6 +86,8 @@ class HuggingFaceEncoder(nn.Module):
     (torch.Size([2, 49, 16]), [49, 24])
     """
 
+    pre_norm = False  # whether every layer of the family leaves its output un-normalised, whatever the settings say
+
     def __init__(
         self,
         *,
@@ -145,13 +149,19 @@ class HuggingFaceEncoder(nn.Module):
         self.time_masks = {"share": mask_time_prob, "span": mask_time_length}
         self.channel_masks = {"share": mask_feature_prob, "span": mask_feature_length}
         self._own_mask_embedding()
-        if freeze_feature_extractor:
-            self.model.feature_extractor._freeze_parameters()  # also tells it to ask for no gradient of its input
         config = self.model.config
-        self.n_layers, self.dim, self.head_dropout = config.num_hidden_layers, config.hidden_size, config.final_dropout
-        self.stable = bool(getattr(config, "do_stable_layer_norm", False))
+        self.n_layers, self.dim = len(self.model.encoder.layers), config.hidden_size
+        self.head_dropout = getattr(config, "final_dropout", 0.1)
+        self.stable = self.pre_norm or bool(getattr(config, "do_stable_layer_norm", False))
+        self.ffn_dim = getattr(config, "encoder_ffn_dim", None) or config.intermediate_size
         self.is_wavlm = config.model_type == "wavlm"
+        self.prepare(frozen=freeze_feature_extractor)
         self.self_test()
+
+    def prepare(self, *, frozen: bool) -> None:
+        """What this family needs besides the model; `frozen` keeps the convolutions as they are."""
+        if frozen:
+            self.model.feature_extractor._freeze_parameters()  # also tells it to ask for no gradient of its input
 
     def _own_mask_embedding(self) -> None:
         """What stands for a hidden frame: always a weight of ours, trained only where frames are hidden.
@@ -267,7 +277,7 @@ class HuggingFaceEncoder(nn.Module):
         config, t, d = self.model.config, n_frames, self.dim
         gate = 8 * t * d if self.is_wavlm else 0
         adapter = 2 * t * d * (getattr(config, "adapter_attn_dim", None) or 0)
-        return float(4 * t * d * d + 2 * t * t * d + 2 * t * d * config.intermediate_size + gate + adapter)
+        return float(4 * t * d * d + 2 * t * t * d + 2 * t * d * self.ffn_dim + gate + adapter)
 
     @torch.no_grad()
     def self_test(self) -> None:
@@ -280,28 +290,32 @@ class HuggingFaceEncoder(nn.Module):
         """
         import transformers
 
-        mode, padded_front_end, normalise = self.training, self.padded_front_end, self.normalise_wavs
-        device = self.mask_embedding.device
+        mode, device = self.training, self.mask_embedding.device
         n_samples = torch.tensor([16000, 11000], device=device)
         wavs = torch.randn(2, 16000, generator=torch.Generator().manual_seed(0)).to(device)
-        valid = torch.arange(16000, device=device) < n_samples.unsqueeze(1)
+        wavs = wavs * (torch.arange(16000, device=device) < n_samples.unsqueeze(1))
         self.eval()
-        self.padded_front_end, self.normalise_wavs = True, False
-        downsampler, self.downsampler = self.downsampler, None
         try:
-            walk = Walk(self, wavs * valid, n_samples)
-            ours = walk.advance(self.n_layers)
-            stock = self.model(wavs * valid, attention_mask=valid.long()).last_hidden_state
-            difference = max(
-                (ours[i, :n] - stock[i, :n]).abs().max().item() for i, n in enumerate(walk.n_frames.tolist())
-            )
+            difference = self.difference_from_stock(wavs, n_samples)
         except (TypeError, AttributeError, IndexError, ValueError, RuntimeError) as err:
             difference = f"{type(err).__name__}: {err}"
         finally:
-            self.padded_front_end, self.normalise_wavs, self.downsampler = padded_front_end, normalise, downsampler
             self.train(mode)
         if isinstance(difference, str) or not difference <= 1e-3:
             raise RuntimeError(
                 f"the {self.model.config.model_type} of transformers {transformers.__version__} is not the one that "
                 f"the walk was written for (last layer differs by {difference}): install another version"
             )
+
+    def difference_from_stock(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> float:
+        """Largest difference of the last layer's states from those of transformers' own forward over the same batch."""
+        padded_front_end, normalise, downsampler = self.padded_front_end, self.normalise_wavs, self.downsampler
+        self.padded_front_end, self.normalise_wavs, self.downsampler = True, False, None
+        valid = torch.arange(wavs.shape[1], device=wavs.device) < n_samples.unsqueeze(1)
+        try:
+            walk = Walk(self, wavs, n_samples)
+            ours = walk.advance(self.n_layers)
+            stock = self.model(wavs, attention_mask=valid.long()).last_hidden_state
+        finally:
+            self.padded_front_end, self.normalise_wavs, self.downsampler = padded_front_end, normalise, downsampler
+        return max((ours[i, :n] - stock[i, :n]).abs().max().item() for i, n in enumerate(walk.n_frames.tolist()))

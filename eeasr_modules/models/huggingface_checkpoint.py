@@ -8,8 +8,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-KINDS = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
-DROPOUTS = ("hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
+SELF_SUPERVISED = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
+WITH_DECODER = ("whisper", "moonshine")  # their encoders are taken, their decoders left
+KINDS = (*SELF_SUPERVISED, *WITH_DECODER)
+DEPTHS = ("encoder_layers", "encoder_num_hidden_layers")  # of Whisper, of Moonshine
+DROPOUTS = ("dropout", "hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def checkpoint_config(source: str):
     Raises
     ------
     ValueError
-        If it cannot be had, or is not a wav2vec2, HuBERT, WavLM or data2vec-audio encoder.
+        If it cannot be had, or its encoder is of none of `KINDS`.
     """
     from transformers import AutoConfig
 
@@ -126,11 +129,14 @@ def as_json(config) -> dict:
 
 def ours(config, *, dropout: float | None):
     """`config` with transformers' own LayerDrop and SpecAugment off (the adapter has its own) and our dropout."""
-    config.layerdrop = 0.0
+    for name in ("layerdrop", "encoder_layerdrop"):
+        if hasattr(config, name):
+            setattr(config, name, 0.0)
     config.apply_spec_augment = False
     if dropout is not None:
         for name in DROPOUTS:
-            setattr(config, name, dropout)
+            if hasattr(config, name):
+                setattr(config, name, dropout)
     return config
 
 
@@ -174,12 +180,10 @@ def read_checkpoint(source: str, *, attention: str | None, dropout: float | None
     ValueError
         See `checkpoint_config`; also if encoder weights are missing from the checkpoint.
     """
-    from transformers import AutoModel, AutoModelForCTC
-
     config = checkpoint_config(source)
     check_attention(config, attention)
     hf_config = as_json(config)
-    kind = AutoModelForCTC if is_ctc(config) else AutoModel
+    kind = _class_of(config)
     try:
         with _quiet():
             model, found = kind.from_pretrained(
@@ -191,6 +195,9 @@ def read_checkpoint(source: str, *, attention: str | None, dropout: float | None
             )
     except (OSError, ValueError, RuntimeError) as err:
         raise ValueError(f"the weights of checkpoint '{source}' cannot be read: {_said(err)}") from err
+    if config.model_type in WITH_DECODER:
+        model = OnlyEncoder(getattr(model, "encoder", model))
+        found["missing_keys"] = [name for name in found["missing_keys"] if not name.startswith("decoder.")]
     missing = sorted(name for name in found["missing_keys"] if not name.endswith("masked_spec_embed"))
     if missing:
         raise ValueError(f"checkpoint '{source}' lacks weights of the model it names, the first is {missing[0]}")
@@ -199,7 +206,45 @@ def read_checkpoint(source: str, *, attention: str | None, dropout: float | None
         head = model.lm_head
         ctc = CTCWeights(head.weight.detach().clone(), head.bias.detach().clone(), config.pad_token_id)
         model = getattr(model, model.base_model_prefix)
-    return Checkpoint(model.eval(), hf_config, ctc, *_input_conventions(source))
+    conventions = (False, 16000) if config.model_type in WITH_DECODER else _input_conventions(source)
+    return Checkpoint(model.eval(), hf_config, ctc, *conventions)
+
+
+class OnlyEncoder(nn.Module):
+    """The encoder of a model that has a decoder too, where the bare self-supervised models have theirs.
+
+    Arguments
+    ---------
+    encoder : nn.Module
+        Of transformers' Whisper or Moonshine.
+    """
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder, self.config = encoder, encoder.config
+
+    def forward(self, inputs: torch.Tensor):
+        """What the encoder itself gives."""
+        return self.encoder(inputs)
+
+
+def _class_of(config) -> type:
+    """The class of transformers that reads a checkpoint."""
+    from transformers import AutoModel, AutoModelForCTC
+
+    if config.model_type in WITH_DECODER and (config.architectures or [""])[0].endswith("Encoder"):
+        return _encoder_class(config.model_type)  # saved without its decoder
+    return AutoModelForCTC if is_ctc(config) else AutoModel
+
+
+def _encoder_class(model_type: str) -> type:
+    if model_type == "whisper":
+        from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+        return WhisperEncoder
+    from transformers.models.moonshine.modeling_moonshine import MoonshineEncoder
+
+    return MoonshineEncoder
 
 
 def _input_conventions(source: str) -> tuple[bool, int]:
@@ -220,6 +265,9 @@ def build_bare(hf_config: dict, *, attention: str | None, dropout: float | None)
     values = dict(hf_config)
     config = check_kind(AutoConfig.for_model(values.pop("model_type"), **values), "hf_config")
     check_attention(config, attention)
+    if config.model_type in WITH_DECODER:
+        kind = _encoder_class(config.model_type)
+        return OnlyEncoder(kind._from_config(ours(config, dropout=dropout), attn_implementation=attention))
     return AutoModel.from_config(ours(config, dropout=dropout), attn_implementation=attention, dtype=torch.float32)
 
 
@@ -233,12 +281,24 @@ def cut(model: nn.Module, hf_config: dict, *, keep_layers: int | None) -> dict:
     """
     if keep_layers is None:
         return hf_config
-    n_layers = model.config.num_hidden_layers
+    n_layers = len(model.encoder.layers)
     if not 1 <= keep_layers <= n_layers:
         raise ValueError(f"keep_layers must lie between 1 and {n_layers} (the encoder's layers), got {keep_layers}")
     del model.encoder.layers[keep_layers:]
-    model.config.num_hidden_layers = keep_layers
-    return {**hf_config, "num_hidden_layers": keep_layers}
+    name = _depth_name(hf_config)
+    setattr(model.config, name, keep_layers)
+    return {**hf_config, name: keep_layers}
+
+
+def _depth_name(hf_config: dict) -> str:
+    """The setting that holds the number of layers; a Moonshine's `num_hidden_layers` are its decoder's."""
+    return next((name for name in DEPTHS if name in hf_config), "num_hidden_layers")
+
+
+def shape_of(hf_config: dict) -> dict[str, int]:
+    """`n_layers` and `dim` of the encoder that a checkpoint's settings describe."""
+    width = "d_model" if "d_model" in hf_config else "hidden_size"
+    return {"n_layers": hf_config[_depth_name(hf_config)], "dim": hf_config[width]}
 
 
 def checkpoint_vocabulary(source: str) -> list[str] | None:

@@ -301,11 +301,10 @@ def load(path: str | Path, overrides: str | dict, *, recipes: Path) -> Config:
 
 def _checkpoint_shape(config: Config) -> dict[str, int]:
     """`n_layers` and `dim` of the checkpoint that a Hugging Face encoder starts from."""
-    from eeasr_modules.models.huggingface_checkpoint import check_attention, checkpoint_config
+    from eeasr_modules.models.huggingface_checkpoint import as_json, check_attention, checkpoint_config, shape_of
 
     if config.init_from is not None:
-        theirs = _start(config)["encoder"]["hf_config"]
-        return {"n_layers": theirs["num_hidden_layers"], "dim": theirs["hidden_size"]}
+        return shape_of(_start(config)["encoder"]["hf_config"])
     checkpoint = checkpoint_config(config.source)
     check_attention(checkpoint, config.attention)
-    return {"n_layers": checkpoint.num_hidden_layers, "dim": checkpoint.hidden_size}
+    return shape_of(as_json(checkpoint))
