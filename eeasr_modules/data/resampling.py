@@ -96,21 +96,20 @@ def _kernel(from_rate: int, to_rate: int) -> torch.nn.Module:
 @lru_cache(maxsize=2)  # up to 40 MB each
 def _matrix(step: int, new: int):
     """Sparse matrix (new, step + 2 x reach): from a period's samples, and those around it, to the period's output."""
-    from scipy.sparse import csr_array, vstack
+    from scipy.sparse import csr_array
 
     reach, scale = _reach(step, new), min(step, new) * _ROLLOFF / step  # scale: of the cut-off to the rate read
     offsets = np.arange(-reach, reach + 1)
-    parts = []
+    weights = np.empty((new, len(offsets)), dtype=np.float32)
+    columns = np.empty((new, len(offsets)), dtype=np.int32)
     for first in range(0, new, _ROWS):
-        rows = np.arange(first, min(first + _ROWS, new))
-        whole, rest = np.divmod(rows * step, new)  # output `row` lies at whole + rest / new
+        part = slice(first, min(first + _ROWS, new))
+        whole, rest = np.divmod(np.arange(part.start, part.stop) * step, new)  # an output lies at whole + rest / new
         times = np.clip((offsets[None] - (rest / new)[:, None]) * scale, -_FILTER_WIDTH, _FILTER_WIDTH)
-        weights = np.sinc(times) * np.cos(times * (np.pi / 2 / _FILTER_WIDTH)) ** 2 * scale
-        columns = whole[:, None] + (offsets + reach)[None]
-        begins = np.arange(len(rows) + 1, dtype=np.int32) * len(offsets)
-        content = (weights.astype(np.float32).ravel(), columns.astype(np.int32).ravel(), begins)
-        parts.append(csr_array(content, shape=(len(rows), step + 2 * reach)))
-    return vstack(parts, format="csr")
+        weights[part] = np.sinc(times) * np.cos(times * (np.pi / 2 / _FILTER_WIDTH)) ** 2 * scale
+        columns[part] = whole[:, None] + (offsets + reach)[None]
+    begins = np.arange(new + 1, dtype=np.int32) * len(offsets)
+    return csr_array((weights.ravel(), columns.ravel(), begins), shape=(new, step + 2 * reach))
 
 
 def _by_periods(wav: np.ndarray, step: int, new: int) -> np.ndarray:
