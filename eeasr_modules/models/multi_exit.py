@@ -16,6 +16,7 @@ from eeasr_modules.models.heads import build_heads
 from eeasr_modules.models.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.self_conditioning import SelfConditioning
 from eeasr_modules.models.walk import Walk
+from eeasr_modules.models.weights import read_weights, weight_files, write_weights
 
 FOLDER_VERSION = 1
 DEFAULTS = {
@@ -296,23 +297,25 @@ class MultiExit(nn.Module):
         layers = [layer for layer in self.conditioning.layers if layer < n_layers]
         return sum((self.conditioning.macs(n_frames, layer=layer) for layer in layers), 0.0)
 
-    def save(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write `config.json` and `model.safetensors` (fp16 if `half`) into a model folder."""
-        from safetensors.torch import save_model
+    def save(self, folder: str | Path, *, half: bool = False, bits: int | None = None) -> None:
+        """Write `config.json` and the weights into a model folder.
 
+        Arguments
+        ---------
+        folder : str or Path
+            Made where it is not there.
+        half : bool
+            16 bits a weight.
+        bits : int or None
+            32, 16 or 8 (`models.weights`); None: as `half` says.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        weights, config = folder / "model.safetensors", folder / "config.json"
-        device = next(self.parameters()).device
-        copied = MultiExit(self.config)
-        copied.load_state_dict(self.state_dict())
-        copied = copied.half() if half else copied
-        save_model(copied.to("cpu"), str(weights) + ".tmp", metadata={"format": "pt"})
+        write_weights(self, folder, bits=bits or (16 if half else 32))
+        config = folder / "config.json"
         text = json.dumps({"folder_version": FOLDER_VERSION, **self.config}, indent=2) + "\n"
         config.with_suffix(".tmp").write_text(text)
-        os.replace(str(weights) + ".tmp", weights)
         os.replace(config.with_suffix(".tmp"), config)
-        self.to(device)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu") -> "MultiExit":
@@ -321,30 +324,18 @@ class MultiExit(nn.Module):
         Raises
         ------
         FileNotFoundError
-            If `config.json` or `model.safetensors` is missing.
+            If `config.json` or the weights are missing.
         ValueError
             If the weights cannot be read or do not fit the config.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_model
-
         folder = Path(folder)
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"expected a model folder with {name} in it, found none in '{folder}'")
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"expected a model folder with config.json in it, found none in '{folder}'")
+        files = weight_files(folder)
         config = json.loads((folder / "config.json").read_text())
         version = config.pop("folder_version", None)
         if version != FOLDER_VERSION:
             raise ValueError(f"'{folder}' has folder_version {version}; this program reads {FOLDER_VERSION}")
         model = cls(config)
-        try:
-            load_model(model, str(folder / "model.safetensors"))
-        except RuntimeError as err:
-            reasons = [line.strip() for line in str(err).splitlines() if line.strip()]
-            more = f" (and {len(reasons) - 2} more)" if len(reasons) > 2 else ""
-            raise ValueError(
-                f"the weights in '{folder}' do not fit its config.json: {' '.join(reasons[:2])}{more}"
-            ) from err
-        except SafetensorError as err:
-            raise ValueError(f"'{folder / 'model.safetensors'}' cannot be read ({err}): copy it again") from err
+        read_weights(model, files)
         return model.to(device).eval()

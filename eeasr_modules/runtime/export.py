@@ -15,10 +15,11 @@ from eeasr_modules.models.conformer import ConformerEncoder
 from eeasr_modules.models.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.huggingface_front_end import shortest
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.weights import INDEX
 from eeasr_modules.runtime.choosing import choose_policy
 from eeasr_modules.runtime.export_graphs import ConformerFrontEnd, HeadGraph, HuggingFaceFrontEnd, LayerGroup
 from eeasr_modules.runtime.onnx_loop import MANIFEST, MANIFEST_VERSION, check_computed
-from eeasr_modules.runtime.sources import MODEL_FILES, find_source, model_digest
+from eeasr_modules.runtime.sources import find_source, model_digest
 
 FORMATS = ("onnx",)
 OPSET = 17
@@ -274,5 +275,5 @@ def _check_packages() -> None:
 def _copy_small_files(source: Path, folder: Path) -> None:
     """Policies and what they were fitted as, so that the export can be given another policy by name."""
     for path in sorted(source.iterdir()):
-        if path.suffix in (".json", ".npz") and path.name not in (*MODEL_FILES, "vocab.json"):
+        if path.suffix in (".json", ".npz") and path.name not in ("config.json", "vocab.json", INDEX):
             shutil.copy(path, folder / path.name)

@@ -13,10 +13,10 @@ from eeasr_modules.exits.calibration import Calibrated
 from eeasr_modules.exits.policy_file import read_policies
 from eeasr_modules.exits.word_confidence import MAP_FILE, ConfidenceMap, read_confidence_map
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.weights import weight_files
 
 logger = logging.getLogger(__name__)
 
-MODEL_FILES = ("config.json", "model.safetensors")
 HUB_TIMEOUT_S = 10
 
 
@@ -108,9 +108,7 @@ def _json(path: Path) -> dict:
 
 
 def _of_folder(name: str, folder: Path, config: dict) -> Source:
-    for file in MODEL_FILES:
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"expected a model folder with {file} in it, found none in '{name}'")
+    weight_files(folder)
     load_vocabulary(folder)
     calibrated: list[Calibrated] = []
     if (folder / "policy.json").is_file():
@@ -136,15 +134,15 @@ def model_digest(folder: Path) -> str:
     Arguments
     ---------
     folder : Path
-        With `config.json` and `model.safetensors`.
+        With `config.json` and weights.
 
     Returns
     -------
     str
     """
     digest = hashlib.sha256()
-    for name in MODEL_FILES:
-        digest.update((folder / name).read_bytes())
+    for path in (folder / "config.json", *weight_files(folder)):
+        digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -19,6 +19,7 @@ from eeasr_modules.data.pipeline import n_samples_of
 from eeasr_modules.data.text import SENTENCEPIECE_FILE, VOCABULARY_FILE, load_vocabulary
 from eeasr_modules.models.decode import greedy_decode, valid_frames
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.weights import INDEX, WEIGHTS, read_weights, weight_files
 
 FILE = "hyperparams.yaml"
 
@@ -76,19 +77,21 @@ class FolderPretrainer(Pretrainer):
     Arguments
     ---------
     encoder : OneExit
-        Its weights are those of `model.safetensors`.
+        Its weights are read from the file `weights`.
     tokenizer : Tokenizer
         Its vocabulary is read from the file `vocabulary`.
     vocabulary : str
         Name of that file.
+    weights : str
+        Name of that file; the index where there are several, which must then lie in the same local folder.
     """
 
-    def __init__(self, encoder: OneExit, tokenizer: Tokenizer, vocabulary: str):
+    def __init__(self, encoder: OneExit, tokenizer: Tokenizer, vocabulary: str, weights: str = WEIGHTS):
         super().__init__(
             loadables={"encoder": encoder, "tokenizer": tokenizer},
             custom_hooks={"encoder": _read_weights, "tokenizer": _read_vocabulary},
         )
-        self.files = {"encoder": "model.safetensors", "tokenizer": vocabulary}
+        self.files = {"encoder": weights, "tokenizer": vocabulary}
 
     def collect_files(self, default_source=None, *arguments, **options):
         """As SpeechBrain's, the files looked for in `default_source`."""
@@ -97,9 +100,8 @@ class FolderPretrainer(Pretrainer):
 
 
 def _read_weights(encoder: OneExit, path: str, end_of_epoch: bool = True) -> None:
-    from safetensors.torch import load_model
-
-    load_model(encoder.model, str(path))
+    path = Path(path)
+    read_weights(encoder.model, [path] if path.suffix != ".json" else weight_files(path.resolve().parent))
     encoder.model.eval()
 
 
@@ -130,6 +132,7 @@ def write_hyperparams(folder: Path | str) -> Path:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("folder_version", None)
     vocabulary = VOCABULARY_FILE if (folder / VOCABULARY_FILE).is_file() else SENTENCEPIECE_FILE
+    weights = INDEX if (folder / INDEX).is_file() else WEIGHTS
     inner = yaml.safe_dump(config, default_flow_style=True, sort_keys=False, width=10**6).strip()
     text = f"""# SpeechBrain's stock loader: EncoderASR.from_hparams(source=<this folder>). Written by train.py.
 sample_rate: {config["sample_rate"]}
@@ -146,6 +149,7 @@ pretrainer: !new:{__name__}.FolderPretrainer
     encoder: !ref <encoder>
     tokenizer: !ref <tokenizer>
     vocabulary: {vocabulary}
+    weights: {weights}
 """
     aside = folder / f"{FILE}.tmp"
     aside.write_text(text, encoding="utf-8")

@@ -18,6 +18,7 @@ from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, spli
 from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary
 from eeasr_modules.models.masked_prediction import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.weights import weight_files
 from eeasr_modules.training.alignable import warn_of_short
 from eeasr_modules.training.checkpoints import WholeCheckpointer
 from eeasr_modules.training.config import Config, corpora_of
@@ -262,11 +263,12 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     loaders = [{"batch_sampler": sampler, "num_workers": config.n_workers} for sampler in samplers]
     brain.fit(counter, *datasets, train_loader_kwargs=loaders[0], valid_loader_kwargs=loaders[1])
     averaged(checkpointer, model, config)
+    bits = 8 if config.quantised_weights else 16 if config.half_weights else 32
     if sb.utils.distributed.if_main_process():
-        model.save(folder / "model", half=config.half_weights)
+        model.save(folder / "model", bits=bits)
         write_hyperparams(folder / "model")
     sb.utils.distributed.ddp_barrier()  # the others read what the first has saved
-    if config.half_weights:
+    if bits < 32:
         return MultiExit.load(folder / "model", device=str(brain.device))
     return model.eval()
 
@@ -299,6 +301,6 @@ def averaged(checkpointer: Checkpointer, model: MultiExit, config: Config) -> No
 def model_digest(folder: Path) -> str:
     """SHA-256 over a model folder's weights and settings."""
     digest = hashlib.sha256()
-    for name in ("config.json", "model.safetensors"):
-        digest.update((folder / name).read_bytes())
+    for path in (folder / "config.json", *weight_files(folder)):
+        digest.update(path.read_bytes())
     return digest.hexdigest()

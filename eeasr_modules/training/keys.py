@@ -151,6 +151,7 @@ COMMON_KEYS: dict[str, Key] = {
     "select_on": Key(str, choices=("mean", "last")),
     "average_checkpoints": _positive(),
     "half_weights": Key(bool),
+    "quantised_weights": Key(bool),
     "speeds": Key(int, many=True, low=50, high=200),
     "n_workers": Key(int, low=0),
     # test pass

@@ -3,12 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from eeasr_modules.models.weights import weight_files
 from eeasr_modules.training.card import check_card
 
 PUSHED = (
     "README.md",
     "config.json",
-    "model.safetensors",
+    "model*.safetensors",
     "policy.json",
     "vocab.json",
     "spm.model",
@@ -72,9 +73,10 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, dry_run: bo
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
     folder = Path(folder)
-    for name in ("config.json", "model.safetensors", "README.md"):
+    for name in ("config.json", "README.md"):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"expected a model folder with {name} in it, found none in '{folder}'")
+    weight_files(folder)
     try:
         validate_repo_id(repo_id)
     except HFValidationError as err:

@@ -78,7 +78,7 @@ def ship(run: str | Path, folder: str | Path) -> list[Path]:
     """
     run, folder = Path(run), Path(folder)
     tables = sorted((run / "tables").glob("*.parquet"))
-    if not (run / "model" / "model.safetensors").is_file() or not tables:
+    if not (run / "model" / "config.json").is_file() or not tables:
         raise FileNotFoundError(f"expected a finished run with model/ and tables/*.parquet in '{run}', found none")
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)

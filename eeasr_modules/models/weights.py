@@ -1,0 +1,170 @@
+"""Weights of a model folder on disk: whole, in 16 bits, or in 8 bits a row at a time, in one file or several.
+
+In 8 bits a matrix keeps, for every row, its largest magnitude / 127 (float32) and the row divided by it, rounded; what
+is small or has one dimension keeps 16 bits. Reading gives float32 again, so every use sees the same weights.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SCALE = ".scale"  # behind a tensor's name: one float for each row of the 8-bit tensor
+BITS = (32, 16, 8)
+SMALLEST = 4096  # elements of a tensor that is worth 8 bits
+LARGEST_FILE = 9_500_000  # bytes
+
+
+def weight_files(folder: str | Path) -> list[Path]:
+    """The files that hold a model folder's weights, in order.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is none, or one that the index names is missing.
+    """
+    folder = Path(folder)
+    names = [WEIGHTS]
+    if (folder / INDEX).is_file():
+        names = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
+    for name in names:
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"expected a model folder with {name} in it, found none in '{folder}'")
+    return [folder / name for name in names]
+
+
+def packed(state: dict[str, torch.Tensor], *, bits: int) -> dict[str, torch.Tensor]:
+    """A state dictionary as it is stored.
+
+    Arguments
+    ---------
+    state : dict of str to torch.Tensor
+        Float32.
+    bits : int
+        32, 16 or 8.
+
+    Example
+    -------
+    >>> stored = packed({"w": torch.eye(64)}, bits=8)
+    >>> stored["w"].dtype, stored["w.scale"].shape, torch.equal(unpacked(stored)["w"], torch.eye(64))
+    (torch.int8, torch.Size([64]), True)
+    """
+    if bits not in BITS:
+        raise ValueError(f"weights are stored in {', '.join(map(str, BITS))} bits, got {bits}")
+    stored = {}
+    for name, value in state.items():
+        value = value.detach().cpu()
+        if bits == 32 or not value.is_floating_point():
+            stored[name] = value.clone()
+        elif bits == 16 or value.dim() < 2 or value.numel() < SMALLEST:
+            stored[name] = value.half()
+        else:
+            rows = value.float().flatten(1)
+            scale = rows.abs().amax(dim=1).clamp(min=1e-12) / 127
+            stored[name] = (rows / scale.unsqueeze(1)).round().to(torch.int8).view_as(value)
+            stored[name + SCALE] = scale
+    return stored
+
+
+def unpacked(stored: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state dictionary in float32 that `packed` made `stored` of, to its rounding."""
+    state = {}
+    for name, value in stored.items():
+        if name.endswith(SCALE) and name.removesuffix(SCALE) in stored:
+            continue
+        scale = stored.get(name + SCALE)
+        if scale is not None and value.dtype == torch.int8:
+            value = (value.flatten(1).float() * scale.unsqueeze(1)).view_as(value)
+        state[name] = value.float() if value.is_floating_point() else value
+    return state
+
+
+def write_weights(model: nn.Module, folder: str | Path, *, bits: int = 32) -> list[Path]:
+    """Write a model's weights aside, then rename; files of at most 9.5 MB where they are in 8 bits.
+
+    A tensor that several names share is written once. What an earlier model left in the folder goes.
+
+    Returns
+    -------
+    list of Path
+        The files, the index last where there is one.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    stored = packed(_once(model), bits=bits)
+    shards: list[dict[str, torch.Tensor]] = [{}]
+    size = 0
+    for name, value in stored.items():
+        n_bytes = value.numel() * value.element_size()
+        if bits == 8 and shards[-1] and size + n_bytes > LARGEST_FILE:
+            shards.append({})
+            size = 0
+        shards[-1][name] = value.contiguous()
+        size += n_bytes
+    names = [WEIGHTS]
+    if len(shards) > 1:
+        names = [f"model-{i:05d}-of-{len(shards):05d}.safetensors" for i in range(1, len(shards) + 1)]
+    for name, shard in zip(names, shards, strict=True):
+        save_file(shard, str(folder / name) + ".tmp", metadata={"format": "pt"})
+    before = [*folder.glob("model*.safetensors"), *folder.glob(INDEX)]
+    for name in names:
+        os.replace(str(folder / name) + ".tmp", folder / name)
+    if len(names) > 1:
+        where = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
+        text = json.dumps({"metadata": {"bits": bits}, "weight_map": where}, indent=1) + "\n"
+        (folder / f"{INDEX}.tmp").write_text(text)
+        os.replace(folder / f"{INDEX}.tmp", folder / INDEX)
+        names.append(INDEX)
+    for path in before:
+        if path.name not in names:
+            path.unlink()
+    return [folder / name for name in names]
+
+
+def _once(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The state dictionary, each tensor under the first of its names."""
+    state, seen = {}, set()
+    for name, value in model.state_dict().items():
+        if value.data_ptr() not in seen or not value.numel():
+            state[name] = value
+        seen.add(value.data_ptr())
+    return state
+
+
+def read_weights(model: nn.Module, files: Sequence[Path]) -> None:
+    """Load the weights that lie in `files` (as `weight_files` lists them) into the model.
+
+    Raises
+    ------
+    ValueError
+        If a file cannot be read, or they do not fit the model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    stored = {}
+    for path in files:
+        try:
+            stored |= load_file(str(path))
+        except SafetensorError as err:
+            raise ValueError(f"'{path}' cannot be read ({err}): copy it again") from err
+    state, own = unpacked(stored), model.state_dict()
+    found = {own[name].data_ptr() for name in state if name in own}
+    missing = sorted(name for name, value in own.items() if name not in state and value.data_ptr() not in found)
+    try:
+        if missing:
+            raise RuntimeError(f"missing: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}")
+        unknown = model.load_state_dict(state, strict=False).unexpected_keys
+        if unknown:
+            raise RuntimeError(f"not in the model: {', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}")
+    except RuntimeError as err:
+        reasons = [line.strip() for line in str(err).splitlines() if line.strip()]
+        more = f" (and {len(reasons) - 2} more)" if len(reasons) > 2 else ""
+        raise ValueError(
+            f"the weights in '{files[0].parent}' do not fit its config.json: {' '.join(reasons[:2])}{more}"
+        ) from err
