@@ -127,6 +127,15 @@ def _header_duration_s(path: Path, _changed_at: int) -> float:
     return audio_duration_s(path)
 
 
+def file_name(path: Path | str) -> str | bytes:
+    """The path as soundfile takes it: a name that is no UTF-8 as the bytes that it has."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return os.fsencode(path)
+    return str(path)
+
+
 def audio_duration_s(path: Path | str, *, decode: bool = False) -> float:
     """Seconds of audio in a file; ValueError when it is unreadable, empty, of a sample rate that is none of speech, or
     (with `decode`) cut short."""
@@ -139,7 +148,7 @@ def audio_duration_s(path: Path | str, *, decode: bool = False) -> float:
             raise ValueError(f"{path} holds {n_bytes} bytes, expected 16-bit samples")
         return n_bytes / 2 / RAW_SAMPLE_RATE
     try:
-        with soundfile.SoundFile(str(path)) as file:
+        with soundfile.SoundFile(file_name(path)) as file:
             declared, rate = file.frames, file.samplerate
             check_rate(rate, name=str(path))
             decoded = _n_decoded(file) if decode else declared

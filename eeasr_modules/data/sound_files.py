@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from eeasr_modules.data.audio_files import RAW_SAMPLE_RATE
+from eeasr_modules.data.audio_files import RAW_SAMPLE_RATE, file_name
 from eeasr_modules.data.waveform import check_rate
 
 AV_SUFFIXES = (".m4a", ".aac", ".mp4", ".webm", ".wma", ".mka", ".mkv", ".mov", ".amr", ".3gp")
@@ -57,7 +57,7 @@ def open_sound(path: Path, stretch: tuple[float, float] | None) -> tuple[int, It
         rate, blocks = RAW_SAMPLE_RATE, iter([_raw_samples(path)[:, None]])
     else:
         try:
-            file = _Forward(str(path))
+            file = _Forward(file_name(path))
         except (soundfile.LibsndfileError, RuntimeError, TypeError) as err:
             if path.suffix.lower() not in AV_SUFFIXES:
                 raise ValueError(f"'{path}' is not audio that can be read: {_reason(err)}") from err

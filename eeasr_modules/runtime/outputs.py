@@ -31,13 +31,14 @@ COLUMNS = (
     "error",
 )
 SYNC_S = 1.0
+NAMES = "surrogateescape"  # file names that are no UTF-8 stand in lines with the bytes that they have
 SUBTITLE_WORDS, SUBTITLE_S, PAUSE_S = 12, 6.0, 0.8
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def json_line(transcript: Transcript) -> str:
     """One JSON object in a line."""
-    return json.dumps(transcript.as_dict(), ensure_ascii=False)
+    return printable(json.dumps(transcript.as_dict(), ensure_ascii=False))
 
 
 def csv_line(transcript: Transcript) -> str:
@@ -50,6 +51,11 @@ def text_line(transcript: Transcript) -> str:
     """Path, tab, transcript; `error:` and the reason where there is none."""
     said = transcript.text if transcript.error is None else f"error: {transcript.error}"
     return f"{transcript.audio}\t{said}"
+
+
+def printable(line: str) -> str:
+    r"""The line in UTF-8: bytes of a file name that are none become escapes such as \udcff, which JSON reads back."""
+    return line.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _csv_row(values: Sequence[object]) -> str:
@@ -116,7 +122,7 @@ class LineFile:
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
         try:
-            lines = whole.decode("utf-8").split("\n")[:-1]  # a text may hold what splitlines also cuts at
+            lines = whole.decode("utf-8", NAMES).split("\n")[:-1]  # a text may hold what splitlines also cuts at
             for number, line in enumerate(lines, start=1):
                 if not (self.format == "csv" and number == 1):
                     self._take_in(line, number, policy, model)
@@ -163,7 +169,7 @@ class LineFile:
             self._synced = time.monotonic()
 
     def _write(self, line: str) -> None:
-        content = (line.replace("\n", " ").replace("\r", " ") + "\n").encode("utf-8")
+        content = (line.replace("\n", " ").replace("\r", " ") + "\n").encode("utf-8", NAMES)
         left = memoryview(content)
         try:
             while left:

@@ -15,7 +15,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from eeasr_modules.data.audio_files import file_name
 from eeasr_modules.data.segments import split_segment
+from eeasr_modules.runtime.outputs import NAMES
 
 WAIT = timedelta(days=30)  # for the slowest process: a corpus may take that long
 BYTES_A_SECOND = 16_000  # of files whose header says nothing: coded audio at 128 kb/s
@@ -117,7 +119,7 @@ def seconds_of(path: str) -> float:
     if stretch is not None:
         return stretch[1] - stretch[0]
     try:
-        return float(soundfile.info(path).duration)
+        return float(soundfile.info(file_name(path)).duration)
     except Exception:  # whatever it is, its reader will say so
         try:
             return os.path.getsize(path) / BYTES_A_SECOND
@@ -172,7 +174,7 @@ def merge(output: str | Path, *, format: str, paths: Sequence[str]) -> None:
     header: list[str] = []
     lines: dict[str, str] = {}
     for file in [*([output] if output.is_file() else []), *parts]:
-        content = file.read_bytes().decode("utf-8").split("\n")[:-1]
+        content = file.read_bytes().decode("utf-8", NAMES).split("\n")[:-1]
         header = content[:1] if format == "csv" else []
         for line in content[len(header) :]:
             lines.setdefault(line_audio(line, format), line)
@@ -188,7 +190,7 @@ def merge(output: str | Path, *, format: str, paths: Sequence[str]) -> None:
     try:
         with open(aside, "wb") as file:
             for line in [*header, *(lines[path] for path in order)]:
-                file.write((line + "\n").encode("utf-8"))
+                file.write((line + "\n").encode("utf-8", NAMES))
             file.flush()
             os.fsync(file.fileno())
     except OSError as err:

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from eeasr_modules.runtime.inputs import Recording, find_recordings
-from eeasr_modules.runtime.outputs import COLUMNS, FORMATS, LINES, LineFile, SubtitleFiles
+from eeasr_modules.runtime.outputs import COLUMNS, FORMATS, LINES, LineFile, SubtitleFiles, printable
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 from eeasr_modules.runtime.sharding import Group, Ranks, merge, part_path, part_paths, seconds_of, shares
 from eeasr_modules.runtime.transcript import Transcript
@@ -329,7 +329,7 @@ class _StandardOutput:
             print(",".join(COLUMNS), flush=True)
 
     def add(self, transcript: Transcript) -> None:
-        print(self.line(transcript), flush=True)
+        print(printable(self.line(transcript)), flush=True)
 
     def close(self) -> None:
         sys.stdout.flush()

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "eeasr_modules"
 
 # What those who transcribe use of `data`: how training reads audio and spells text.
-READING = ("data.audio", "data.sound_files", "data.waveform", "data.segments", "data.text")
+READING = ("data.audio", "data.audio_files", "data.sound_files", "data.waveform", "data.segments", "data.text")
 # What a room may import of ours. `compat` comes before torchaudio, wherever that is needed.
 OURS = {
     "exits": (),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,7 +58,8 @@ def test_broken_files_are_reported_the_rest_is_done_and_the_status_says_so(model
     found = {os.path.basename(line["audio"]): line for line in lines(out)}
     assert len(found) == N_GOOD + len(BROKEN)
     assert {name for name, line in found.items() if line["error"]} == set(BROKEN)
-    assert {line["exit_layer"] for name, line in found.items() if name not in BROKEN} == {1, 2, 3}
+    taken = {line["exit_layer"] for name, line in found.items() if name not in BROKEN}
+    assert len(taken) > 1 and taken <= {1, 2, 3}  # `random` goes by the path, which is another in every test run
     assert "3 could not be transcribed" in capsys.readouterr().err
     # again: nothing is done twice, the status still says that some failed
     before = out.read_bytes()
@@ -188,3 +190,23 @@ def test_try_without_microphone_asks_for_files(model_folder, capsys, monkeypatch
     assert main(["try", str(model_folder)]) == 2
     said = capsys.readouterr().err
     assert "pass 5 files, one per sentence" in said and said.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names that are no UTF-8")
+@pytest.mark.parametrize("format", ["jsonl", "csv", "txt", "srt", None])
+def test_a_file_name_that_is_no_utf8_costs_no_recording(format, model_folder, recordings, tmp_path, capfd):
+    names = [b"\xff\xfe.wav", "\u00fc.wav".encode()]
+    (tmp_path / "in").mkdir()
+    for name in names:
+        shutil.copy(recordings / "r01.wav", os.path.join(os.fsencode(tmp_path / "in"), name))
+    command = ["transcribe", str(model_folder), str(tmp_path / "in"), "--policy", "static(3)"]
+    if format is None:
+        assert main(command) == 0
+        assert capfd.readouterr().out.count(".wav\t") == 2
+        return
+    command += ["-o", str(tmp_path / "out"), "--format", format]
+    assert main(command) == 0
+    assert main(command) == 0 and "2 done before" in capfd.readouterr().err
+    if format == "jsonl":
+        found = [json.loads(line)["audio"] for line in (tmp_path / "out").read_text("utf-8").splitlines()]
+        assert sorted(map(os.fsencode, found)) == [os.path.join(os.fsencode(tmp_path / "in"), n) for n in sorted(names)]
