@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from eeasr_modules.models.precision import narrow_in_float32
+
 
 def conformer_defaults() -> dict:
     """Settings of the Conformer and their defaults (None: must be given)."""
@@ -49,7 +51,7 @@ def build_encoder(settings: dict) -> nn.Module:
     unknown = sorted(set(settings) - set(known))
     if unknown:
         raise ValueError(f"encoder '{kind}' has no setting {', '.join(unknown)}; it takes {list(known)}")
-    return Encoder(**settings)
+    return narrow_in_float32(Encoder(**settings))
 
 
 def huggingface_class(settings: dict) -> type:
