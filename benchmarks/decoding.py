@@ -6,9 +6,14 @@ Word error rates (pooled, percent) greedy, by beam search, and with the language
 per utterance, and of the encoder up to that exit. Prints a Markdown table.
 """
 
+# ruff: noqa: E402 (threads are told how to wait before torch is loaded)
 import argparse
 import time
 from pathlib import Path
+
+from eeasr_modules.compat import wait_passively
+
+wait_passively()
 
 import numpy as np
 import torch

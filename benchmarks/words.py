@@ -9,11 +9,16 @@ calibration error (ECE) in ten bins of equal width, as the heads give them and t
 last of which is that of `eeasr confidence`. Prints Markdown tables.
 """
 
+# ruff: noqa: E402 (threads are told how to wait before torch is loaded)
 import argparse
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from eeasr_modules.compat import wait_passively
+
+wait_passively()
 
 import numpy as np
 import torch

@@ -5,6 +5,8 @@ import shlex
 import sys
 from collections.abc import Sequence
 
+from eeasr_modules.compat import wait_passively
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -21,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupted.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    wait_passively()
     try:
         parser, commands = _parser()
         if argv and not argv[0].startswith("-") and argv[0] not in commands:

@@ -1,4 +1,4 @@
-"""Make `import torchaudio` work where its compiled extension cannot load.
+"""What has to be done before torch is imported: waiting threads that sleep, and a torchaudio that can be imported.
 
 The published torchaudio wheel for Linux is a CUDA build. Beside a CPU build of torch its shared library does
 not load and `import torchaudio` raises; SpeechBrain imports torchaudio at its top, and transformers does as
@@ -9,16 +9,35 @@ plain Python, so a stand-in for the compiled part is enough. Where torchaudio wo
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from types import ModuleType
 
-__all__ = ["ensure_torchaudio"]
+__all__ = ["ensure_torchaudio", "wait_passively"]
 
 _EXTENSION = "torchaudio._extension"
 
 
+def wait_passively() -> None:
+    """Let OpenMP's waiting threads sleep in this process and its children, unless the environment says otherwise.
+
+    By default they spin, and two processes that share cores then stand still.
+    OpenMP reads OMP_WAIT_POLICY once, when it is loaded: call this before the first import of torch, scipy or
+    scikit-learn.
+
+    Example
+    -------
+    >>> wait_passively()
+    >>> "OMP_WAIT_POLICY" in os.environ
+    True
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def ensure_torchaudio() -> ModuleType:
     """Torchaudio, imported; with a stand-in for its compiled extension only where that cannot load.
+
+    It loads torch, so `wait_passively` comes first.
 
     Call it before the first import of speechbrain or transformers. Calling it again costs nothing and changes
     nothing. Under the stand-in the transforms, resampling, filters and Kaldi features work; what needs
@@ -41,6 +60,7 @@ def ensure_torchaudio() -> ModuleType:
     >>> ensure_torchaudio() is ensure_torchaudio()
     True
     """
+    wait_passively()
     try:
         return importlib.import_module("torchaudio")
     except (OSError, RuntimeError, ImportError) as error:
