@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from study_runs import AgainstSingle, against_single, minus, same_sets, taxed
-from study_tables import difference
+from study_tables import difference, models, whole
 
 from eeasr_modules.exits import ExitTable
 
@@ -177,13 +177,21 @@ def tax_markdown(taxes: list[dict], *, against: str) -> str:
             "|---|---|---:|---|---:|---:|---:|---:|---:|",
         ]
         for one in (one for one in taxes if one["set"] == name):
-            costs = (f"{one[way]['wer']:.2f} | {difference(one[way])}" for way in ("alone", "fused"))
+            words = _n_words(one)
+            costs = (f"{whole(one[way]['wer'], words):.2f} | {difference(one[way])}" for way in ("alone", "fused"))
             lines.append(
-                f"| {one['regime']} | {one['seed']} | {one['single']:.2f} | layer {one['layer']} | "
+                f"| {one['regime']} | {one['seed']} | {whole(one['single'], words):.2f} | layer {one['layer']} | "
                 f"{100 * one['macs_share']:.0f} % | {' | '.join(costs)} |"
             )
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
+
+
+def _n_words(tax: dict) -> int | None:
+    """Reference words behind a WER, those of all seeds where they are pooled; None for a set that is not shipped."""
+    known = models()["shipped"]["sets"].get(tax["set"])
+    seeds = int(tax["seed"].split()[1]) if tax["seed"].startswith("all") else 1
+    return known and seeds * known["n_ref_words"]
 
 
 def difference_markdown(differences: list[dict], *, usual: str) -> str:

@@ -16,7 +16,7 @@ from eeasr_modules.exits.score import lines_of, point_numbers
 
 KEPT = (
     *("label", "n_utterances", "n_speakers", "n_ref_words", "n_layers", "exit_layers", "wer_per_exit"),
-    *("wer_interval_per_exit", "overthinking", "oracle_a", "oracle_b", "words", "at_budgets"),
+    *("wer_interval_per_exit", "intervals", "overthinking", "oracle_a", "oracle_b", "words", "at_budgets"),
 )
 KEPT_OF_POLICY = (
     "budget",
@@ -185,7 +185,7 @@ def taxed(pairs: Sequence[AgainstSingle]) -> dict:
 
 
 def rounded(value: float | list[float] | None) -> float | list[float] | None:
-    """To three decimals."""
+    """To six decimals: those who print it round again."""
     if isinstance(value, list | tuple):
-        return [round(float(one), 3) for one in value]
-    return None if value is None else round(float(value), 3)
+        return [round(float(one), 6) for one in value]
+    return None if value is None else round(float(value), 6)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eeasr_modules.report.tables import interval, number
+from eeasr_modules.report.tables import interval, number, set_interval, too_few_speakers
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "results/study"
@@ -72,7 +72,7 @@ def overthinking_rows() -> tuple[list[str], list[list[str]]]:
                     KINDS[one["label"]],
                     number(wers[0]),
                     f"{number(wers[best])} at {layers[best]}",
-                    f"{number(wers[-1])} {interval(one['wer_interval_per_exit'][-1])}",
+                    f"{number(wers[-1])} {set_interval(one['wer_interval_per_exit'][-1], one)}",
                     f"{wers[-1] - wers[best]:+.2f}",
                     f"{100 * one['overthinking']['inner_better_share']:.1f} %",
                     f"{100 * words['destructive']:.1f} %" if words else "-",
@@ -94,8 +94,16 @@ def corpus_rows(name: str) -> tuple[list[str], list[list[str]]]:
         wers = dict(zip(one["exit_layers"], map(number, one["wer_per_exit"]), strict=True))
         wers = {max(wers): wers[max(wers)]} if model == SINGLE else wers
         shown = [wers.get(layer, "") for layer in layers]
-        rows.append([model, KINDS[one["label"]], *shown, interval(one["wer_interval_per_exit"][-1])])
+        rows.append([model, KINDS[one["label"]], *shown, set_interval(one["wer_interval_per_exit"][-1], one)])
     return ["model", "kind", *(f"layer {layer}" for layer in layers), "last [95 %]"], rows
+
+
+def whole(wer: float, n_ref_words: int | None) -> float:
+    """A WER of whole errors that was kept to three decimals, exactly: rounding twice would make 5.0453 into 5.04."""
+    if n_ref_words is None:
+        return wer
+    exact = 100.0 * round(wer * n_ref_words / 100.0) / n_ref_words
+    return exact if abs(exact - wer) < 0.0006 else wer
 
 
 def trace_rows() -> tuple[list[str], list[list[str]]]:
@@ -131,7 +139,8 @@ def policy_rows() -> tuple[list[str], list[list[str]]]:
         for name, one in summary["sets"].items():
             found = [at_budget(one["policies"].get(policy)) for policy in names]
             static = next(at["static"] for at in found if at)
-            rows.append([model, name, f"{number(static)} / {number(found[0]['oracle_c'])}", *map(brief, found)])
+            rows.append([model, name, f"{number(static)} / {number(found[0]['oracle_c'])}"])
+            rows[-1] += [brief(at, few=too_few_speakers(one)) for at in found]
     return ["model", "set", "static line / oracle C", *(f"`{name}`" for name in names)], rows
 
 
@@ -142,12 +151,15 @@ def at_budget(found: dict | list | None) -> dict | None:
     return (found if isinstance(found, list) else found.get("at_budgets") or [found["at_budget"]])[0]
 
 
-def brief(at: dict | None) -> str:
-    """Points below or above the static line at the same depth (bold: interval excludes 0), and the share of the gap."""
+def brief(at: dict | None, *, few: bool = False) -> str:
+    """Points below or above the static line at the same depth, and the share of the gap.
+
+    Bold where the interval excludes 0, unless speakers are too few for that to say anything.
+    """
     if at is None:
         return "-"
     one, gap = at["minus_static"], at.get("gap_closed")
-    sure = one["low"] > 0 or one["high"] < 0
+    sure = not few and (one["low"] > 0 or one["high"] < 0)
     text = f"**{one['difference']:+.2f}**" if sure else f"{one['difference']:+.2f}"
     return text if gap is None else f"{text} ({100 * gap:.0f} %)"
 
@@ -163,14 +175,16 @@ def every_policy_rows() -> tuple[list[str], list[list[str]]]:
                 gap = at.get("gap_closed")
                 rows.append(
                     [model, name, f"`{policy}`", f"{at['depth']:.2f}", number(at["wer"])]
-                    + [difference(at["minus_static"]), difference(at["minus_last"])]
+                    + [difference(at[line], few=too_few_speakers(one)) for line in ("minus_static", "minus_last")]
                     + ["-" if gap is None else f"{100 * gap:.0f} %"]
                 )
     return header, rows
 
 
-def difference(one: dict) -> str:
-    """Points, with their interval."""
+def difference(one: dict, *, few: bool = False) -> str:
+    """Points, with their interval; none where speakers are few."""
+    if few:
+        return f"{one['difference']:+.2f}, no interval"
     return f"{one['difference']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
 
 
@@ -185,7 +199,8 @@ def pretraining_rows() -> tuple[list[str], list[list[str]]]:
             for one in found.get(test, []):
                 if one["layer"] in (1, 4, 6, 8):
                     rows.append(
-                        [labels, test, str(one["layer"]), number(one["wer"]), number(one["other_wer"]), difference(one)]
+                        [labels, test, str(one["layer"]), number(one["wer"]), number(one["other_wer"])]
+                        + [difference(one, few=too_few_speakers(models()["shipped"]["sets"][test]))]
                         + [f"{100 * one['difference'] / one['other_wer']:+.1f} %"]
                     )
     return header, rows
@@ -210,9 +225,10 @@ def fusion_rows() -> tuple[list[str], list[list[str]]]:
         summary = models()[model]
         for name, one in read(f"results/study/{file}.json").items():
             if model == "shipped" or name in FUSED_ON:
-                last, kind = one["exits"][-1], KINDS[summary["sets"][name]["label"]]
-                numbers = [number(last["alone"]), number(last["wer"]), difference(one["minus_last"])]
-                rows.append([model, name, kind, *numbers])
+                last, its = one["exits"][-1], summary["sets"][name]
+                numbers = [number(whole(last[key], its["n_ref_words"])) for key in ("alone", "wer")]
+                numbers.append(difference(one["minus_last"], few=too_few_speakers(its)))
+                rows.append([model, name, KINDS[its["label"]], *numbers])
     for name, one in read("results/exit-traces/results.json")["fusion"].items():
         full = one["full_depth"]
         rows.append(["ee40", f"LibriSpeech test-{name}", "in domain", number(full["static"]), number(full["wer"])])
@@ -226,11 +242,13 @@ def fused_depth_rows() -> tuple[list[str], list[list[str]]]:
     for name, one in read("results/study/fusion.json").items():
         if name not in ("commonvoice_test", "librispeech_test-other", "an4_test", "commonvoice_6_1_validated"):
             continue
+        words = models()["shipped"]["sets"][name]["n_ref_words"]
         for at in [*one["exits"][3:-1], *one["policies"]]:
             gap = at["gap_closed"]
             rows.append(
                 [name, f"`{at['what']}`" if "budget" in at else at["what"], f"{at['depth']:.2f}"]
-                + [number(at["static"]), number(at["oracle_c"]), number(at["wer"]), above_static(at)]
+                + [number(whole(at[key], words)) for key in ("static", "oracle_c", "wer")]
+                + [above_static(at)]
                 + ["-" if gap is None else f"{100 * gap:.0f} %"]
             )
     header = [

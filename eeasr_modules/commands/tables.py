@@ -1,6 +1,7 @@
 """Commands on exit tables: `analyze`, `import-transcripts`, `score`."""
 
 import argparse
+import sys
 
 from eeasr_modules.commands.parsing import Parser, add_command, numbers
 
@@ -163,6 +164,7 @@ def _score(options: argparse.Namespace) -> None:
         policies=parse_policies(options.policy) if options.policy else (),
         choices=[read_choices(path, table) for path in options.choices],
         budgets=budgets,
+        say=lambda text: print(text, file=sys.stderr, flush=True),
     )
     print(score_markdown(score), end="")
     if options.out:

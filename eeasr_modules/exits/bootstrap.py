@@ -1,8 +1,9 @@
 """Intervals by resampling speakers.
 
-Utterances of one speaker are alike, so whole speakers are resampled. Below `MIN_SPEAKERS` speakers, or where
-some are unknown, utterances are, and the interval says so: it is then too narrow for new speakers. All WERs
-are pooled and in percent. Comparisons are paired: both sides see the same resampled utterances.
+Utterances of one speaker are alike, so whole speakers are resampled. Below `MIN_SPEAKERS` speakers the interval says
+how much these few differ, and nothing is to be concluded from it (`Interval.conclusive`). Where some speakers are
+unknown, or there is a single one, utterances are resampled, and the interval says so: it is then too narrow for new
+speakers. All WERs are pooled and in percent. Comparisons are paired: both sides see the same resampled utterances.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MIN_SPEAKERS = 8
+MIN_SPEAKERS = 8  # fewer are too few for a conclusion
 _MAX_CELLS = 20_000_000  # of the matrix of draws and blocks that is held at once
 
 
@@ -37,9 +38,14 @@ class Interval:
     n_blocks: int
     level: float = 0.95
 
+    @property
+    def conclusive(self) -> bool:
+        """Whether it is over enough speakers for a conclusion about new ones."""
+        return self.blocks == "speakers" and self.n_blocks >= MIN_SPEAKERS
+
 
 def blocks_of(speakers: np.ndarray) -> tuple[np.ndarray, str]:
-    """What to resample: speakers, or utterances where speakers are too few or unknown.
+    """What to resample: speakers, or utterances where some are unknown or all are one.
 
     Arguments
     ---------
@@ -52,7 +58,7 @@ def blocks_of(speakers: np.ndarray) -> tuple[np.ndarray, str]:
         Number of each utterance's block, and "speakers" or "utterances".
     """
     names, block = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
-    if len(names) < MIN_SPEAKERS or "" in names:
+    if len(names) < 2 or "" in names:
         return np.arange(len(speakers)), "utterances"
     return block, "speakers"
 

@@ -8,6 +8,7 @@ duration-weighted mean depth in layers, for `cost_macs` MACs per second of audio
 import numpy as np
 
 from eeasr_modules.exits.combinations import check_against, policy_leaves
+from eeasr_modules.exits.fitted import text_form
 from eeasr_modules.exits.policies import DECODER_SIGNALS, Policy
 from eeasr_modules.exits.table import ExitTable
 
@@ -160,7 +161,7 @@ def needed_signals(policy: Policy, table: ExitTable) -> dict[str, np.ndarray]:
     if policy.is_open:
         raise ValueError(f"{policy} is open and cannot be replayed: give its arguments or calibrate it on dev")
     _refuse_other_model(policy, table)
-    return {name: needed_signal(table, name) for name in policy.needs}
+    return {name: needed_signal(table, name, policy=policy) for name in policy.needs}
 
 
 def _refuse_other_model(policy: Policy, table: ExitTable) -> None:
@@ -175,7 +176,7 @@ def _refuse_other_model(policy: Policy, table: ExitTable) -> None:
             )
 
 
-def needed_signal(table: ExitTable, name: str) -> np.ndarray:
+def needed_signal(table: ExitTable, name: str, *, policy: object = "a policy") -> np.ndarray:
     """One signal of a table, where its absence is the caller's mistake.
 
     Arguments
@@ -184,6 +185,8 @@ def needed_signal(table: ExitTable, name: str) -> np.ndarray:
         What was recorded.
     name : str
         Stored or derived.
+    policy : policy or str
+        Who asks, for the error.
 
     Returns
     -------
@@ -192,9 +195,9 @@ def needed_signal(table: ExitTable, name: str) -> np.ndarray:
     Raises
     ------
     ValueError
-        When the table has no such signal.
+        When the table has no such signal; a fitted policy that would do without is named.
     """
     try:
         return table.signal(name)
     except KeyError as err:
-        raise ValueError(f"a policy needs a signal that is not there: {err.args[0]}") from err
+        raise ValueError(f"{policy} needs a signal that is not there: {err.args[0]}{text_form(policy)}") from err

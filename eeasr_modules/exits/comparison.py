@@ -20,13 +20,13 @@ class Comparison:
     low, high : float
         Its 95 % bootstrap interval.
     bootstrap_p : float
-        Two-sided p-value of no difference, by the bootstrap.
+        Two-sided p-value of no difference, by the bootstrap; nan where speakers are too few for a conclusion.
     matched_pairs_p : float
         The same by the matched pairs test.
     better, worse : int
         Blocks in which the first has fewer, more errors.
     blocks : str
-        "speakers", or "utterances" where speakers are too few or unknown.
+        "speakers", or "utterances" where some are unknown or all are one.
     n_blocks : int
         How many.
     """
@@ -101,13 +101,14 @@ def compare_choices(
         errors, other_errors, n_ref_words=n_ref_words, speakers=speakers, rng=rng, n_draws=n_draws
     )
     block, _ = blocks_of(speakers)
+    too_few = interval.blocks == "speakers" and not interval.conclusive
     sums = np.bincount(block, np.subtract(errors, other_errors, dtype=np.float64))
     return Comparison(
         difference=interval.estimate,
         low=interval.low,
         high=interval.high,
-        bootstrap_p=bootstrap_p,
-        matched_pairs_p=matched_pairs_p_value(sums),
+        bootstrap_p=float("nan") if too_few else bootstrap_p,
+        matched_pairs_p=float("nan") if too_few else matched_pairs_p_value(sums),
         better=int((sums < 0).sum()),
         worse=int((sums > 0).sum()),
         blocks=interval.blocks,
@@ -154,12 +155,12 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     Arguments
     ---------
     p_values : sequence of float
-        Of different tests, dependent or not.
+        Of different tests, dependent or not; nan where nothing was tested.
 
     Returns
     -------
     np.ndarray of shape (n_tests,)
-        In the order given, at most 1.
+        In the order given, at most 1; nan stays nan and is not counted.
 
     Example
     -------
@@ -167,9 +168,10 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     array([0.03, 0.06, 0.06])
     """
     p_values = np.asarray(p_values, dtype=np.float64)
-    order = np.argsort(p_values, kind="stable")
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(len(p_values), 0, -1))
+    tested = int(np.isfinite(p_values).sum())
+    order = np.argsort(p_values, kind="stable")[:tested]  # nan sorts last
+    adjusted = np.full(len(p_values), np.nan)
+    adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(tested, 0, -1))
     return np.minimum(adjusted, 1.0)
 
 

@@ -6,7 +6,7 @@ chooses for the fold's own utterances is kept. Together these are choices for al
 near the budget but was nobody's to set.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,6 +57,7 @@ def cross_fit(
     n_inner_folds: int = 5,
     n_thresholds: int = 400,
     seed: int = 0,
+    on_fold: Callable[[int, int], None] | None = None,
 ) -> CrossFit:
     """Choices for all utterances of a table, by policies of other speakers.
 
@@ -78,6 +79,8 @@ def cross_fit(
         As for `choose`.
     seed : int
         Of the folds.
+    on_fold : callable or None
+        Called with how many folds are done and how many there are, first with 0.
 
     Returns
     -------
@@ -99,11 +102,15 @@ def cross_fit(
     """
     fold = speaker_folds(table, n_folds, seed=seed)
     for name in open_policy.needs:
-        needed_signal(table, name)  # derived ones are then kept, and the folds take their part of them
+        needed_signal(
+            table, name, policy=open_policy
+        )  # derived ones are then kept, and the folds take their part of them
     exit_index = np.empty((len(budgets), table.n_utterances), dtype=np.int64)
     paid = np.empty(exit_index.shape)
     policies: list[list[Policy]] = [[] for _ in budgets]
     for i in range(fold.max() + 1):
+        if on_fold is not None:
+            on_fold(i, int(fold.max()) + 1)
         others, own = table.select(fold != i), table.select(fold == i)
         curve = policy_curve(open_policy, others, cost=cost, n_thresholds=n_thresholds, n_folds=n_inner_folds)
         for b, budget in enumerate(budgets):

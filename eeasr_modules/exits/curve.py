@@ -89,7 +89,7 @@ def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) 
     if isinstance(leaf, Static):
         return table.exit_layers.astype(np.float64)
     # the last exit asks nobody; a single exit leaves no question at all
-    values = needed_signal(table, leaf.needs[0])[:, : max(1, table.n_exits - 1)].ravel()
+    values = needed_signal(table, leaf.needs[0], policy=leaf)[:, : max(1, table.n_exits - 1)].ravel()
     distinct, counts = np.unique(values, return_counts=True)
     ends = (0.0, 1.0) if isinstance(leaf, Random) else _beyond(distinct)
     kept = np.arange(len(distinct) - 1)

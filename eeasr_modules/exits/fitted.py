@@ -6,6 +6,7 @@ calibration makes (`eeasr_modules.exits.fitting`) and a file keeps beside `polic
 """
 
 import importlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -78,6 +79,28 @@ KINDS: dict[str, Kind] = {
     "gain_words": Kind(*_WORD_GAIN, signals=("entropy", "rare_share", "char_change")),
     "gain_words_text": Kind(*_WORD_GAIN, signals=("rare_share", "char_change")),
 }
+
+
+def text_form(policy: object) -> str:
+    """The end of an error: what to take where a table has transcripts but no acoustic signals.
+
+    Arguments
+    ---------
+    policy : object
+        A policy or its text.
+
+    Returns
+    -------
+    str
+        "" where there is no such form.
+
+    Example
+    -------
+    >>> text_form("between(lexical)")
+    '; lexical_text needs transcripts alone'
+    """
+    found = [name for name in re.findall(r"\w+", str(policy)) if f"{name}_text" in KINDS]
+    return f"; {found[0]}_text needs transcripts alone" if found else ""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -113,8 +114,11 @@ def _read_arrays(path: Path, digest: str | None) -> dict[str, np.ndarray]:
         return {}
     if not path.is_file():
         raise FileNotFoundError(f"no arrays at {path}, which {path.with_suffix('.json').name} needs; calibrate again")
-    with np.load(path, allow_pickle=False) as stored:
-        arrays = {key: stored[key] for key in stored.files}
+    try:
+        with np.load(path, allow_pickle=False) as stored:  # pickle would run what the file says
+            arrays = {key: stored[key] for key in stored.files}
+    except (ValueError, OSError, EOFError, AttributeError, BadZipFile) as err:
+        raise ValueError(f"{path} must hold arrays of numbers as write_fitted leaves them, got {err!r}") from err
     if _arrays_digest(arrays) != digest:
         raise ValueError(f"{path} does not belong to the {path.with_suffix('.json').name} beside it; calibrate again")
     return arrays

@@ -75,6 +75,9 @@ def fit_model(name: str, tables: Sequence[ExitTable]) -> FittedModel:
     """
     if name not in KINDS:
         raise ValueError(f"a fitted policy must be one of {', '.join(KINDS)}, got {name!r}")
+    for signal in KINDS[name].signals:
+        for table in tables:
+            needed_signal(table, signal, policy=name)
     return KINDS[name].load().fit(tables, name=name, signals=KINDS[name].signals)
 
 
@@ -93,7 +96,7 @@ def scores_of(model: FittedModel, table: ExitTable) -> np.ndarray:
     np.ndarray of shape (n_utterances, n_exits)
         0 in the last column, which no policy asks for.
     """
-    signals = {name: needed_signal(table, name) for name in model.needs}
+    signals = {name: needed_signal(table, name, policy=model.name) for name in model.needs}
     scores, state = np.zeros((table.n_utterances, table.n_exits)), model.start(table.n_utterances)
     for k in range(table.n_exits - 1):
         scores[:, k], state = model.step({name: values[:, k] for name, values in signals.items()}, state)
@@ -121,7 +124,9 @@ def cross_fitted(name: str, table: ExitTable, *, n_folds: int = 10) -> tuple[Fit
     if (name, n_folds) not in kept:
         fold = speaker_folds(table, n_folds)
         for signal in KINDS[name].signals:
-            needed_signal(table, signal)  # derived ones are then kept, and the folds take their part of them
+            needed_signal(
+                table, signal, policy=name
+            )  # derived ones are then kept, and the folds take their part of them
         scores = np.zeros((table.n_utterances, table.n_exits))
         for i in np.unique(fold):
             model = fit_model(name, [table.select(fold != i)])

@@ -231,7 +231,7 @@ def fuse(table: ExitTable, model: FusionModel) -> np.ndarray:
     ValueError
         When the exits are not the model's, or a signal is missing.
     """
-    signals = {name: needed_signal(table, name) for name in model.needs}
+    signals = {name: needed_signal(table, name, policy="fusion") for name in model.needs}
     fused, state = np.empty(table.hypotheses.shape, dtype=object), model.start(table.n_utterances)
     for k in range(table.n_exits):
         fused[:, k], state = model.step({name: values[:, k] for name, values in signals.items()}, state)

@@ -6,7 +6,7 @@ everybody's depth counts the same; open policies are cross-fitted over ten folds
 (`cross_fit.speaker_folds`); intervals are 1,000 draws of speakers from a fixed seed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ def score_table(
     policies: Sequence[Policy] = (),
     choices: Sequence[Choices] = (),
     budgets: Sequence[float] = BUDGETS,
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Everything that ExitBench says about a table, policies and choices on it.
 
@@ -48,6 +49,8 @@ def score_table(
         Decisions made elsewhere.
     budgets : sequence of float
         Mean depths: up to 1 shares of the full depth, above 1 layers.
+    say : callable or None
+        Told what is being fitted: some fits take minutes.
 
     Returns
     -------
@@ -75,7 +78,7 @@ def score_table(
         "budgets": [
             {"layers": b, "static": _finite(lines[0].at(b)), "oracle_c": _finite(lines[1].at(b))} for b in layers
         ],
-        "policies": [_score_policy(policy, table, layers, lines) for policy in policies],
+        "policies": [_score_policy(policy, table, layers, lines, say) for policy in policies],
         "choices": [{"name": one.name, "points": [_choice_point(one, table, lines)]} for one in choices],
         "baselines": baselines,
     }
@@ -207,12 +210,21 @@ def _oracle_point(table: ExitTable, exit_index: np.ndarray) -> dict[str, Any]:
 
 
 def _score_policy(
-    policy: Policy, table: ExitTable, layers: Sequence[float], lines: tuple[Frontier, Frontier]
+    policy: Policy,
+    table: ExitTable,
+    layers: Sequence[float],
+    lines: tuple[Frontier, Frontier],
+    say: Callable[[str], None] | None,
 ) -> dict[str, Any]:
     if not policy.is_open:
         points = [point_numbers(table, replay(policy, table), lines=lines)]
         return {"name": str(policy), "protocol": "as given", "points": points}
-    fitted = cross_fit(table, policy, budgets=layers)
+
+    def on_fold(done: int, n_folds: int) -> None:
+        if say is not None:
+            say(f"{policy}: fitting fold {done + 1} of {n_folds}")
+
+    fitted = cross_fit(table, policy, budgets=layers, on_fold=on_fold)
     points = [
         {"budget": budget, **point_numbers(table, chosen, lines=lines)}
         for budget, chosen in zip(layers, fitted.exit_index)

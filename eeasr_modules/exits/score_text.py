@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from eeasr_modules.exits.bootstrap import MIN_SPEAKERS
+
 
 def score_markdown(score: dict[str, Any]) -> str:
     """A score as people read it.
@@ -27,7 +29,7 @@ def score_markdown(score: dict[str, Any]) -> str:
     parts = [
         f"# ExitBench: {one['set_name']}",
         f"{one['n_utterances']} utterances, {speakers}, {one['n_ref_words']} words; {recognised}; seconds {seconds}. "
-        "WER in percent, depth in layers, 95 % intervals over speakers.",
+        f"WER in percent, depth in layers, 95 % intervals over {_resampled(one['n_speakers'])}.",
         _dropped(one["n_dropped"]),
         "## Exits",
         _table(
@@ -76,6 +78,14 @@ def write_score(score: dict[str, Any], folder: str | Path) -> list[Path]:
         aside.write_text(text, encoding="utf-8")
         os.replace(aside, folder / name)
     return [folder / name for name in texts]
+
+
+def _resampled(n_speakers: int | None) -> str:
+    """What intervals are over, and what follows from them."""
+    if n_speakers is None or n_speakers == 1:
+        return "utterances, which are too narrow for new speakers"
+    few = "" if n_speakers >= MIN_SPEAKERS else ", too few for any conclusion"
+    return f"{n_speakers} speakers{few}"
 
 
 def _bounds_text(score: dict[str, Any]) -> str:

@@ -30,17 +30,17 @@ def stopping_scores(leaf: Policy, table: ExitTable) -> np.ndarray | None:
     """
     if isinstance(leaf, Threshold):
         signal, low_stops = THRESHOLD_SIGNALS[leaf.name]
-        values = np.asarray(needed_signal(table, signal), dtype=np.float64)
+        values = np.asarray(needed_signal(table, signal, policy=leaf), dtype=np.float64)
         return values if low_stops else -values
     if isinstance(leaf, Patience):
-        change = np.asarray(needed_signal(table, PATIENCE_SIGNALS[leaf.name]), dtype=np.float64)
+        change = np.asarray(needed_signal(table, PATIENCE_SIGNALS[leaf.name], policy=leaf), dtype=np.float64)
         scores = np.full(change.shape, np.inf)
         if change.shape[1] >= leaf.k:
             windows = np.lib.stride_tricks.sliding_window_view(change, leaf.k, axis=1)
             scores[:, leaf.k - 1 :] = windows.max(axis=2)
         return scores
     if isinstance(leaf, Fitted):
-        return needed_signal(table, leaf.needs[0])
+        return needed_signal(table, leaf.needs[0], policy=leaf)
     # uniform < p, while all others stop on equality: the next number above settles it
     return np.nextafter(needed_signal(table, "uniform"), np.inf) if isinstance(leaf, Random) else None
 

@@ -37,7 +37,7 @@ class Trees:
     Raises
     ------
     ValueError
-        When a tree has more than 16 leaves, or the arrays differ in shape.
+        When a tree has more than 16 leaves, arrays differ in shape, or children do not make a tree.
     """
 
     feature: np.ndarray
@@ -53,6 +53,26 @@ class Trees:
             raise ValueError(f"all arrays of trees must be of shape (n_trees, n_nodes), got feature {shape}")
         if shape[1] > 2 * MAX_LEAVES - 1:
             raise ValueError(f"trees must have at most {MAX_LEAVES} leaves, got room for {shape[1]} nodes")
+        if not all(np.issubdtype(getattr(self, name).dtype, np.integer) for name in ("feature", *_INTEGERS)):
+            raise ValueError("features and children of trees must be whole numbers")
+        self._refuse_other_graphs()
+
+    def _refuse_other_graphs(self) -> None:
+        """What is walked must end: a child comes after its parent, as scikit-learn numbers them, and has one alone."""
+        tree, node = np.nonzero(self.feature >= 0)
+        for name in _INTEGERS:
+            child = getattr(self, name)[tree, node]
+            wrong = np.flatnonzero((child <= node) | (child >= self.feature.shape[1]))
+            if len(wrong):
+                i = wrong[0]
+                raise ValueError(
+                    f"children of a tree's node must come after it, below {self.feature.shape[1]}; node {node[i]} of "
+                    f"tree {tree[i]} has {child[i]} on its {name}"
+                )
+        children = np.concatenate([self.left[tree, node], self.right[tree, node]])
+        places = np.concatenate([tree, tree]) * self.feature.shape[1] + children
+        if len(np.unique(places)) < len(places):
+            raise ValueError("a node of a tree must be the child of one other, but some are of two")
 
     @classmethod
     def fit(

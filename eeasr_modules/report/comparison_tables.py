@@ -3,7 +3,7 @@
 from typing import Any
 
 from eeasr_modules.report.costs import COSTS
-from eeasr_modules.report.tables import difference_text, markdown_table, number, percent
+from eeasr_modules.report.tables import difference_text, markdown_table, number, percent, plain_name
 
 
 def budgets_table(one: dict[str, Any], summary: dict[str, Any]) -> str:
@@ -91,7 +91,12 @@ def comparisons_table(summary: dict[str, Any]) -> str:
     """
     header = ["set", "against", "budget", "WER difference [95 %]", f"cost difference ({summary['cost_unit']})"]
     rows = [
-        [row["set"], f"`{row['other']}`", "-" if row["budget"] is None else f"{row['budget']:g}", difference_text(row)]
+        [
+            plain_name(row["set"]),
+            f"`{row['other']}`",
+            "-" if row["budget"] is None else f"{row['budget']:g}",
+            difference_text(row),
+        ]
         + [f"{row['cost_difference']:+.{COSTS[summary['cost']].digits}f}"]
         + [_p(row[key]) for key in ("bootstrap_p", "matched_pairs_p", "holm_p")]
         for row in summary["comparisons"]

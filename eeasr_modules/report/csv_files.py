@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from eeasr_modules.csv_cells import neutral
 from eeasr_modules.exits import ExitTable, oracle_a, oracle_b
 from eeasr_modules.report.evaluation import Outcome
 from eeasr_modules.report.summary import Evaluated
@@ -58,7 +59,7 @@ def choices_name(set_name: str) -> str:
 
 def _text(rows: Iterable[Sequence[Any]]) -> str:
     out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(rows)
+    csv.writer(out, lineterminator="\n").writerows([neutral(value) for value in row] for row in rows)
     return out.getvalue()
 
 

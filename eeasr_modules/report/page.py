@@ -1,9 +1,11 @@
 """The page of a report in Markdown, from the numbers of its summary."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eeasr_modules.exits.bootstrap import MIN_SPEAKERS
 from eeasr_modules.report.calibrating import CROSS_FIT
 from eeasr_modules.report.comparison_tables import (
     budgets_table,
@@ -18,9 +20,11 @@ from eeasr_modules.report.tables import (
     interval,
     number,
     percent,
+    plain_name,
     policies_table,
     provenance_table,
     sets_table,
+    too_few_speakers,
 )
 
 
@@ -89,10 +93,10 @@ def report_text(summary: Mapping[str, Any], *, examples: str, pictures: Sequence
 
 def _how_made(summary: Mapping[str, Any]) -> str:
     dev = summary["dev"]
-    lines = [f"Made on {summary['date']}" + (f" by `{summary['command']}`." if summary["command"] else ".")]
+    lines = [f"Made on {summary['date']}" + (f" by {_code(summary['command'])}." if summary["command"] else ".")]
     if dev is not None:
         lines.append(
-            f"Thresholds were chosen on {dev['set_name']} ({dev['n_utterances']} utterances, "
+            f"Thresholds were chosen on {plain_name(dev['set_name'])} ({dev['n_utterances']} utterances, "
             f"{dev['n_speakers']} speakers), nothing on the sets below."
         )
     else:
@@ -106,13 +110,13 @@ def _how_made(summary: Mapping[str, Any]) -> str:
         lines.append(f"The chosen policy is `{summary['chosen_policy']}`.")
     best = best_on_calibration(next(iter(summary["sets"].values()))["policies"])
     if dev is not None and best is not None:
-        lines.append(f"The best at the budget on {dev['set_name']} is `{best}`.")
-    lines += [f"Left out: `{text}` ({reason})." for text, reason in summary["left_out"].items()]
+        lines.append(f"The best at the budget on {plain_name(dev['set_name'])} is `{best}`.")
+    lines += [f"Left out: `{text}` ({plain_name(reason)})." for text, reason in summary["left_out"].items()]
     return "\n".join(lines)
 
 
 def _set_section(name: str, one: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
-    sections = [f"## {name}"]
+    sections = [f"## {plain_name(name)}"]
     if one["policies"]:
         sections += [_how_calibrated(one), policies_table(one)]
     if one["policies"] and len(summary["budgets"]) > 1:
@@ -169,7 +173,8 @@ def _how_compared(summary: Mapping[str, Any]) -> str:
     return (
         f"`{summary['chosen_policy']}` minus each other policy on the same utterances at the same budget; below 0 it "
         f"is better. Costs can differ, since budgets are met where thresholds are chosen. p: two-sided, by bootstrap "
-        f"over blocks and by matched pairs (Gillick and Cox 1989); Holm's adjustment is over all rows."
+        f"over blocks and by matched pairs (Gillick and Cox 1989), none below {MIN_SPEAKERS} speakers; Holm's "
+        f"adjustment is over all rows with one."
     )
 
 
@@ -190,7 +195,7 @@ def _how_calibrated(one: Mapping[str, Any]) -> str:
         )
     lines.append(
         f"Intervals: 95 %, {resampled['n_draws']} draws of {resampled['n_blocks']} {resampled['resampled']}; "
-        f"differences are paired."
+        f"differences are paired." + (" **Nothing is to be concluded from so few.**" if too_few_speakers(one) else "")
     )
     return "\n".join(lines)
 
@@ -209,8 +214,9 @@ def caveats(summary: Mapping[str, Any]) -> list[str]:
         Sentences.
     """
     sets = summary["sets"]
-    few = [name for name, one in sets.items() if one["intervals"]["resampled"] == "utterances"]
-    approximate = [name for name, one in sets.items() if one["duration_is_approximate"]]
+    few = [plain_name(name) for name, one in sets.items() if too_few_speakers(one)]
+    unknown = [plain_name(name) for name, one in sets.items() if one["intervals"]["resampled"] == "utterances"]
+    approximate = [plain_name(name) for name, one in sets.items() if one["duration_is_approximate"]]
     lines = [
         "The oracles know the reference and are optimistic by selection: each takes the minimum of several "
         "noisy counts. No policy can be expected to reach them.",
@@ -226,14 +232,25 @@ def caveats(summary: Mapping[str, Any]) -> list[str]:
         )
     if few:
         lines.append(
-            f"Too few or unknown speakers in {', '.join(few)}: utterances were resampled in place of speakers, and "
-            f"these intervals are too narrow for new speakers."
+            f"Fewer than {MIN_SPEAKERS} speakers in {', '.join(few)}: intervals say how much these few differ, and "
+            f"nothing is to be concluded from them about others."
+        )
+    if unknown:
+        lines.append(
+            f"Unknown speakers, or a single one, in {', '.join(unknown)}: utterances were resampled in place of "
+            f"speakers, and these intervals are too narrow for new speakers."
         )
     if approximate:
         lines.append(f"Durations are approximate in {', '.join(approximate)}, so depths are too.")
     if summary["dev"] is None:
         lines.append("No set can tell which policy to choose without one more that is kept for judging it.")
     return lines
+
+
+def _code(text: str) -> str:
+    """Code for Markdown, whatever quotes it holds."""
+    fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
 
 
 def _title(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from eeasr_modules.exits import ExitTable, Policy, parse_policies
+from eeasr_modules.exits.fitted import text_form
 from eeasr_modules.report.calibrating import N_HALVES, budget_limit, grids, lacking_signals
 from eeasr_modules.report.checks import check_tables, match_single_exits, ordered
 from eeasr_modules.report.comparing import compared, risk_numbers
@@ -116,7 +117,7 @@ def evaluated(
     else:
         for text, one in asked.items():
             if lacking := lacking_signals(one, every):
-                left_out[text] = f"the tables have no signal {', '.join(lacking)}"
+                left_out[text] = f"the tables have no signal {', '.join(lacking)}{text_form(text)}"
         if chosen in left_out:
             raise ValueError(f"the policy {chosen} cannot be reported: {left_out[chosen]}")
     kept = [one for text, one in asked.items() if text not in left_out]

@@ -1,7 +1,10 @@
 """Markdown tables of a report, from the numbers of its summary."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
+
+from eeasr_modules.exits.bootstrap import MIN_SPEAKERS
 
 LABELS = {
     "in_domain": "in domain",
@@ -35,12 +38,33 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_le
     | test | 4.35 |
     """
     rule = "|".join(["", *["---"] * n_left, *["---:"] * (len(header) - n_left), ""])
-    lines = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [[re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in row] for row in rows]
     return "\n".join([_row(header), rule, *map(_row, lines)])
 
 
 def _row(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
+
+
+def plain_name(text: str) -> str:
+    """A name from elsewhere, such as a set's, as text that means nothing to Markdown or HTML.
+
+    Arguments
+    ---------
+    text : str
+        Any; line breaks become spaces, underscores inside words stay.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> print(plain_name("an4_test"), plain_name("<b>*a*"))
+    an4_test &lt;b&gt;\\*a\\*
+    """
+    text = re.sub(r"([\\`*\[\]~#!|]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))
+    return re.sub("&(?=#?\\w+;)", "&amp;", text).replace("<", "&lt;").replace(">", "&gt;")
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -107,6 +131,43 @@ def interval(ends: Sequence[float | None]) -> str:
     return f"[{number(ends[0])}, {number(ends[1])}]"
 
 
+def set_interval(ends: Sequence[float | None], one: dict[str, Any]) -> str:
+    """Ends of an interval of a set; none where its speakers are too few for one that says anything about others.
+
+    Arguments
+    ---------
+    ends : sequence of two float
+        Low and high.
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> set_interval([3.9, 4.8], {"n_speakers": 40}), set_interval([3.9, 4.8], {"n_speakers": 6})
+    ('[3.90, 4.80]', 'none (6 speakers)')
+    """
+    return f"none ({one['n_speakers']} speakers)" if too_few_speakers(one) else interval(ends)
+
+
+def too_few_speakers(one: dict[str, Any]) -> bool:
+    """Whether a set has speakers, but too few for a conclusion from its intervals.
+
+    Arguments
+    ---------
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    bool
+    """
+    return 0 < one["n_speakers"] < MIN_SPEAKERS
+
+
 def sets_table(summary: dict[str, Any]) -> str:
     """One row for each set: its exits, its oracles, overthinking, and the chosen policy.
 
@@ -129,7 +190,7 @@ def sets_table(summary: dict[str, Any]) -> str:
     rows = []
     for name, one in summary["sets"].items():
         wers, layers = one["wer_per_exit"], one["exit_layers"]
-        row = [name, LABELS[one["label"]], f"{one['n_utterances']} ({one['n_speakers'] or 'not known'})"]
+        row = [plain_name(name), LABELS[one["label"]], f"{one['n_utterances']} ({one['n_speakers'] or 'not known'})"]
         best = min(range(max(1, len(wers) - 1)), key=wers.__getitem__)
         row += [number(wers[0]), f"{number(wers[best])} at {layers[best]}", number(wers[-1])]
         row += [f"{number(one[o]['wer'])} @ {number(one[o]['depth'])}" for o in ("oracle_a", "oracle_b")]
@@ -226,7 +287,12 @@ def provenance_table(summary: dict[str, Any]) -> str:
     keys = ("corpus", "shift", "normaliser", "model_digest", "manifest_digest", "commit", "seed")
     header = ["set", *(key.replace("_digest", "") for key in keys), "hours", "reference words"]
     rows = [
-        [name, *(_short(one[key]) for key in keys), number(one["duration_s"] / 3600), str(one["n_ref_words"])]
+        [
+            plain_name(name),
+            *(_short(one[key]) for key in keys),
+            number(one["duration_s"] / 3600),
+            str(one["n_ref_words"]),
+        ]
         for name, one in summary["sets"].items()
     ]
     return markdown_table(header, rows, n_left=len(keys))
@@ -254,4 +320,4 @@ def difference_text(value: dict[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    return "-" if value is None else str(value)[:12]
+    return "-" if value is None else plain_name(str(value)[:12])

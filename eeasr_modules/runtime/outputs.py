@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from eeasr_modules.csv_cells import as_it_was, neutral
 from eeasr_modules.data.segments import split_segment
 from eeasr_modules.runtime.transcript import Transcript
 from eeasr_modules.runtime.words import Word
@@ -42,7 +43,7 @@ def json_line(transcript: Transcript) -> str:
 
 
 def csv_line(transcript: Transcript) -> str:
-    """The values of `COLUMNS`; words are left out."""
+    """The values of `COLUMNS`; words are left out, and no text is a formula (`csv_cells.neutral`)."""
     values = {**transcript.as_dict(), "warnings": "; ".join(transcript.warnings)}
     return _csv_row([values[name] for name in COLUMNS])
 
@@ -60,8 +61,13 @@ def printable(line: str) -> str:
 
 def _csv_row(values: Sequence[object]) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="").writerow(values)
+    csv.writer(buffer, lineterminator="").writerow([neutral(value) for value in values])
     return buffer.getvalue()
+
+
+def csv_values(line: str) -> list[str]:
+    """The cells of a line that `csv_line` wrote, formulas as they were said."""
+    return [as_it_was(cell) for cell in next(csv.reader([line]))]
 
 
 LINES: dict[str, Callable[[Transcript], str]] = {"jsonl": json_line, "csv": csv_line, "txt": text_line}
@@ -140,7 +146,7 @@ class LineFile:
             audio, said = line.split("\t", 1)
             failed = said.startswith("error: ")
         else:
-            values = json.loads(line) if self.format == "jsonl" else dict(zip(COLUMNS, next(csv.reader([line]))))
+            values = json.loads(line) if self.format == "jsonl" else dict(zip(COLUMNS, csv_values(line)))
             if (values["policy"], values["model"]) != (policy, model):
                 theirs = f"{values['model']} with {values['policy']}"
                 raise ValueError(f"line {number} comes from {theirs}, this run is {model} with {policy}")

@@ -4,7 +4,6 @@ Started by `torchrun`, which sets RANK, WORLD_SIZE and LOCAL_RANK. Rank 0 plans 
 the output, and rank 0 merges the parts when all are done. Machines must see the same files under the same paths.
 """
 
-import csv
 import glob
 import heapq
 import json
@@ -17,7 +16,7 @@ from typing import Any, TypeVar
 
 from eeasr_modules.data.audio_files import file_name
 from eeasr_modules.data.segments import split_segment
-from eeasr_modules.runtime.outputs import NAMES
+from eeasr_modules.runtime.outputs import NAMES, csv_values
 
 WAIT = timedelta(days=30)  # for the slowest process: a corpus may take that long
 BYTES_A_SECOND = 16_000  # of files whose header says nothing: coded audio at 128 kb/s
@@ -148,7 +147,7 @@ def line_audio(line: str, format: str) -> str:
     """
     if format == "txt":
         return line.split("\t", 1)[0]
-    return json.loads(line)["audio"] if format == "jsonl" else next(csv.reader([line]))[0]
+    return json.loads(line)["audio"] if format == "jsonl" else csv_values(line)[0]
 
 
 def merge(output: str | Path, *, format: str, paths: Sequence[str]) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from eeasr_modules.exits.bootstrap import MIN_SPEAKERS
+from eeasr_modules.report.tables import plain_name, set_interval
 from eeasr_modules.training.config import Config
 
 LIBRARY = "eeasr"
@@ -110,19 +112,21 @@ def _text(config: Config, summary: dict) -> str:
         "",
         "## Word error rate",
         "",
-        f"Percent, with 95 % intervals over speakers; greedy decoding. Measured {summary['date']} with torch "
+        f"Percent, with 95 % intervals over speakers (none for fewer than {MIN_SPEAKERS}); greedy decoding. Measured "
+        f"{summary['date']} with torch "
         f"{torch.__version__.split('+')[0]} on {_machine()}.",
         "",
         "| set | kind | utterances (speakers) | first exit | best inner exit | last exit [95 %] |",
         "|---|---|---:|---:|---:|---:|",
     ]
     for name, one in summary["sets"].items():
-        wer, (low, high) = one["wer_per_exit"], one["wer_interval_per_exit"][-1]
+        wer = one["wer_per_exit"]
         inner = min(range(len(wer) - 1), key=wer.__getitem__, default=None)
         best = "" if inner is None else f"{wer[inner]:.2f} at {one['exit_layers'][inner]}"
         lines.append(
-            f"| {name} | {DOMAINS.get(one['label'], one['label'])} | {one['n_utterances']} ({one['n_speakers']}) | "
-            f"{wer[0]:.2f} | {best} | {wer[-1]:.2f} [{low:.2f}, {high:.2f}] |"
+            f"| {plain_name(name)} | {DOMAINS.get(one['label'], one['label'])} | {one['n_utterances']} "
+            f"({one['n_speakers']}) | {wer[0]:.2f} | {best} | {wer[-1]:.2f} "
+            f"{set_interval(one['wer_interval_per_exit'][-1], one)} |"
         )
     lines += _policies(summary)
     lines += [
@@ -148,7 +152,7 @@ def _policies(summary: dict) -> list[str]:
             continue
         at = policy["at_budget"]
         rows.append(
-            f"| {name} | {at['wer']:.2f} [{at['interval'][0]:.2f}, {at['interval'][1]:.2f}] | {at['depth']:.2f} | "
+            f"| {plain_name(name)} | {at['wer']:.2f} {set_interval(at['interval'], one)} | {at['depth']:.2f} | "
             f"{100 * at['depth_share']:.0f} % |"
         )
     if not rows:

@@ -4,6 +4,7 @@
     asr = EncoderASR.from_hparams(source="runs/an4/model")
     asr.transcribe_file("talk.wav")
 
+runs whatever the folder's `hyperparams.yaml` says (`check_hyperparams` first, where the folder is not your own), and
 transcribes at the last exit, or at the one that `overrides={"exit_layer": 6}` names; policies are for `EarlyExitASR`.
 """
 
@@ -22,6 +23,9 @@ from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.weights import INDEX, WEIGHTS, read_weights, weight_files
 
 FILE = "hyperparams.yaml"
+TAGS = {"!ref", f"!name:{__name__}.greedy"} | {
+    f"!new:{__name__}.{name}" for name in ("OneExit", "Tokenizer", "FolderPretrainer")
+}
 
 
 class OneExit(torch.nn.Module):
@@ -113,6 +117,42 @@ def greedy(log_probs: torch.Tensor, relative: torch.Tensor, blank_index: int = 0
     """Greedy transcripts' token ids of what `OneExit` gave; lengths are in it already."""
     n_frames = torch.full((len(log_probs),), log_probs.shape[1], device=log_probs.device)
     return greedy_decode(log_probs, n_frames, blank_index=blank_index)
+
+
+def check_hyperparams(folder: Path | str) -> Path:
+    """Refuse a `hyperparams.yaml` that would run anything but this loader; nothing of it is run here.
+
+    Arguments
+    ---------
+    folder : Path or str
+        A local model folder.
+
+    Returns
+    -------
+    Path
+        The file.
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is none.
+    ValueError
+        When it is no YAML, or a tag in it is not one of this loader's.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"no {FILE} in {folder}: name a local model folder")
+    try:
+        tags = [event.tag for event in yaml.parse(path.read_text(encoding="utf-8")) if getattr(event, "tag", None)]
+    except (yaml.YAMLError, UnicodeDecodeError) as err:
+        raise ValueError(f"{path} must be YAML, got {err}") from err
+    foreign = [tag for tag in tags if tag not in TAGS]
+    if foreign:
+        raise ValueError(
+            f"{path} may name {', '.join(sorted(TAGS))} and nothing else, got {foreign[0]}: EncoderASR would run it; "
+            f"load the folder with EarlyExitASR.from_pretrained, which does not read this file"
+        )
+    return path
 
 
 def write_hyperparams(folder: Path | str) -> Path:

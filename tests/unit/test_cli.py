@@ -194,3 +194,9 @@ def test_help_imports_nothing_heavy():
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+
+
+def test_what_is_fitted_for_a_score_is_said_while_it_takes_its_time(tables, capsys):
+    assert main(["score", str(tables["test"]), "--policy", "static(4), entropy", "--budgets", "3"]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == f"entropy: fitting fold 1 of {len(said)}" and said[-1].endswith(f"{len(said)} of {len(said)}")

@@ -316,7 +316,7 @@
         state.cost === S.cost ? range(a.minus_static) : signed(a.wer - c.static), range(a.minus_last), percent(c.gap_closed)];
     });
     const where = s.policies[texts[0]].calibrated_on;
-    const resampled = `95 % intervals: ${s.intervals.n_draws} draws of ${s.intervals.n_blocks} ${s.intervals.resampled}; differences are paired on the same utterances.`;
+    const resampled = `95 % intervals: ${s.intervals.n_draws} draws of ${s.intervals.n_blocks} ${s.intervals.resampled}; differences are paired on the same utterances.${s.n_speakers > 0 && s.n_speakers < 8 ? " Nothing is to be concluded from so few." : ""}`;
     const how = where === null ? "Thresholds were set on this very set, which flatters the policies: no dev table, and too few speakers for a cross-fit." : `Thresholds: ${where}.`;
     show("policies", table(["policy", "as calibrated", "WER [95 %]", "cost", "of full", "minus static line [95 %]", "minus last exit [95 %]", "gap closed"], rows,
       { left: 2, stress: (row) => row[0].textContent === S.chosen_policy }), el("p", { class: "note" }, `${how} ${resampled}`));
@@ -389,10 +389,10 @@
   function pairs() {
     const rows = S.comparisons.filter((row) => row.set === state.set && (row.budget === state.budget || row.budget === null));
     if (!rows.length) { show("pairs", el("p", { class: "note" }, "There is no pair to compare here.")); return; }
-    const p = (x) => (x < 0.001 ? "< 0.001" : fixed(x, 3));
+    const p = (x) => (x === null ? "–" : x < 0.001 ? "< 0.001" : fixed(x, 3));
     show("pairs", table(["against", "WER difference [95 %]", "cost difference", "p, bootstrap", "p, matched pairs", "p, Holm"],
       rows.map((r) => [el("td", { class: "text" }, el("code", {}, r.other)), range(r), `${signed(r.cost_difference, UNITS[S.cost].digits)} ${UNITS[S.cost].unit}`, p(r.bootstrap_p), p(r.matched_pairs_p), p(r.holm_p)])),
-      el("p", { class: "note" }, `${rows[0].policy} minus the other, on the same utterances; below 0 it is better. Costs can differ, since budgets are met where thresholds are chosen. Holm: over all ${S.comparisons.length} comparisons of this report.`));
+      el("p", { class: "note" }, `${rows[0].policy} minus the other, on the same utterances; below 0 it is better. Costs can differ, since budgets are met where thresholds are chosen. Holm: over all ${S.comparisons.filter((r) => r.holm_p !== null).length} comparisons of this report that have a p-value; sets of fewer than 8 speakers have none.`));
   }
   function risk() {
     at("risk-section").hidden = !S.risk;

@@ -42,15 +42,24 @@ def test_paired_intervals_are_much_narrower_than_those_of_each():
     assert (single.blocks, single.n_blocks) == ("speakers", 40)
 
 
-def test_few_or_unknown_speakers_mean_utterances_and_it_is_said():
-    few = np.repeat([f"s{i}" for i in range(MIN_SPEAKERS - 1)], 5)
-    assert blocks_of(few)[1] == "utterances"
+def test_few_speakers_are_resampled_all_the_same_and_nothing_is_concluded_from_them():
+    few, enough = (np.repeat([f"s{i}" for i in range(n)], 5) for n in (MIN_SPEAKERS - 1, MIN_SPEAKERS))
+    for speakers, conclusive in ((few, False), (enough, True)):
+        # speakers differ, their utterances do not: over utterances the interval would be half as wide
+        errors = np.repeat(np.arange(len(speakers) // 5), 5)
+        interval = bootstrap_wer(errors, np.full(len(speakers), 10), speakers=speakers, rng=np.random.default_rng(0))
+        assert (interval.blocks, interval.n_blocks) == ("speakers", len(speakers) // 5)
+        assert interval.conclusive == conclusive and interval.high - interval.low > 20
+
+
+def test_unknown_speakers_or_a_single_one_mean_utterances_and_it_is_said():
     enough = np.repeat([f"s{i}" for i in range(MIN_SPEAKERS)], 5)
-    assert blocks_of(enough)[1] == "speakers"
     unknown = enough.copy()
     unknown[0] = ""
     assert blocks_of(unknown)[1] == "utterances"
-    interval = bootstrap_wer(np.ones(35, dtype=int), np.full(35, 10), speakers=few, rng=np.random.default_rng(0))
+    one = np.full(35, "s")
+    interval = bootstrap_wer(np.ones(35, dtype=int), np.full(35, 10), speakers=one, rng=np.random.default_rng(0))
+    assert not interval.conclusive
     assert (interval.blocks, interval.n_blocks, interval.low, interval.high) == ("utterances", 35, 10, 10)
 
 
@@ -121,3 +130,16 @@ def test_the_p_value_is_small_where_the_interval_leaves_out_zero():
         assert interval == bootstrap_difference(errors, other, **arguments, rng=np.random.default_rng(1))
         assert (p < 0.05) == clear == (interval.high < 0)
     assert bootstrap_test(errors, errors, **arguments, rng=rng)[1] == 1.0
+
+
+@pytest.mark.parametrize("worse", [0, 1])
+def test_the_p_value_is_two_sided(worse):
+    """A difference of one standard error happens by chance in 32 of 100 cases; seen from one side alone, in 16."""
+    rng = np.random.default_rng(3)
+    changed = rng.normal(size=400)
+    changed += np.sqrt(np.mean((changed - changed.mean()) ** 2) / 400) - changed.mean()
+    sides = changed, np.zeros(400)
+    known = {"n_ref_words": np.full(400, 10), "speakers": np.array([f"s{i}" for i in range(400)])}
+    interval, p = bootstrap_test(sides[worse], sides[1 - worse], **known, rng=np.random.default_rng(0), n_draws=4000)
+    assert np.sign(interval.estimate) == (1, -1)[worse]
+    assert p == pytest.approx(0.317, abs=0.03)

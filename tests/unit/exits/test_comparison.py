@@ -67,3 +67,14 @@ def test_sets_stand_side_by_side_with_adjusted_p_values():
     assert all(one.holm_p >= one.comparison.bootstrap_p for one in found)
     assert found[0].holm_p == pytest.approx(3 * found[0].comparison.bootstrap_p)
     assert found[0].as_dict()["holm_p"] == found[0].holm_p
+
+
+def test_few_speakers_have_no_p_value_and_do_not_count_in_holm(make_table):
+    rng = np.random.default_rng(0)
+    errors, words = rng.integers(0, 4, 60), np.full(60, 10)
+    many, few = (np.array([f"s{i % n}" for i in range(60)]) for n in (12, 7))
+    sets = {name: (errors + 1, errors, words, speakers) for name, speakers in (("a", many), ("b", few), ("c", many))}
+    a, b, c = compare_on_sets(sets, rng=rng, n_draws=200)
+    assert b.comparison.blocks == "speakers" and b.comparison.low > 0
+    assert np.isnan([b.comparison.bootstrap_p, b.comparison.matched_pairs_p, b.holm_p]).all()
+    assert a.holm_p == pytest.approx(2 * a.comparison.bootstrap_p) and c.holm_p <= 0.05

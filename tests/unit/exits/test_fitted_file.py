@@ -103,3 +103,24 @@ def test_two_models_of_one_name_cannot_share_a_file(tmp_path, dev):
         write_policies(tmp_path / "policy.json", items)
     assert list(tmp_path.iterdir()) == []
     assert models_of(items[0].policy)["gain"].fitted_on["set_names"] == ["dev"]
+
+
+class Hostile:
+    """What pickle would run when it is read."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def test_arrays_of_objects_are_refused_and_run_nothing(tmp_path, dev):
+    write_fitted(tmp_path, WithArrays(fit_model("gain", [dev])))
+    np.savez(tmp_path / "gain.npz", trees=np.array([Hostile(tmp_path / "ran")], dtype=object))
+    with pytest.raises(ValueError, match=r"gain.npz must hold arrays of numbers as write_fitted leaves them"):
+        read_fitted(tmp_path, "gain")
+    assert not (tmp_path / "ran").exists()
+    (tmp_path / "gain.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(ValueError, match=r"gain.npz must hold arrays of numbers"):
+        read_fitted(tmp_path, "gain")

@@ -8,6 +8,7 @@ from sentences import misspelled, sentence_table
 
 from eeasr_modules.exits.edits import count_word_edits
 from eeasr_modules.exits.fusion import FusionModel, fuse, fused_table
+from eeasr_modules.exits.fusion_fit import _fit_parts, _LabelledRegions
 from eeasr_modules.exits.fusion_oracle import best_path_errors, lattice_errors
 from eeasr_modules.exits.region_features import Heard
 from eeasr_modules.exits.region_fusion import pass_exit
@@ -150,3 +151,11 @@ def test_what_cannot_be_fused_is_refused(fitted, dev, table):
     agreeing = np.repeat(dev.hypotheses[:, :1], dev.n_exits, axis=1)
     with pytest.raises(ValueError, match="exits that disagree"):
         FusionModel.fit([fused_table(dev, agreeing)])
+
+
+def test_each_part_is_fused_by_trees_that_never_saw_it():
+    regions = [
+        _LabelledRegions(np.zeros((300, 4)), np.arange(300), np.where(np.arange(300) % 3 == 0, 3.0, -1.0)),
+    ]
+    trees = _fit_parts(regions, [np.arange(300) % 3], 3)
+    assert [float(one.predict(np.zeros((1, 4)))[0]) for one in trees] == pytest.approx([-1.0, 1.0, 1.0])

@@ -166,8 +166,10 @@ def test_choices_that_do_not_fit_the_table_are_refused(table, tmp_path, change, 
 def test_what_cannot_be_scored_is_said(table):
     with pytest.raises(ValueError, match="a budget must lie between the first and the last exit, 3 and 12, got 13"):
         budget_layers(13, table)
-    with pytest.raises(ValueError, match="needs a signal that is not there"):
+    with pytest.raises(ValueError, match=r"margin\(0.3\) needs a signal that is not there"):
         score_table(table, policies=[parse_policy("margin(0.3)")])
+    with pytest.raises(ValueError, match=r"^lexical needs a signal .*; lexical_text needs transcripts alone"):
+        score_table(table.without_references(), policies=[parse_policy("lexical")])
     fused = Choices("f", np.zeros(60, dtype=int), np.array(["x"] * 60, dtype=object))
     with pytest.raises(ValueError, match="no references to count errors against"):
         score_table(table.without_references(), choices=[fused])

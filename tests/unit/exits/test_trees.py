@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
@@ -70,3 +72,36 @@ def test_arrays_of_other_shapes_are_refused():
     large = np.zeros((1, 33))
     with pytest.raises(ValueError, match="at most 16 leaves"):
         Trees(large.astype(int), large, large.astype(int), large.astype(int), large, 0.0)
+
+
+def small_tree(**changes):
+    """One comparison with two leaves, and room for four more nodes."""
+    nodes = {"feature": [0, -1, -1, -1, -1, -1], "left": [1, 0, 0, 0, 0, 0], "right": [2, 0, 0, 0, 0, 0]} | changes
+    arrays = {name: np.array([values], dtype=np.int16) for name, values in nodes.items()}
+    return Trees(**arrays, threshold=np.zeros((1, 6)), value=np.arange(6.0)[None], baseline=0.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"left": [0, 0, 0, 0, 0, 0]},
+            "a tree's node must come after it, below 6; node 0 of tree 0 has 0 on its left",
+        ),
+        ({"feature": [0, 0, -1, -1, -1, -1], "left": [1, 0, 0, 0, 0, 0]}, "node 1 of tree 0 has 0 on its left"),
+        ({"right": [6, 0, 0, 0, 0, 0]}, "node 0 of tree 0 has 6 on its right"),
+        ({"right": [-3, 0, 0, 0, 0, 0]}, "node 0 of tree 0 has -3 on its right"),
+        ({"right": [1, 0, 0, 0, 0, 0]}, "a node of a tree must be the child of one other, but some are of two"),
+    ],
+    ids=["itself", "cycle", "beyond", "negative", "shared"],
+)
+def test_what_is_no_tree_is_refused_in_one_sentence(changes, sentence):
+    assert small_tree().predict(np.array([[-1.0], [1.0]])).tolist() == [1.0, 2.0]
+    with pytest.raises(ValueError, match=sentence):
+        small_tree(**changes)
+
+
+def test_children_that_are_no_whole_numbers_are_refused():
+    tree = small_tree()
+    with pytest.raises(ValueError, match="features and children of trees must be whole numbers"):
+        replace(tree, left=tree.left.astype(float))

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from sentences import sentence_table
 
+from eeasr_modules.exits import word_gain_fit
 from eeasr_modules.exits.fitted_file import read_fitted, write_fitted
 from eeasr_modules.exits.fitting import fit_model, scores_of
 from eeasr_modules.exits.stats import auroc
 from eeasr_modules.exits.word_features import feature_names, word_features
 from eeasr_modules.exits.word_gain import WordGainModel
+from eeasr_modules.exits.word_gain_fit import _fit_trees, _Rows, fit_word_gain
 from eeasr_modules.exits.word_spelling import word_spelling
 
 SIGNALS = ("entropy", "rare_share", "char_change")
@@ -171,3 +173,26 @@ def test_tables_of_one_speaker_or_two_exits_can_be_fitted_on():
     small = sentence_table(3, n=20, layers=(3, 6), n_speakers=1)
     model = fit_model("gain_words", [small])
     assert model.steps == (1,) and np.isfinite(scores_of(model, small)).all()
+
+
+@pytest.fixture(scope="module")
+def rows(dev):
+    return _Rows.of([dev], signals=SIGNALS, word_signals=())
+
+
+def test_word_gains_of_a_part_of_the_speakers_never_depend_on_its_own_labels(rows):
+    own, others = rows.part == 0, rows.part != 0
+    poisoned = [gains + 2.0 * own[of_word][:, None] for gains, of_word in zip(rows.gains, rows.utterance)]
+    (_, before), (_, after) = (_fit_trees(one, (1, 2)) for one in (rows, replace(rows, gains=poisoned)))
+    assert (after[own] == before[own]).all()
+    assert (after[others] > before[others]).any()
+
+
+def test_scores_of_a_part_of_the_speakers_never_depend_on_its_own_errors(dev, rows, monkeypatch):
+    no_trees = (), np.zeros((dev.n_utterances, dev.n_exits - 1, 1))
+    monkeypatch.setattr(word_gain_fit, "_fit_trees", lambda rows, steps: no_trees)  # they see other parts' labels
+    own, others = rows.part == 0, rows.part != 0
+    poisoned = replace(dev, n_ins=dev.n_ins + (own[:, None] & (np.arange(dev.n_exits) < 2)))
+    (before,), (after,) = (fit_word_gain([table], signals=SIGNALS, word_signals=()).scores for table in (dev, poisoned))
+    assert (after[own] == before[own]).all()
+    assert (after[others] != before[others]).any()

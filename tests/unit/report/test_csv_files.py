@@ -49,3 +49,12 @@ def test_a_table_without_macs_has_no_columns_for_them(make_table):
     found = evaluated([make_table(macs=False)], dev=None, policies=["entropy"], policy=None, budgets=[0.75])
     files = csv_files(summarise(found, rng=np.random.default_rng(0)), found)
     assert "macs" not in files["policies.csv"] and "cost_depth" in files["policies.csv"]
+
+
+def test_no_name_is_a_formula(make_table):
+    found = evaluated([make_table("=cmd()")], dev=None, policies=["entropy"], policy=None, budgets=[0.75])
+    files = csv_files(summarise(found, rng=np.random.default_rng(0)), found)
+    assert all(row[0] == "'=cmd()" for row in list(csv.reader(io.StringIO(files["exits.csv"])))[1:])
+    cells = [cell for text in files.values() for row in csv.reader(io.StringIO(text)) for cell in row]
+    numbers = [cell for cell in cells if cell.startswith(("-", "+"))]
+    assert not [cell for cell in cells if cell.startswith(("=", "@"))] and numbers == [str(float(x)) for x in numbers]

@@ -74,9 +74,12 @@ def test_a_chosen_policy_that_cannot_meet_the_budget_is_refused(make_table):
         summarised([make_table()], policy="between(6, 8, entropy)", budgets=[0.5])
 
 
-def test_few_speakers_resample_utterances_and_set_their_own_thresholds(make_table):
-    one = summarised([make_table(n_speakers=6)])["sets"]["test"]
-    assert one["intervals"]["resampled"] == "utterances"
+def test_few_speakers_are_resampled_set_their_own_thresholds_and_are_told_apart_by_no_p_value(make_table):
+    summary = summarised([make_table(n_speakers=6)])
+    one = summary["sets"]["test"]
+    assert (one["intervals"]["resampled"], one["intervals"]["n_blocks"]) == ("speakers", 6)
+    assert {row["holm_p"] for row in summary["comparisons"]} == {None}
+    assert summarised([make_table(n_speakers=1)])["sets"]["test"]["intervals"]["resampled"] == "utterances"
     assert one["policies"]["between(random)"]["calibrated_on"] is None
     assert summarised([make_table()])["sets"]["test"]["intervals"]["resampled"] == "speakers"
 

@@ -62,7 +62,9 @@ def test_the_page_has_the_numbers_of_the_summary_and_says_how_they_came(report):
     assert "Thresholds were chosen on dev (60 utterances, 10 speakers)" in text
     assert "Made on" in text and "`eeasr analyze ...`" in text
     assert "optimistic by selection" in text and "Depth is not time" in text
-    assert "Too few or unknown speakers in odd words" in text
+    assert "Fewer than 8 speakers in odd words" in text and "Unknown speakers" not in text
+    assert text.count("draws of 4 speakers; differences are paired. **Nothing is to be concluded") == 1
+    assert text.count("draws of 10 speakers; differences are paired.\n") == 2
     assert text.count("    - said:") == 10
 
 
@@ -120,3 +122,12 @@ def test_a_file_where_the_folder_should_be_is_refused(make_table, tmp_path):
     (tmp_path / "out").write_text("x")
     with pytest.raises(ValueError, match="needs a folder"):
         write_report([make_table()], tmp_path / "out", dev=None, policies=POLICIES, policy=None, budget=0.75)
+
+
+def test_a_set_name_means_nothing_to_markdown_or_html(make_table, tmp_path):
+    name = "<script>alert(1)</script> [x](javascript:1) *a* | `b`\n# c"
+    write_report([make_table(name)], tmp_path, dev=None, policies=POLICIES, policy=None, budget=0.75, command="a `b`")
+    text = (tmp_path / "report.md").read_text("utf-8")
+    safe = r"&lt;script&gt;alert(1)&lt;/script&gt; \[x\](javascript:1) \*a\* \| \`b\` \# c"
+    assert f"\n## {safe}\n" in text and f"\n| {safe} | in domain |" in text
+    assert "<script" not in text and "[x](" not in text.replace(r"\[x\](", "") and "\n# c" not in text

@@ -10,6 +10,7 @@ import pytest
 
 from eeasr_modules.runtime import Transcript, Word
 from eeasr_modules.runtime.outputs import LineFile, SubtitleFiles, srt
+from eeasr_modules.runtime.sharding import line_audio
 
 WORDS = (Word("HELLO", 0.5, 0.9, 0.9), Word("THERE", 1.0, 1.4, 0.8))
 
@@ -52,6 +53,23 @@ def test_a_kill_within_the_first_line_of_a_csv_loses_nothing(tmp_path):
     sink.close()
     (row,) = csv.DictReader((tmp_path / "out.csv").open())
     assert (row["audio"], row["text"], row["exit_layer"], row["error"]) == ("a.wav", "HELLO THERE", "2", "")
+
+
+def test_no_text_of_a_csv_is_a_formula_and_a_run_that_goes_on_knows_what_was_said(tmp_path):
+    names = ["=HYPERLINK(1).wav", "-b.wav", "+c.wav", "@d.wav", "'=e.wav", "'plain.wav"]
+    sink = opened(tmp_path / "out.csv", "csv", policy="=p", model="-m")
+    for name in names:
+        sink.add(transcript(name, "=1+1", policy="=p", model="-m"))
+    sink.close()
+    with (tmp_path / "out.csv").open() as file:
+        cells = [cell for row in csv.DictReader(file) for cell in row.values()]
+    assert "'=1+1" in cells and "'=HYPERLINK(1).wav" in cells and "''=e.wav" in cells and "'plain.wav" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@"))]
+    again = opened(tmp_path / "out.csv", "csv", policy="=p", model="-m")
+    assert again.done == set(names)
+    again.close()
+    lines = (tmp_path / "out.csv").read_text().splitlines()[1:]
+    assert [line_audio(line, "csv") for line in lines] == names
 
 
 def test_json_lines_hold_words_and_warnings(tmp_path):

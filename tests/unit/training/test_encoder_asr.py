@@ -12,7 +12,7 @@ from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime import EarlyExitASR
-from eeasr_modules.training.encoder_asr import write_hyperparams
+from eeasr_modules.training.encoder_asr import check_hyperparams, write_hyperparams
 
 ensure_torchaudio()
 from speechbrain.inference.ASR import EncoderASR  # noqa: E402  needs a working torchaudio
@@ -76,3 +76,28 @@ def test_a_hugging_face_encoder_with_exits(clips, tmp_path):
     asr = EncoderASR.from_hparams(source=str(tmp_path / "model"), savedir=str(tmp_path / "cache"))
     ours = [one.text for one in EarlyExitASR.from_pretrained(tmp_path / "model", policy="static(4)").transcribe(clips)]
     assert asr.transcribe_batch(*batch_of(clips))[0] == ours
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ran: !apply:os.system ['true']",
+        "ran: !new:subprocess.Popen ['true']",
+        "ran: !name:os.system",
+        "ran: !include:other.yaml",
+        "ran: !!python/object/apply:os.system ['true']",
+        "ran: [{deep: !apply:speechbrain.utils.data_utils.download_file {}}]",
+    ],
+)
+def test_what_a_stranger_s_hyperparams_would_run_is_refused(tmp_path, root, line):
+    shipped = root / "eeasr_modules" / "shipped" / "small"
+    assert check_hyperparams(shipped) == shipped / "hyperparams.yaml"
+    text = (shipped / "hyperparams.yaml").read_text(encoding="utf-8")
+    (tmp_path / "hyperparams.yaml").write_text(f"{text}{line}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"may name .* and nothing else, got .*: EncoderASR would run it"):
+        check_hyperparams(tmp_path)
+
+
+def test_a_folder_without_hyperparams_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no hyperparams.yaml in .*: name a local model folder"):
+        check_hyperparams(tmp_path)
