@@ -8,6 +8,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from eeasr_modules.exits import ExitTable
+from eeasr_modules.report.tables import plain_name
 
 NOTHING = "*(nothing)*"
 
@@ -152,7 +153,7 @@ def examples_text(examples: Sequence[Example]) -> str:
 
 
 def _text(i: int, example: Example) -> str:
-    lines = [f"{i}. {escaped(example.utt_id)} ({escaped(example.set_name)})"]
+    lines = [f"{i}. {plain_name(example.utt_id)} ({plain_name(example.set_name)})"]
     if example.reference is None:
         inner, last = escaped(example.inner) or NOTHING, marked(example.inner, example.last)
     else:
