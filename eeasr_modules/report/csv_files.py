@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.csv_cells import neutral
 from eeasr_modules.exits import ExitTable, oracle_a, oracle_b
+from eeasr_modules.exits.csv_cells import neutral
 from eeasr_modules.report.evaluation import Outcome
 from eeasr_modules.report.summary import Evaluated
 

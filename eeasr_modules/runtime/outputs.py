@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eeasr_modules.csv_cells import as_it_was, neutral
 from eeasr_modules.data.segments import split_segment
+from eeasr_modules.exits.csv_cells import as_it_was, neutral
 from eeasr_modules.runtime.transcript import Transcript
 from eeasr_modules.runtime.words import Word
 

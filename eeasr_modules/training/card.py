@@ -8,7 +8,6 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from eeasr_modules.exits.bootstrap import MIN_SPEAKERS
-from eeasr_modules.report.tables import plain_name, set_interval
 from eeasr_modules.training.config import Config
 
 LIBRARY = "eeasr"
@@ -124,9 +123,9 @@ def _text(config: Config, summary: dict) -> str:
         inner = min(range(len(wer) - 1), key=wer.__getitem__, default=None)
         best = "" if inner is None else f"{wer[inner]:.2f} at {one['exit_layers'][inner]}"
         lines.append(
-            f"| {plain_name(name)} | {DOMAINS.get(one['label'], one['label'])} | {one['n_utterances']} "
+            f"| {name} | {DOMAINS.get(one['label'], one['label'])} | {one['n_utterances']} "
             f"({one['n_speakers']}) | {wer[0]:.2f} | {best} | {wer[-1]:.2f} "
-            f"{set_interval(one['wer_interval_per_exit'][-1], one)} |"
+            f"{_interval(one['wer_interval_per_exit'][-1], one)} |"
         )
     lines += _policies(summary)
     lines += [
@@ -152,7 +151,7 @@ def _policies(summary: dict) -> list[str]:
             continue
         at = policy["at_budget"]
         rows.append(
-            f"| {plain_name(name)} | {at['wer']:.2f} {set_interval(at['interval'], one)} | {at['depth']:.2f} | "
+            f"| {name} | {at['wer']:.2f} {_interval(at['interval'], one)} | {at['depth']:.2f} | "
             f"{100 * at['depth_share']:.0f} % |"
         )
     if not rows:
@@ -168,6 +167,12 @@ def _policies(summary: dict) -> list[str]:
         "|---|---:|---:|---:|",
         *rows,
     ]
+
+
+def _interval(ends: list[float], one: dict) -> str:
+    """None for speakers that are too few for one that says anything about others."""
+    known = one["n_speakers"]
+    return f"none ({known} speakers)" if 0 < known < MIN_SPEAKERS else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
 
 
 def _machine() -> str:
