@@ -247,6 +247,7 @@ class MultiExit(nn.Module):
         *,
         prefixes: torch.Tensor | None = None,
         spelling_exits: tuple[int, ...] = (),
+        are_states: bool = False,
     ) -> tuple[list[torch.Tensor], torch.Tensor] | tuple[list[torch.Tensor], torch.Tensor, dict[int, torch.Tensor]]:
         """Log-probs of every exit and frame counts; with `prefixes` also what the attention decoder would say next.
 
@@ -262,6 +263,8 @@ class MultiExit(nn.Module):
             Of `AttentionDecoder.prefixes`; None leaves the decoder unread.
         spelling_exits : tuple of int
             Exits, from 0, whose states the decoder then reads.
+        are_states : bool
+            `wavs` are the states that heads see, (batch, frames, exits x dim), and `n_samples` frames: heads alone run.
 
         Returns
         -------
@@ -272,6 +275,9 @@ class MultiExit(nn.Module):
         spelled : dict of int to torch.Tensor of shape (batch, tokens, tokens + 2)
             Log-probs of the decoder by exit; only where `prefixes` are given.
         """
+        if are_states:
+            views = wavs.unflatten(-1, (len(self.heads), -1)).unbind(dim=2)
+            return [head(view, n_samples) for head, view in zip(self.heads, views, strict=True)], n_samples
         outputs = list(self.exits(wavs, n_samples))
         log_probs, n_frames = [output.log_probs for output in outputs], outputs[-1].n_frames
         if prefixes is None:

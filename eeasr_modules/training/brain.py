@@ -78,6 +78,9 @@ class ExitBrain(sb.Brain):
         """Log-probs of every exit, frame counts, perhaps the decoder's; training audio is sped up or slowed down."""
         batch = batch.to(self.device)
         wavs, relative = batch.sig
+        if self.config.cache_states:
+            states = wavs if torch.is_autocast_enabled(torch.device(self.device).type) else wavs.float()
+            return self.modules.model(states, n_samples_of(relative, wavs.shape[1]), are_states=True)
         if stage == sb.Stage.TRAIN and self.speed is not None:
             wavs = self.speed(wavs)
         n_samples = n_samples_of(relative, wavs.shape[1])

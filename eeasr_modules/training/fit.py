@@ -27,6 +27,7 @@ from eeasr_modules.training.decoder_keys import decoder_settings
 from eeasr_modules.training.encoder_asr import write_hyperparams
 from eeasr_modules.training.regimes import OWN_TEACHERS
 from eeasr_modules.training.starting import first_layers, take_encoder, take_over
+from eeasr_modules.training.states import FrozenStates
 
 logger = logging.getLogger(__name__)
 
@@ -238,6 +239,10 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     if config.n_epochs and sb.utils.distributed.if_main_process():
         frames_for, rate = model.frames_for, config.sample_rate
         warn_of_short(train_items, encode=vocabulary.encode, frames_for=frames_for, sample_rate=rate)
+    if config.cache_states and config.n_epochs:
+        states = FrozenStates(folder / "states", model)
+        states.fill([*train_items.values(), *valid_items.values()], read, sample_rate=config.sample_rate)
+        read = states
     datasets = [build_dataset(items, read=read, encode=vocabulary.encode) for items in (train_items, valid_items)]
     samplers = [
         dynamic_batches(

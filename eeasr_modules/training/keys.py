@@ -114,6 +114,7 @@ COMMON_KEYS: dict[str, Key] = {
     "downsample_factor": Key(int, choices=FACTORS),
     "upsample": Key(bool),
     "freeze_encoder": Key(bool),
+    "cache_states": Key(bool),
     "head": Key(str, choices=("linear", "mlp", "attention")),
     "head_dim": _positive(optional=True),
     "head_dropout": Key(float, low=0.0, high=1.0),

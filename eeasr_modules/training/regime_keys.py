@@ -28,6 +28,7 @@ def check_regime(config: Config) -> None:
         )
     if folder is not None:
         check_teacher_input(config, folder)
+    check_cached_states(config)
     if config.regime == "two_step" and config.share_projection:
         raise ValueError(
             "regime: two_step freezes the last head while the others train, so they cannot share its projection: "
@@ -38,6 +39,22 @@ def check_regime(config: Config) -> None:
             "select_on: last may choose a checkpoint of the first of two_step's steps, whose exits are untrained: "
             "give select_on: mean"
         )
+
+
+def check_cached_states(config: Config) -> None:
+    """ValueError, one sentence, where `cache_states` is asked for and states do change from one epoch to the next."""
+    if not config.cache_states:
+        return
+    reasons = {
+        "freeze_encoder: true (its encoder learns)": not (config.freeze_encoder or config.regime == "heads_only"),
+        "speeds: [100] (another speed gives other states)": config.speeds != [100],
+        "attention_decoder: false": config.attention_decoder,
+        "upsample: false": config.upsample,
+        "distill: null, self or best (a teacher hears the audio)": config.distill not in (None, *OWN_TEACHERS),
+    }
+    wanted = [reason for reason, broken in reasons.items() if broken]
+    if wanted:
+        raise ValueError(f"cache_states: true computes the encoder's states once and needs {'; '.join(wanted)}")
 
 
 def regime_of(config: Config) -> Regime:

@@ -1,0 +1,148 @@
+"""States of a frozen encoder at every exit, computed once and kept on disk: heads then train without the encoder.
+
+`states.bin` holds bfloat16 numbers, utterance behind utterance, of shape (frames, exits x dim); `states.json` says
+where each utterance lies, and of which encoder, exits and recordings they are. What was computed before a run was
+stopped is not computed again; a recording whose size or time of change differs is.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from eeasr_modules.data.segments import split_segment
+from eeasr_modules.models.multi_exit import MultiExit
+
+logger = logging.getLogger(__name__)
+
+BYTES = 2  # of a bfloat16
+BATCH_S = 60.0  # seconds of audio computed together
+RESERVE = 2**28  # bytes of disk that are left alone
+
+
+class FrozenStates:
+    """The states of some utterances, read by the path of their audio.
+
+    Arguments
+    ---------
+    folder : Path
+        Where `states.bin` and `states.json` lie, or will.
+    model : MultiExit
+        Its encoder is frozen and in eval mode.
+    """
+
+    def __init__(self, folder: Path, model: MultiExit):
+        self.folder, self.model = Path(folder), model
+        self.width = len(model.exit_layers) * model.encoder.dim
+        self.of = _digest(model)
+        self.places: dict[str, list] = {}  # path -> [first frame, frames, size and time of change of the file]
+        self.n_frames = 0
+        if self._notes.is_file():
+            notes = json.loads(self._notes.read_text())
+            if notes["of"] == self.of and self._states.is_file():
+                self.places, self.n_frames = notes["places"], notes["n_frames"]
+
+    @property
+    def _states(self) -> Path:
+        return self.folder / "states.bin"
+
+    @property
+    def _notes(self) -> Path:
+        return self.folder / "states.json"
+
+    def __call__(self, path: str) -> torch.Tensor:
+        """States (frames, exits x dim) of one utterance, bfloat16."""
+        first, n_frames, _ = self.places[path]
+        offset, shape = first * self.width * BYTES, (n_frames, self.width)
+        mapped = np.memmap(self._states, dtype=np.int16, mode="r", offset=offset, shape=shape)
+        return torch.from_numpy(np.array(mapped)).view(torch.bfloat16)
+
+    def fill(self, items: Sequence[dict], read: Callable[[str], torch.Tensor], *, sample_rate: int) -> None:
+        """Compute what is not there yet.
+
+        Arguments
+        ---------
+        items : sequence of dict
+            `wav` (path) and `duration` (s) of each utterance.
+        read : callable
+            Path -> waveform (samples,).
+        sample_rate : int
+            Hz.
+
+        Raises
+        ------
+        ValueError
+            If the disk has no room for them; said before anything is computed.
+        """
+        missing = [item for item in items if self.places.get(item["wav"], [0, 0, None])[2] != _stamp(item["wav"])]
+        if not missing:
+            return
+        frames = sum(int(self.model.encoder.frames_for(int(item["duration"] * sample_rate))) for item in missing)
+        needed = frames * self.width * BYTES
+        self.folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(self.folder).free
+        if needed + RESERVE > free:
+            raise ValueError(
+                f"cache_states: true needs {needed / 1e9:.1f} GB in '{self.folder}', which has {free / 1e9:.1f} GB "
+                "free: make room, give fewer exit_layers, or cache_states: false"
+            )
+        logger.info("states of %d utterances: %.2f GB in %s", len(missing), needed / 1e9, self.folder)
+        missing.sort(key=lambda item: item["duration"])
+        with open(self._states, "r+b" if self.n_frames else "wb") as file:
+            file.truncate(self.n_frames * self.width * BYTES)  # what a stopped run wrote and did not note
+            file.seek(0, os.SEEK_END)
+            batches = _batches(missing)
+            for i, batch in enumerate(tqdm(batches, desc="states of the frozen encoder", disable=None), start=1):
+                self._add(batch, read, file)
+                if i % 50 == 0 or i == len(batches):
+                    file.flush()
+                    self._note()
+
+    @torch.no_grad()
+    def _add(self, batch: list[dict], read: Callable[[str], torch.Tensor], file) -> None:
+        wavs = [read(item["wav"]) for item in batch]
+        n_samples = torch.tensor([len(wav) for wav in wavs])
+        device = next(self.model.parameters()).device
+        walk = self.model.walk(torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True).to(device), n_samples.to(device))
+        views = torch.cat([walk.advance(layer).bfloat16().cpu() for layer in self.model.exit_layers], dim=2)
+        for item, states, n in zip(batch, views, walk.n_frames.tolist(), strict=True):
+            file.write(states[:n].contiguous().view(torch.int16).numpy().tobytes())
+            self.places[item["wav"]] = [self.n_frames, n, _stamp(item["wav"])]
+            self.n_frames += n
+
+    def _note(self) -> None:
+        aside = self._notes.with_suffix(".tmp")
+        aside.write_text(json.dumps({"of": self.of, "n_frames": self.n_frames, "places": self.places}))
+        os.replace(aside, self._notes)
+
+
+def _digest(model: MultiExit) -> str:
+    """Of the encoder's weights and of which layers are exits."""
+    digest = hashlib.sha256(json.dumps(model.exit_layers).encode())
+    for name, value in sorted(model.encoder.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _stamp(wav: str) -> str:
+    """Size and time of change of the file that an utterance lies in."""
+    found = os.stat(split_segment(wav)[0])
+    return f"{found.st_size}:{found.st_mtime_ns}"
+
+
+def _batches(items: list[dict]) -> list[list[dict]]:
+    """Utterances, shortest first, in batches of at most `BATCH_S` with padding."""
+    batches: list[list[dict]] = []
+    for item in items:
+        if not batches or item["duration"] * (len(batches[-1]) + 1) > BATCH_S:
+            batches.append([])
+        batches[-1].append(item)
+    return batches
