@@ -4,15 +4,20 @@
         [--policies "between(8, 12, entropy)"] [--certificate_policies "gain"] [--draws 500] [--out results/risk]
 
 Each `--sets` names exit tables of one model (`eeasr import-transcripts`, or a run's `tables/`). Writes `risk.json`
-and `risk.md` with four tables:
+and `risk.md`. *Violated* is a promise of which some part is not so (`exits.risk`): the excess outside the tail, the
+share in the tail, or the bound on all blocks where none loses more than 100 points. Tables:
 
-1. *known truth*: made-up blocks whose mean excess is exactly eps, so that every certificate is false: the share of
-   draws in which one is given must not exceed delta.
-2. *speaker splits*: calibrated on a random half of the speakers. Violated: excess above eps, on the other half
-   (whose own sampling noise is included) and on the whole set (the truth of a finite population).
-3. *shift*: calibrated on one whole set, used on another; with re-calibration without labels.
+1. *known truth*: made-up losses whose mean is exactly the limit: how often a p-value is at most delta.
+2. *heavy tails*: made-up speakers of whom few lose much; policies that harm more and more. True numbers from a large
+   draw of the same population.
+3. *speaker splits*: calibrated on a random half of the speakers; judged on the other half (whose own sampling noise is
+   included) and on the whole set (the truth of a finite population).
 4. *certificate under shift*: thresholds, bets and fit from the other sets, tested with 50 labelled utterances of the
-   new one, drawn at random. Violated: excess on the whole new set above eps.
+   new one, drawn at random with replacement, so that the whole new set is the population.
+5. *what the tail costs*: layers saved by these certificates and by those of before, which tested the clipped mean alone
+   at delta and said nothing of the tail.
+6. *shift*: calibrated on one whole set, used on another, where nothing is promised; re-calibrated without labels.
+7. *speakers needed*: arithmetic, see `exits.risk_sizes`.
 """
 
 import argparse
@@ -31,6 +36,7 @@ from eeasr_modules.exits.p_values import P_VALUES
 from eeasr_modules.exits.recalibration import match_exits, match_signal
 from eeasr_modules.exits.risk import control_risk, risk_outcome
 from eeasr_modules.exits.risk_losses import (
+    WORST_POINTS,
     RiskTarget,
     block_numbers,
     block_p_values,
@@ -41,6 +47,8 @@ from eeasr_modules.exits.risk_losses import (
     reference_errors,
     scaled_losses,
 )
+from eeasr_modules.exits.risk_sequence import above_clip, sequence_tests
+from eeasr_modules.exits.risk_sizes import needed_table
 
 DELTA = 0.1
 N_LABELLED = 50
@@ -92,19 +100,45 @@ def sequence(policy: Policy, table: ExitTable) -> list[Policy]:
     return [curve.policies[i] for i in np.argsort(-curve.cost, kind="stable")]
 
 
-def test_blocks(
-    tested: Tested,
-    rows: np.ndarray,
-    block: np.ndarray,
-    *,
-    target: RiskTarget,
-    scale: float,
-    rng: np.random.Generator,
-    prior: Any = None,
+class Judge:
+    """What is true of each policy over some blocks, and whether a certificate's promise is.
+
+    Arguments
+    ---------
+    excess : np.ndarray of shape (n_blocks, n_policies)
+        Errors above the last exit.
+    words : np.ndarray of shape (n_blocks,)
+        Reference words.
+    target : RiskTarget
+        What is promised.
+    scale : float
+        Words of a mean block.
+    """
+
+    def __init__(self, excess: np.ndarray, words: np.ndarray, *, target: RiskTarget, scale: float) -> None:
+        self.target, self.clip = target, target.clip_at(scale)
+        above = above_clip(excess, words, eps=target.eps, clip=self.clip, block_words=scale)
+        counted = np.where(above, 0, words[:, None]).sum(axis=0)
+        self.outside = 100.0 * np.where(above, 0.0, excess).sum(axis=0) / np.maximum(counted, 1)
+        self.tail, self.over_all = above.mean(axis=0), 100.0 * excess.sum(axis=0) / words.sum()
+        worst = (100.0 * excess - target.eps * words[:, None]) / scale + target.eps
+        self.bounded = (worst <= max(WORST_POINTS, self.clip)).all(axis=0)
+
+    def violated(self, at: int, tail: float) -> bool:
+        """Whether a part of what a certificate for the policy number `at` says is not so; -1 promises nothing."""
+        if at < 0:
+            return False
+        slack = 1 + 1e-9
+        all_above = self.over_all[at] > self.target.bound_on_all(clip=self.clip, tail=tail) * slack
+        return bool(
+            self.outside[at] > self.target.eps * slack or self.tail[at] > tail * slack or self.bounded[at] & all_above
+        )
+
+
+def clip_alone(
+    excess: np.ndarray, words: np.ndarray, *, target: RiskTarget, scale: float, rng: np.random.Generator, prior: Any
 ) -> int:
-    """Number of the cheapest policy that is certified on some utterances, -1 where none is."""
-    number = np.unique(block, return_inverse=True)[1]
-    excess, words = block_sums(tested.excess[rows], number), np.bincount(number, tested.words[rows])
+    """The policy that the clipped mean alone would certify at delta, as before there was a test of the tail."""
     clip = target.clip_at(scale)
     losses = scaled_losses(excess, words, eps=target.eps, clip=clip, block_words=scale)[rng.permutation(len(words))]
     uniforms = rng.uniform(size=len(words))
@@ -138,27 +172,93 @@ def known_truth(n_draws: int) -> list[dict[str, Any]]:
     return rows
 
 
+HARMS = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0)  # of the sequence of made-up policies, as a share of the last one's
+
+
+def heavy_populations() -> dict[str, Any]:
+    """Made-up speakers: (excess in points under the most harmful policy, words), each (n,), from (rng, n)."""
+
+    def few_lose_much(share: float, points: float, better: float = 0.0) -> Any:
+        return lambda rng, n: (np.where(rng.random(n) < share, points, -better), np.full(n, 1000.0))
+
+    def pareto(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.minimum(0.5 * (rng.pareto(1.2, n)), 100.0), np.full(n, 1000.0)
+
+    def lognormal(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        return np.minimum(rng.lognormal(-2.0, 2.0, n), 100.0), np.full(n, 1000.0)
+
+    def who_says_much(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        words = 200.0 + 1600.0 * rng.beta(0.5, 0.5, n)
+        return np.where((words > 1700) & (rng.random(n) < 0.2), 40.0, 0.0), words
+
+    def all_alike(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+        return rng.normal(0.55, 1.0, n), np.full(n, 1000.0)
+
+    return {
+        "3 % lose 40 points": few_lose_much(0.03, 40.0),
+        "1 % lose 100 points": few_lose_much(0.01, 100.0),
+        "6 % lose 40, all others gain 0.5": few_lose_much(0.06, 40.0, better=0.5),
+        "6 % lose 3, all others gain 0.5": few_lose_much(0.06, 3.0, better=0.5),
+        "14 % lose 3, all others gain 0.5": few_lose_much(0.14, 3.0, better=0.5),
+        "27 % lose 2 points": few_lose_much(0.27, 2.0),
+        "Pareto (1.2), up to 100": pareto,
+        "lognormal (2), up to 100": lognormal,
+        "some who say much lose 40": who_says_much,
+        "normal, 0.55 on average": all_alike,
+    }
+
+
+def heavy_tails(n_draws: int, *, eps: float = 0.5) -> list[dict[str, Any]]:
+    """How often certificates are given and violated, by population, number of speakers and clip."""
+    rows, harms = [], np.array(HARMS)
+    for name, draw in heavy_populations().items():
+        points, words = draw(np.random.default_rng(10), 400_000)
+        truths = 0.01 * points[:, None] * harms * words[:, None], words
+        for clip in (None, 100.0):
+            target = RiskTarget(eps, DELTA, clip=clip)
+            judge = Judge(*truths, target=target, scale=1000.0)
+            for n_speakers in (20, 50, 100, 200, 1000):
+                rng, seen = np.random.default_rng(n_speakers), []
+                for _ in range(n_draws):
+                    points, words = draw(rng, n_speakers)
+                    excess = 0.01 * points[:, None] * harms * words[:, None]
+                    found = sequence_tests(excess, words, target=target, block_words=1000.0, rng=rng)
+                    at = found.n_certified - 1
+                    before = clip_alone(excess, words, target=target, scale=1000.0, rng=rng, prior=None)
+                    false_before = before >= 0 and judge.over_all[before] > eps
+                    seen.append((at >= 0, judge.violated(at, found.tail), false_before))
+                issued, violated, false_before = np.mean(seen, axis=0)
+                rows.append(
+                    {
+                        "population": name,
+                        "n_speakers": n_speakers,
+                        "clip": target.clip_at(1000.0),
+                        "issued": issued,
+                        "violated": violated,
+                        "said_of_all_before": false_before,
+                    }
+                )
+    return rows
+
+
 def speaker_splits(table: ExitTable, policy: Policy, *, eps: float, n_draws: int) -> list[dict[str, Any]]:
     """Violations and layers saved of each method over random halves of the speakers."""
     policies = sequence(policy, table)
     tested, speaker = Tested(policies, table), block_numbers(table, "speakers")
-    everyone, n_speakers = np.arange(table.n_utterances), int(speaker.max()) + 1
-    scale, rows = mean_block_words(table, "speakers"), []
+    excess, words = block_sums(tested.excess, speaker), np.bincount(speaker, tested.words)
+    n_speakers, scale, rows = len(words), mean_block_words(table, "speakers"), []
     for method in P_VALUES:
         target, rng, seen = RiskTarget(eps, DELTA, p_value=method), np.random.default_rng(1), []
+        whole = Judge(excess, words, target=target, scale=scale)
         for _ in range(n_draws):
-            chosen = np.isin(speaker, rng.permutation(n_speakers)[: n_speakers // 2])
-            inside, outside = everyone[chosen], everyone[~chosen]
-            at = test_blocks(tested, inside, speaker[inside], target=target, scale=scale, rng=rng)
-            seen.append(
-                (
-                    tested.points(outside, at) > eps,
-                    tested.points(everyone, at) > eps,
-                    tested.saved(outside, at),
-                    at < 0,
-                )
-            )
-        held_out, whole, saved, none = np.mean(seen, axis=0)
+            ours = np.isin(np.arange(n_speakers), rng.permutation(n_speakers)[: n_speakers // 2])
+            found = sequence_tests(excess[ours], words[ours], target=target, block_words=scale, rng=rng)
+            at, outside = found.n_certified - 1, np.flatnonzero(~ours[speaker])
+            before = clip_alone(excess[ours], words[ours], target=target, scale=scale, rng=rng, prior=None)
+            held_out = Judge(excess[~ours], words[~ours], target=target, scale=scale)
+            broken = held_out.violated(at, found.tail), whole.violated(at, found.tail)
+            seen.append((*broken, tested.saved(outside, at), at < 0, tested.saved(outside, before)))
+        violated_held_out, violated_whole, saved, none, saved_before = np.mean(seen, axis=0)
         rows.append(
             {
                 "set": table.metadata.get("set_name"),
@@ -166,11 +266,13 @@ def speaker_splits(table: ExitTable, policy: Policy, *, eps: float, n_draws: int
                 "eps": eps,
                 "p_value": method,
                 "clip": target.clip_at(scale),
+                "tail": target.tail_at(n_speakers // 2),
                 "n_speakers": n_speakers // 2,
-                "violated_held_out": held_out,
-                "violated_whole_set": whole,
+                "violated_held_out": violated_held_out,
+                "violated_whole_set": violated_whole,
                 "saved": saved,
                 "none_certified": none,
+                "saved_before": saved_before,
             }
         )
     return rows
@@ -231,12 +333,15 @@ def certificate(
         home = np.array([at_home.points(np.arange(len(at_home.words)), at) for at in range(len(policies))])
         uncertified = int(np.flatnonzero(home <= eps)[-1]) if (home <= eps).any() else 0
         for name, (how, prior) in methods.items():
-            rng, seen = np.random.default_rng(2), []
+            rng, seen, judge = np.random.default_rng(2), [], Judge(tested.excess, tested.words, target=how, scale=scale)
             for _ in range(n_draws):
-                drawn = rng.choice(len(everyone), min(N_LABELLED, len(everyone)), replace=False)
-                at = test_blocks(tested, drawn, drawn, target=how, scale=scale, rng=rng, prior=prior)
-                seen.append((at >= 0 and true[at] > eps, saved[at] if at >= 0 else 0.0, at < 0))
-            violated, mean_saved, none = np.mean(seen, axis=0)
+                drawn = rng.choice(len(everyone), N_LABELLED)
+                ours, given = (tested.excess[drawn], tested.words[drawn]), {"target": how, "rng": rng, "prior": prior}
+                found = sequence_tests(*ours, block_words=scale, **given)
+                at, before = found.n_certified - 1, clip_alone(*ours, scale=scale, **given)
+                gained = [saved[one] if one >= 0 else 0.0 for one in (at, before)]
+                seen.append((judge.violated(at, found.tail), gained[0], at < 0, gained[1]))
+            violated, mean_saved, none, saved_before = np.mean(seen, axis=0)
             rows.append(
                 {
                     "new": new.metadata.get("set_name"),
@@ -246,6 +351,7 @@ def certificate(
                     "violated": violated,
                     "saved": mean_saved,
                     "none_certified": none,
+                    "saved_before": saved_before,
                     "best_possible": float(np.where(true <= eps, saved, 0.0).max()),
                     "source_threshold_excess": float(true[uncertified]),
                     "source_threshold_saved": float(saved[uncertified]),
@@ -292,7 +398,8 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=500)
     parser.add_argument("--out", type=Path, default=Path("results/risk"))
     arguments = parser.parse_args()
-    found: dict[str, list] = {"known_truth": known_truth(arguments.draws), "splits": [], "shift": [], "certificate": []}
+    found: dict[str, list] = {"known_truth": known_truth(arguments.draws), "heavy_tails": heavy_tails(arguments.draws)}
+    found |= {"splits": [], "certificate": [], "shift": []}
     eps_values = [float(eps) for eps in arguments.certificate_eps.split(",")]
     for names in arguments.sets:
         tables = [read_table(name) for name in names.split(",")]
@@ -315,7 +422,7 @@ def main() -> None:
             print(table.metadata.get("set_name"), "done", flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
     content = {"delta": DELTA, "draws": arguments.draws, **found}
-    _write(arguments.out / "risk.md", page(content, n_labelled=N_LABELLED))
+    _write(arguments.out / "risk.md", page(content, n_labelled=N_LABELLED, needed=needed_table(DELTA)))
     _write(arguments.out / "risk.json", json_lines(content))
 
 

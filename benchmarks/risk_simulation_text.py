@@ -6,7 +6,19 @@ from typing import Any
 
 from scipy.stats import binom
 
-KEPT = ("population", "n_blocks", "source", "target", "set", "new", "policy", "eps", "source_excess", "source_saved")
+KEPT = (
+    "population",
+    "n_blocks",
+    "n_speakers",
+    "source",
+    "target",
+    "set",
+    "new",
+    "policy",
+    "eps",
+    "source_excess",
+    "source_saved",
+)
 
 
 def markdown(title: str, rows: Sequence[dict[str, Any]], *, across: str) -> str:
@@ -20,23 +32,85 @@ def markdown(title: str, rows: Sequence[dict[str, Any]], *, across: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def page(content: dict[str, Any], *, n_labelled: int) -> str:
+def page(content: dict[str, Any], *, n_labelled: int, needed: str) -> str:
     """All tables, in Markdown; `n_labelled` utterances were there for certificates under shift."""
     delta = content["delta"]
     limit = binom.ppf(0.99, content["draws"], delta) / content["draws"]
     titles = {
-        "known_truth": "Known truth, mean excess exactly eps: share of certificates, all false",
+        "known_truth": "Known truth, mean loss exactly at the limit: share of p-values at most delta",
+        "heavy_tails": "Few speakers lose much, eps 0.5: certificates issued (violated)",
         "splits": "Random halves of the speakers: layers saved (violated on the other half / on the whole set)",
-        "shift": "Calibrated on one set, used on another: layers saved (excess in WER points)",
         "certificate": f"Certificate under shift, {n_labelled} labelled utterances: layers saved (violated)",
+        "shift": "Calibrated on one set, used on another, no promise: layers saved (excess in WER points)",
     }
     text = (
         f"# Risk control, simulated\n\n{content['draws']} draws each, delta {delta}. Of a method that fails with "
-        f"probability {delta:g} exactly, 99 % of such simulations stay at or below {100 * limit:.1f} %.\n\n"
+        f"probability {delta:g} exactly, 99 % of such simulations stay at or below {100 * limit:.1f} %. "
+        f"{_worst(content)}\n\nA certificate says, of speakers exchangeable with those of calibration: "
+        f"at most eps WER points above the "
+        f"last exit over the speakers that lose at most the clip B; at most a share of them lose more; over all "
+        f"at most eps + share x (100 - B) points, if none loses more than 100. Violated is one of which any part is "
+        f"not so.\n\n"
     )
-    across = {"known_truth": "p_value", "splits": "p_value", "shift": "recalibration", "certificate": "method"}
-    text += "\n".join(markdown(titles[key], content[key], across=across[key]) for key in titles)
-    return text
+    across = {"known_truth": "p_value", "heavy_tails": "clip", "splits": "p_value", "certificate": "method"}
+    across["shift"] = "recalibration"
+    parts = {key: markdown(titles[key], content[key], across=across[key]) for key in titles}
+    parts["heavy_tails"] += f"\n{_before(content['heavy_tails'])}\n"
+    shift = parts.pop("shift")
+    text += "\n".join([*parts.values(), _costs(content), shift])
+    return f"{text}\n## Speakers needed, even without any excess error, delta {delta:g}\n\n{needed}\n"
+
+
+def _worst(content: dict[str, Any]) -> str:
+    """The largest share of violations in each table that has promises."""
+    names = {
+        "known_truth": "p-values",
+        "heavy_tails": "heavy tails",
+        "splits": "speaker splits",
+        "certificate": "shift",
+    }
+    shares = {
+        name: max(
+            (value for row in content[key] for k, value in row.items() if k.startswith(("violated", "false_"))),
+            default=0,
+        )
+        for key, name in names.items()
+    }
+    return "Largest here: " + ", ".join(f"{_share(value)} ({name})" for name, value in shares.items()) + "."
+
+
+def _before(rows: Sequence[dict[str, Any]]) -> str:
+    """What the certificates of before said of such populations."""
+    small = [row for row in rows if row["clip"] < 100]
+    worst = max(small, key=lambda row: row["said_of_all_before"])
+    return (
+        f"Certificates of before tested the mean clipped at {worst['clip']:g} points alone and said eps of all: "
+        f"false in up to {_share(worst['said_of_all_before'])} of these draws ({worst['population']}, "
+        f"{worst['n_speakers']} speakers). At a clip of 100, eps is said of all speakers, and takes hundreds of them."
+    )
+
+
+def _costs(content: dict[str, Any]) -> str:
+    """Layers saved by these certificates and by those of before, betting, one row a set and eps."""
+    splits = [row for row in content["splits"] if row["p_value"] == "betting"]
+    shifted = [row for row in content["certificate"] if row["method"].startswith("betting, bets learned")]
+    lines = [
+        "## What the tail costs: layers saved by these certificates and by the clipped mean alone (before)",
+        "",
+        "| calibrated on | policy | eps | before | now | less | no certificate now |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    named = [(f"half of {row['set']}, {row['n_speakers']} speakers", row) for row in splits]
+    named += [(f"50 utterances of {row['new']}", row) for row in shifted]
+    for name, row in named:
+        less = row["saved_before"] - row["saved"]
+        numbers = [f"{row['eps']:g}", *map(_share, (row["saved_before"], row["saved"], less, row["none_certified"]))]
+        lines.append("| " + " | ".join([name, row["policy"], *numbers]) + " |")
+    for title, rows in (("random halves of speakers", splits), (f"{len(shifted)} cases under shift", shifted)):
+        if rows:
+            before, now = (sum(row[key] for row in rows) / len(rows) for key in ("saved_before", "saved"))
+            lines += ["", f"Mean over {title}: {_share(before)} before, {_share(now)} now."]
+    return "\n".join([*lines, ""])
 
 
 def json_lines(content: dict[str, Any]) -> str:
@@ -57,6 +131,8 @@ def side_by_side(rows: Sequence[dict[str, Any]], across: str) -> list[dict[str, 
         cell = joined.setdefault(tuple(kept.values()), kept)
         if "false_certificates" in row:
             cell[row[across]] = _share(row["false_certificates"])
+        elif "issued" in row:
+            cell[f"clip {row[across]:g}"] = f"{_share(row['issued'])} ({_share(row['violated'])})"
         elif "excess" in row:
             cell[row[across]] = f"{_share(row['saved'])} ({row['excess']:.2f})"
         else:

@@ -47,8 +47,9 @@ def _add_analyze(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--risk",
-        metavar="EPS,DELTA",
-        help="certify: at most EPS WER points above the last exit, with probability 1 - DELTA",
+        metavar="EPS,DELTA[,CLIP]",
+        help="certify, with probability 1 - DELTA: at most EPS WER points above the last exit over speakers that lose "
+        "at most CLIP points, and how many lose more (default CLIP: 4 EPS; 100 speaks of all speakers, and takes many)",
     )
     parser.add_argument(
         "--examples",

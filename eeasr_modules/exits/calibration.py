@@ -42,6 +42,9 @@ class Calibrated:
         set_name, manifest_digest, model_digest, n_utterances of the calibration data.
     drift : DriftReference or None
         What the calibration data looked like under the policy, for a watch over live speech.
+    promise : dict or None
+        Of a certificate, or of why there is none: "certified", "statement", "assumptions", eps, delta, clip, tail and
+        more, as `exits.certifying` writes it; None where nothing was to be promised.
     """
 
     policy: Policy
@@ -53,6 +56,7 @@ class Calibrated:
     grid: Curve
     calibrated_on: dict[str, Any]
     drift: DriftReference | None = None
+    promise: dict[str, Any] | None = None
 
 
 def choose(

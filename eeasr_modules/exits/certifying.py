@@ -1,11 +1,13 @@
 """A certified policy from one dev table, as `choose` gives one for a budget."""
 
+from typing import Any
+
 from eeasr_modules.exits.calibration import Calibrated
 from eeasr_modules.exits.combinations import Between, open_leaf
 from eeasr_modules.exits.fitted import Fitted
 from eeasr_modules.exits.folds import speaker_folds
 from eeasr_modules.exits.policies import Policy
-from eeasr_modules.exits.risk import control_risk
+from eeasr_modules.exits.risk import RiskControlled, control_risk
 from eeasr_modules.exits.risk_losses import RiskTarget
 from eeasr_modules.exits.table import ExitTable
 
@@ -30,7 +32,8 @@ def certify(dev_table: ExitTable, open_policy: Policy, *, target: RiskTarget, co
     Returns
     -------
     Calibrated
-        `rule` says what was promised, and "not certified" with the reason where the last exit had to be taken.
+        `rule` says what was asked for, and "not certified" with the reason where the last exit had to be taken;
+        `promise` what is promised and what that rests on.
 
     Raises
     ------
@@ -55,4 +58,31 @@ def certify(dev_table: ExitTable, open_policy: Policy, *, target: RiskTarget, co
         dev_wer=found.dev_wer,
         grid=found.grid,
         calibrated_on=found.calibrated_on,
+        promise=promise_of(found),
     )
+
+
+def promise_of(found: RiskControlled) -> dict[str, Any]:
+    """What `policy.json` keeps of a certificate.
+
+    Arguments
+    ---------
+    found : RiskControlled
+        Of `control_risk`.
+
+    Returns
+    -------
+    dict
+        "certified", "statement", "assumptions"; eps, delta, reference, blocks, p_value (the method); clip in WER
+        points, block_words, tail and bound_on_all; n_blocks, n_above, dev_excess, smallest_eps of calibration.
+    """
+    target, plain = found.target.as_dict(), found.as_dict()
+    asked = {name: target[name] for name in ("eps", "delta", "reference", "blocks", "p_value")}
+    kept = ("clip", "block_words", "tail", "bound_on_all", "n_blocks", "n_above", "dev_excess", "smallest_eps")
+    return {
+        "certified": found.certified,
+        "statement": found.reason,
+        "assumptions": list(found.assumptions),
+        **asked,
+        **{name: plain[name] for name in kept},
+    }

@@ -123,6 +123,7 @@ def _entry(item: Calibrated) -> dict[str, Any]:
         "calibrated_on": item.calibrated_on,
         "grid": [{"policy": str(policy), "cost": cost, "wer": wer} for policy, cost, wer in points],
         "drift": None if item.drift is None else {"signal": item.drift.signal, "scores": item.drift.scores},
+        "promise": item.promise,
     }
 
 
@@ -142,4 +143,5 @@ def _from_entry(entry: dict[str, Any], models: Mapping[str, FittedModel]) -> Cal
         ),
         calibrated_on=entry["calibrated_on"],
         drift=None if drift is None else DriftReference(drift["signal"], tuple(drift["scores"])),
+        promise=entry.get("promise"),  # files of before certificates said what they rest on have none
     )

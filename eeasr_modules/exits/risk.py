@@ -2,25 +2,37 @@
 
 Learn-Then-Test (Angelopoulos et al. 2021, "Learn then Test", Section 3) over an ordered grid of thresholds.
 
-*What is promised.* Speakers (or utterances) are the blocks that are drawn; the calibration data are n of them.
-Block b has E_b errors more than the reference exit's, and W_b reference words. The risk is the ratio
-E[E_b] / E[W_b], the pooled excess in WER points. It is at most eps just when the mean of the loss
+*The loss.* Speakers (or utterances) are the blocks that are drawn; the calibration data are n of them. Block b has E_b
+errors more than the reference exit's, and W_b reference words. The pooled excess over some blocks is the ratio of
+their mean E_b to their mean W_b, in WER points. It is at most eps just when the mean over them of the loss
 
     L_b = (100 E_b - eps W_b) / S,        S = the words of a mean block, a fixed scale,
 
-is at most 0; large blocks weigh more, as they do in a pooled WER. With probability at least 1 - delta over the
-draw of the calibration blocks, the policy that is returned has a mean *clipped* loss of at most 0: losses above
-clip - eps count as that. The clip is an assumption, stated with the share of the blocks that it touched; without
-one nothing can be promised about an error count, which has no upper bound. Losses below -eps count as -eps for all
-p-values but betting, which needs no lower bound; that errs on the safe side.
+is at most 0; large blocks weigh more, as they do in a pooled WER.
+
+*Why nothing is promised about all blocks alike.* A share s of blocks that lose B points each adds s B to the mean,
+and with probability (1 - s)^n none of them is among n: without an upper bound on the loss no number of blocks
+certifies any eps, and with a bound B it takes about (1 - eps / B)^n <= delta (`exits.risk_sizes` has the table).
+So the promise has a clip B, which divides the blocks in two: those that lose at most B, and the *tail*, L_b > B - eps.
+
+*What is promised*, with probability at least 1 - delta over the draw of the calibration blocks, all at once:
+
+1. over the blocks outside the tail the pooled excess is at most eps;
+2. at most a share tau of the blocks are in the tail;
+3. over all blocks it is at most eps + tau (100 - B), *if* no block loses more than 100 points.
+
+1 and 3 follow from a mean of min(L_b, B - eps) of at most 0, tested at level delta / 2 (losses below -eps count as
+-eps for all p-values but betting, which needs no lower bound; that errs on the safe side). 2 is tested by the
+binomial tail at level delta / 2 (Clopper and Pearson 1934). tau depends on n only: 5 %, or the least that n blocks can
+rule out. With B = 100, 3 is eps itself: the promise is about all blocks, and needs many.
 
 *Fixed-sequence testing.* The grid is ordered from the costliest threshold down, before any error is looked at;
-each is tested at level delta until the first that fails. All before it are certified at once.
-The last exit alone has no excess and needs no test.
+each is tested until the first that fails, also one whose own excess on the calibration data, not clipped, is above
+eps. All before it are certified at once. The last exit alone has no excess and needs no test.
 
-Guarantees hold for blocks drawn like those of calibration: other corpora, noise or microphones void them.
-A grid and a scale S from the calibration data's own signals and words are not strictly fixed in advance; give
-`source_table` for that.
+*What is assumed.* Blocks exchangeable with those of calibration (independent draws from the same speakers): other
+corpora, noise or microphones void it. A grid and a scale S from the calibration data's own signals and words are not
+strictly fixed in advance; give `source_table` for that.
 """
 
 import math
@@ -37,15 +49,15 @@ from eeasr_modules.exits.policies import Policy, Static
 from eeasr_modules.exits.risk_losses import (
     RiskTarget,
     block_numbers,
-    block_p_values,
     block_sums,
     excess_errors,
-    first_failure,
     mean_block_words,
     reference_errors,
     scaled_losses,
-    smallest_eps,
 )
+from eeasr_modules.exits.risk_sequence import SequenceTests, above_clip, sequence_tests
+from eeasr_modules.exits.risk_sizes import smallest_eps
+from eeasr_modules.exits.risk_text import assumptions, promise, refusal
 from eeasr_modules.exits.table import ExitTable
 
 
@@ -64,18 +76,25 @@ class RiskControlled:
     certified : bool
         Whether some threshold was.
     reason : str
-        One sentence: what is promised, or why nothing can be.
+        What is promised, or why nothing can be.
+    assumptions : tuple of str
+        What the promise rests on.
     n_blocks : int
         Speakers or utterances of the calibration data.
     block_words, clip : float
         The scale S, in words, and the clip used, in WER points.
-    clipped_share : float
-        Share of the blocks that the clip touched under the policy, 0 to 1.
+    tail : float
+        Share of the blocks that is ruled out to lose more than the clip, 0 to 1.
+    n_above : int
+        Calibration blocks that lose more than the clip under the policy.
+    bound_on_all : float
+        WER points over all blocks that follow, if none loses more than 100.
     smallest_eps : float
         Smallest eps that these blocks can certify for a policy without any excess, in WER points; nan where
         none can.
-    p_value : float
-        Of the policy; where nothing was certified, of the first threshold tested.
+    p_value, tail_p_value : float
+        Of the policy, for the mean and for the tail, each to be at most delta / 2; where nothing was certified, of
+        the first threshold tested.
     dev_excess, dev_wer, dev_cost, dev_saved : float
         On the calibration data: WER points above the reference (not clipped), WER in percent, mean cost, and
         the share of the last exit's cost that is saved.
@@ -95,12 +114,16 @@ class RiskControlled:
     target: RiskTarget
     certified: bool
     reason: str
+    assumptions: tuple[str, ...]
     n_blocks: int
     block_words: float
     clip: float
-    clipped_share: float
+    tail: float
+    n_above: int
+    bound_on_all: float
     smallest_eps: float
     p_value: float
+    tail_p_value: float
     dev_excess: float
     dev_wer: float
     dev_cost: float
@@ -115,6 +138,7 @@ class RiskControlled:
         """Plain values, for JSON; numbers that do not exist are None, the grid is left out."""
         plain = {name: value for name, value in vars(self).items() if name != "grid"}
         plain.update(policy=str(self.policy), open_policy=str(self.open_policy), target=self.target.as_dict())
+        plain["assumptions"] = list(self.assumptions)
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in plain.items()}
 
 
@@ -125,14 +149,21 @@ class RiskOutcome:
     Arguments
     ---------
     excess : float
-        WER points above the reference exit.
+        WER points above the reference exit, over all blocks.
+    excess_outside_tail : float
+        The same over the blocks that lose at most the clip.
+    tail_share : float
+        Share of the blocks that lose more, 0 to 1.
     violated : bool
-        Whether that is above eps. On few utterances chance alone can do it.
+        Whether a part of the promise is not so here: the excess outside the tail above eps, or, where the share is
+        given, too many in the tail. On few blocks chance alone can do it.
     wer, cost, saved : float
         WER in percent, mean cost, and the share of the last exit's cost saved.
     """
 
     excess: float
+    excess_outside_tail: float
+    tail_share: float
     violated: bool
     wer: float
     cost: float
@@ -201,38 +232,37 @@ def control_risk(
     grid = _sequence(curve, open_policy)
     words = np.bincount(block, dev_table.n_ref_words)
     scale = mean_block_words(source_table or dev_table, target.blocks)
-    clip = target.clip_at(scale)
-    excess = excess_errors(dev_table, grid.policies, reference)
-    losses = scaled_losses(block_sums(excess, block), words, eps=target.eps, clip=clip, block_words=scale)
+    excess = block_sums(excess_errors(dev_table, grid.policies, reference), block)
+    prior = None if source_table is None else _prior(source_table, grid.policies, target, scale=scale)
     rng = np.random.default_rng(seed)
-    order, uniforms = rng.permutation(len(words)), rng.uniform(size=len(words))
-    prior = None if source_table is None else _prior(source_table, grid.policies, target, clip=clip, scale=scale)
-    tested = block_p_values(losses[order], target, limit=target.eps / clip, uniforms=uniforms[order], prior=prior)
-    n_certified = first_failure(tested, target.delta)
-    best = n_certified - 1 if n_certified else 0
-    smallest = smallest_eps(words, target=target, block_words=scale)
-    chosen = grid.policies[best] if n_certified else Static(int(dev_table.exit_layers[-1]))
+    tests = sequence_tests(excess, words, target=target, block_words=scale, rng=rng, prior=prior)
+    best = max(tests.n_certified - 1, 0)
+    chosen = grid.policies[best] if tests.n_certified else Static(int(dev_table.exit_layers[-1]))
     outcome = risk_outcome(chosen, dev_table, target=target, cost=cost)
-    on_dev = block_sums(excess[:, [best]], block)[:, 0] if n_certified else np.zeros(len(words))
+    smallest = smallest_eps(words, target=target, block_words=scale)
     return RiskControlled(
         policy=chosen,
         open_policy=open_policy,
         target=target,
-        certified=n_certified > 0,
-        reason=_reason(target, n_certified, float(tested[best]), len(words), smallest, clip),
+        certified=tests.n_certified > 0,
+        reason=_reason(target, tests, n_blocks=len(words), smallest=smallest),
+        assumptions=assumptions(target, clip=tests.clip, block_words=scale, has_source=source_table is not None),
         n_blocks=len(words),
         block_words=scale,
-        clip=clip,
-        clipped_share=float(((100.0 * on_dev - target.eps * words) / scale > clip - target.eps).mean()),
+        clip=tests.clip,
+        tail=tests.tail,
+        n_above=int(tests.n_above[best]) if tests.n_certified else 0,
+        bound_on_all=target.bound_on_all(clip=tests.clip, tail=tests.tail),
         smallest_eps=smallest,
-        p_value=float(tested[best]),
+        p_value=float(tests.mean_p[best]),
+        tail_p_value=float(tests.tail_p[best]),
         dev_excess=outcome.excess,
         dev_wer=outcome.wer,
         dev_cost=outcome.cost,
         dev_saved=outcome.saved,
         cost=cost,
-        n_tested=min(n_certified + 1, len(tested)),
-        n_certified=n_certified,
+        n_tested=min(tests.n_certified + 1, len(tests.mean_p)),
+        n_certified=tests.n_certified,
         calibrated_on={
             "set_name": dev_table.metadata.get("set_name"),
             "manifest_digest": dev_table.metadata.get("manifest_digest"),
@@ -244,7 +274,15 @@ def control_risk(
     )
 
 
-def risk_outcome(policy: Policy, table: ExitTable, *, target: RiskTarget, cost: str = "cost_layers") -> RiskOutcome:
+def risk_outcome(
+    policy: Policy,
+    table: ExitTable,
+    *,
+    target: RiskTarget,
+    block_words: float | None = None,
+    tail: float = 1.0,
+    cost: str = "cost_layers",
+) -> RiskOutcome:
     """What a policy does on data that it was not calibrated on.
 
     Arguments
@@ -255,6 +293,10 @@ def risk_outcome(policy: Policy, table: ExitTable, *, target: RiskTarget, cost: 
         What is reported on.
     target : RiskTarget
         What was promised.
+    block_words : float or None
+        The certificate's scale S; None takes this table's.
+    tail : float
+        The share of the blocks in the tail that the certificate rules out; 1 asks nothing of it.
     cost : str
         As for `exit_costs`.
 
@@ -262,21 +304,31 @@ def risk_outcome(policy: Policy, table: ExitTable, *, target: RiskTarget, cost: 
     -------
     RiskOutcome
     """
-    excess = excess_errors(table, [policy], reference_errors(table, target.reference)).sum()
-    points = float(100.0 * excess / table.n_ref_words.sum())
+    block = block_numbers(table, target.blocks)
+    errors = block_sums(excess_errors(table, [policy], reference_errors(table, target.reference)), block)
+    words = np.bincount(block, table.n_ref_words)
+    scale = mean_block_words(table, target.blocks) if block_words is None else block_words
+    above = above_clip(errors, words, eps=target.eps, clip=target.clip_at(scale), block_words=scale)[:, 0]
+    outside = float(100.0 * errors[~above].sum() / max(words[~above].sum(), 1))
     mean, wer = choice_point(policy, table, cost=cost)
     full, _ = choice_point(Static(int(table.exit_layers[-1])), table, cost=cost)
-    return RiskOutcome(points, points > target.eps * (1 + 1e-9), wer, mean, 1.0 - mean / full)
+    return RiskOutcome(
+        excess=float(100.0 * errors.sum() / words.sum()),
+        excess_outside_tail=outside,
+        tail_share=float(above.mean()),
+        violated=bool(outside > target.eps * (1 + 1e-9) or above.mean() > tail),
+        wer=wer,
+        cost=mean,
+        saved=1.0 - mean / full,
+    )
 
 
-def _prior(
-    source: ExitTable, policies: Any, target: RiskTarget, *, clip: float, scale: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _prior(source: ExitTable, policies: Any, target: RiskTarget, *, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Mean and variance of the losses of the source's blocks under each policy."""
     block = block_numbers(source, target.blocks)
     excess = block_sums(excess_errors(source, policies, reference_errors(source, target.reference)), block)
     words = np.bincount(block, source.n_ref_words)
-    losses = scaled_losses(excess, words, eps=target.eps, clip=clip, block_words=scale)
+    losses = scaled_losses(excess, words, eps=target.eps, clip=target.clip_at(scale), block_words=scale)
     return losses.mean(axis=0), losses.var(axis=0)
 
 
@@ -299,21 +351,9 @@ def _check_policy(policy: Policy, source: ExitTable | None) -> None:
         )
 
 
-def _reason(target: RiskTarget, n_certified: int, p: float, n_blocks: int, smallest: float, clip: float) -> str:
-    what = f"at most {target.eps:g} WER points above {_exit_name(target)}"
-    if n_certified:
-        return (
-            f"{what} with probability {1 - target.delta:g} over the draw of {n_blocks} {target.blocks}, "
-            f"excess per block clipped at {clip:.3g} points"
-        )
-    if not smallest <= target.eps:
-        least = "none" if math.isnan(smallest) else f"{smallest:.2f} points"
-        return (
-            f"{n_blocks} {target.blocks} and a clip of {clip:.3g} points cannot promise {what}, even without any "
-            f"excess error: the smallest eps that they can is {least}"
-        )
-    return f"{what} could not be promised: the costliest threshold has p-value {p:.3g}, above delta {target.delta:g}"
-
-
-def _exit_name(target: RiskTarget) -> str:
-    return "the last exit" if target.reference == "last" else f"layer {target.reference}"
+def _reason(target: RiskTarget, tests: SequenceTests, *, n_blocks: int, smallest: float) -> str:
+    if tests.n_certified:
+        n_above = int(tests.n_above[tests.n_certified - 1])
+        return promise(target, clip=tests.clip, tail=tests.tail, n_blocks=n_blocks, n_above=n_above)
+    first = {"p": float(tests.mean_p[0]), "tail_p": float(tests.tail_p[0]), "excess": float(tests.excess[0])}
+    return refusal(target, clip=tests.clip, tail=tests.tail, n_blocks=n_blocks, smallest=smallest, **first)

@@ -16,8 +16,10 @@ from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.table import ExitTable
 
 BLOCKS = ("speakers", "utterances")
-CLIP_IN_EPS = 4.0  # default clip: so many times eps, with which 9 blocks without excess certify at delta 0.1 ...
+CLIP_IN_EPS = 4.0  # default clip: so many times eps, with which 11 blocks without excess certify at delta 0.1 ...
 CLIP_IN_ERRORS = 2.0  # ... but never less than so many word errors in a mean block
+TAIL_SHARE = 0.05  # default share of blocks above the clip to be ruled out, where the blocks are enough for it
+WORST_POINTS = 100.0  # what no block is assumed to lose more than, where all blocks are spoken of: every word lost
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ class RiskTarget:
         One of `P_VALUES`; "betting" saved most on real speech.
     clip : float or None
         Largest excess that a block counts with, in WER points of a mean block. None takes 4 eps, or what 2
-        word errors are in a mean block where that is more.
+        word errors are in a mean block where that is more. With 100 the promise is about all blocks.
+    tail : float or None
+        Share of the blocks that may lose more than the clip, between 0 and 1. None takes 5 %, or the least that
+        so many blocks can rule out.
     """
 
     eps: float
@@ -47,6 +52,7 @@ class RiskTarget:
     blocks: str = "speakers"
     p_value: str = "betting"
     clip: float | None = None
+    tail: float | None = None
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eps) and self.eps > 0):
@@ -59,17 +65,37 @@ class RiskTarget:
             raise ValueError(f"p_value must be one of {', '.join(P_VALUES)}, got {self.p_value!r}")
         if self.clip is not None and not self.clip > self.eps:
             raise ValueError(f"clip must exceed eps (both in WER points), got clip {self.clip} and eps {self.eps}")
+        if self.tail is not None and not 0 < self.tail < 1:
+            raise ValueError(f"tail must be between 0 and 1 (share of blocks above the clip), got {self.tail}")
 
     @property
     def rule(self) -> str:
-        """Such as "exit_risk 0.5, 0.1"."""
-        return f"exit_risk {self.eps:g}, {self.delta:g}"
+        """Such as "exit_risk 0.5, 0.1"; the clip follows where one was given."""
+        return f"exit_risk {self.eps:g}, {self.delta:g}" + ("" if self.clip is None else f", {self.clip:g}")
+
+    @property
+    def level(self) -> float:
+        """Level of each of the two tests, of the mean and of the tail: half of delta."""
+        return self.delta / 2.0
 
     def clip_at(self, block_words: float) -> float:
         """The clip in WER points, for blocks of so many words in the mean."""
         if self.clip is not None:
             return self.clip
         return max(CLIP_IN_EPS * self.eps, 100.0 * CLIP_IN_ERRORS / block_words)
+
+    def tail_at(self, n_blocks: int) -> float:
+        """The share of the blocks above the clip that is to be ruled out with so many; known before any error is."""
+        if self.tail is not None:
+            return self.tail
+        return max(TAIL_SHARE, 1.0 - self.level ** (1.0 / n_blocks))
+
+    def bound_on_all(self, *, clip: float, tail: float) -> float:
+        """WER points that the excess over all blocks is within, if none loses more than `WORST_POINTS`.
+
+        The mean loss is at most the clipped one's, 0, and (100 - clip) for a share of `tail`.
+        """
+        return self.eps + tail * max(0.0, WORST_POINTS - clip)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -187,75 +213,56 @@ def first_failure(p_values_in_order: np.ndarray, delta: float) -> int:
     return int(failed[0]) if len(failed) else len(p_values_in_order)
 
 
-def smallest_eps(words: np.ndarray, *, target: RiskTarget, block_words: float | None = None) -> float:
-    """Smallest eps that blocks of these sizes can certify for a policy that has no excess error at all.
-
-    A policy with fewer errors than its reference may get below it by betting, no other.
-
-    Arguments
-    ---------
-    words : np.ndarray of shape (n_blocks,)
-        Reference words of each block.
-    target : RiskTarget
-        Its eps is not used, nor is it where the clip follows eps.
-    block_words : float or None
-        The scale S; None takes the mean.
-
-    Returns
-    -------
-    float
-        In WER points, to 1 %; nan where not even 100 points can be certified.
-
-    Example
-    -------
-    >>> smallest_eps(np.full(20, 1000.0), target=RiskTarget(eps=1, p_value="hoeffding_bentkus", clip=4)).__round__(2)
-    0.44
-    """
-    scale = float(np.mean(words)) if block_words is None else block_words
-
-    def certifies(eps: float) -> bool:
-        clip = target.clip if target.clip is not None else RiskTarget(eps).clip_at(scale)
-        if clip <= eps:
-            return True
-        losses = scaled_losses(np.zeros((len(words), 1)), words, eps=eps, clip=clip, block_words=scale)
-        tested = block_p_values(losses, target, limit=eps / clip, uniforms=np.full(len(words), 0.5), prior=None)
-        return bool(tested[0] <= target.delta)
-
-    low, high = 1e-4, 100.0 if target.clip is None else target.clip * (1 - 1e-9)
-    if not certifies(high):
-        return float("nan")
-    while high > low * 1.01:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if certifies(middle) else (middle, high)
-    return high
-
-
-def parse_risk(text: str) -> tuple[float, float]:
-    """The two numbers of a command line's `--risk EPS,DELTA`.
+def parse_risk(text: str) -> RiskTarget:
+    """What a command line's `--risk EPS,DELTA` or `--risk EPS,DELTA,CLIP` asks for.
 
     Arguments
     ---------
     text : str
-        Such as "0.5,0.1".
+        Such as "0.5,0.1" or "0.5,0.1,100".
 
     Returns
     -------
-    tuple of float
-        (eps in WER points, delta)
+    RiskTarget
 
     Example
     -------
-    >>> parse_risk("0.5, 0.1")
-    (0.5, 0.1)
+    >>> parse_risk("0.5, 0.1").rule
+    'exit_risk 0.5, 0.1'
     """
     try:
-        eps, delta = (float(part) for part in text.split(","))
-    except ValueError as err:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    return target_of(numbers, said=text)
+
+
+def target_of(numbers: Sequence[float], *, said: object = None) -> RiskTarget:
+    """The target that two or three numbers ask for: `exit_risk: [eps, delta]` or `[eps, delta, clip]` of a YAML.
+
+    Arguments
+    ---------
+    numbers : sequence of float
+        eps in WER points, delta, and the clip in WER points.
+    said : object
+        As it was given, for the error; None takes the numbers.
+
+    Returns
+    -------
+    RiskTarget
+
+    Raises
+    ------
+    ValueError
+        When there are other than two or three, or they make no sense.
+    """
+    if len(numbers) not in (2, 3):
         raise ValueError(
-            f"risk must be two numbers, eps in WER points and delta, such as 0.5,0.1, got {text!r}"
-        ) from err
-    target = RiskTarget(eps, delta)
-    return target.eps, target.delta
+            f"risk must be two or three numbers, eps in WER points, delta, and a clip in WER points, such as 0.5,0.1, "
+            f"got {said if said is not None else list(numbers)!r}"
+        )
+    eps, delta, *clip = map(float, numbers)
+    return RiskTarget(eps, delta, clip=clip[0] if clip else None)
 
 
 def block_p_values(

@@ -63,9 +63,9 @@ def _pair(ours: Any, theirs: Any, table: ExitTable, *, cost: str, rng: np.random
 
 
 def risk_numbers(
-    policies: Sequence[Policy], table: ExitTable, *, dev: ExitTable | None, eps: float, delta: float
+    policies: Sequence[Policy], table: ExitTable, *, dev: ExitTable | None, target: RiskTarget
 ) -> list[dict[str, Any]]:
-    """What each policy saves when it may add at most eps points to the last exit's WER, with probability 1 - delta.
+    """What each policy saves under a promise about its errors above the last exit's, and how that went on the set.
 
     Windows are not calibrated here: a guarantee is given for one threshold, so `between(entropy)` stands as
     `entropy`. Without dev, one half of the speakers certifies and the other is what is judged.
@@ -78,8 +78,8 @@ def risk_numbers(
         The set.
     dev : ExitTable or None
         Calibration data.
-    eps, delta : float
-        WER points, and the chance that the promise fails.
+    target : RiskTarget
+        What to promise.
 
     Returns
     -------
@@ -89,7 +89,6 @@ def risk_numbers(
     certifying, judged = (dev, table) if dev is not None else _halves(table)
     if certifying is None:
         return []
-    target = RiskTarget(eps, delta)
     inner = {str(_without_window(policy)): _without_window(policy) for policy in policies if policy.is_open}
     rows = []
     for text, policy in inner.items():
@@ -100,7 +99,8 @@ def risk_numbers(
         except ValueError as err:
             rows.append({"policy": text, "certified": False, "reason": str(err)})
             continue
-        outcome = risk_outcome(controlled.policy, judged, target=target).as_dict()
+        scale = {"block_words": controlled.block_words, "tail": controlled.tail}
+        outcome = risk_outcome(controlled.policy, judged, target=target, **scale).as_dict()
         kept = {key: value for key, value in controlled.as_dict().items() if key not in ("grid", "policy")}
         rows.append({"policy": text, "calibrated": str(controlled.policy), **kept, "outcome": outcome})
     return rows

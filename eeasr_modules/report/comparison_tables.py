@@ -116,16 +116,23 @@ def risk_table(one: dict[str, Any]) -> str:
     -------
     str
     """
-    header = ["policy", "certified", "what is promised, or why not", "smallest promise", "excess here", "layers saved"]
+    header = ["policy", "certified", "what is promised, or why not", "smallest eps", "excess here", "layers saved"]
     rows = []
     for row in one["risk"]:
         name, outcome = row.get("calibrated", row["policy"]), row.get("outcome")
         numbers = ["-", "-", "-"]
         if outcome is not None:
-            kept = f"{outcome['excess']:+.2f} ({'violated' if outcome['violated'] else 'kept'})"
+            kept = f"{outcome['excess']:+.2f} ({_kept(row)})"
             numbers = [number(row["smallest_eps"]), kept, percent(outcome["saved"], 1)]
         rows.append([f"`{name}`", "yes" if row["certified"] else "no", row["reason"], *numbers])
     return markdown_table(header, rows, n_left=3)
+
+
+def _kept(row: dict[str, Any]) -> str:
+    """What became of a promise on the judged speakers; nothing was promised, nothing was kept."""
+    if not row["certified"]:
+        return "nothing promised"
+    return "violated" if row["outcome"]["violated"] else "kept"
 
 
 def _p(value: float | None) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eeasr_modules.exits.bootstrap import MIN_SPEAKERS
+from eeasr_modules.exits.risk_text import needed_lines
 from eeasr_modules.report.calibrating import CROSS_FIT
 from eeasr_modules.report.comparison_tables import (
     budgets_table,
@@ -155,18 +156,27 @@ def _set_section(name: str, one: Mapping[str, Any], summary: Mapping[str, Any]) 
             signals_table(one),
         ]
     if one["risk"]:
-        sections += [_how_certified(summary), risk_table(one)]
+        sections += [_how_certified(summary), risk_table(one), *_assumed(summary, one)]
     return sections
 
 
 def _how_certified(summary: Mapping[str, Any]) -> str:
     promise, who = summary["risk"], "one half of the speakers, judged on the other"
     return (
-        f"Risk control (Learn Then Test, Angelopoulos et al. 2021): at most {promise['eps']:g} WER points above the "
-        f"last exit with probability {1 - promise['delta']:g} over the draw of calibration speakers, certified on "
-        f"{who if summary['dev'] is None else summary['dev']['set_name'] + ', judged here'}. It holds for speakers "
-        f"like those of calibration, not under shift."
+        f"Risk control (Learn Then Test, Angelopoulos et al. 2021): asked for at most {promise['eps']:g} WER points "
+        f"above the last exit with probability {1 - promise['delta']:g}, certified on "
+        f"{who if summary['dev'] is None else summary['dev']['set_name'] + ', judged here'}. What is promised, over "
+        f"which speakers, stands in each row; it holds for speakers like those of calibration, not under shift."
     )
+
+
+def _assumed(summary: Mapping[str, Any], one: Mapping[str, Any]) -> list[str]:
+    """What the certificates rest on; where there is none, the speakers that one takes."""
+    issued = [row for row in one["risk"] if row["certified"]]
+    if issued:
+        return ["Assumed: " + "; ".join(issued[0]["assumptions"]) + "."]
+    head, *table = needed_lines(summary["risk"]["speakers_needed"], delta=summary["risk"]["delta"])
+    return [f"Speakers {head}", "\n".join(table)]
 
 
 def _how_compared(summary: Mapping[str, Any]) -> str:

@@ -13,6 +13,8 @@ import numpy as np
 
 from eeasr_modules.exits import ExitTable, Policy, parse_policies
 from eeasr_modules.exits.fitted import text_form
+from eeasr_modules.exits.risk_losses import RiskTarget
+from eeasr_modules.exits.risk_sizes import CLIPS_SHOWN, EPS_SHOWN, needed_table
 from eeasr_modules.report.calibrating import N_HALVES, budget_limit, grids, lacking_signals
 from eeasr_modules.report.checks import check_tables, match_single_exits, ordered
 from eeasr_modules.report.comparing import compared, risk_numbers
@@ -142,7 +144,7 @@ def summarise(
     found: Evaluated,
     *,
     rng: np.random.Generator,
-    risk: tuple[float, float] | None = None,
+    risk: RiskTarget | None = None,
     command: str | None = None,
 ) -> dict[str, Any]:
     """All numbers of a report.
@@ -153,8 +155,8 @@ def summarise(
         Tables and choices.
     rng : np.random.Generator
         For the bootstrap.
-    risk : tuple of float, or None
-        (eps in WER points, delta): what is to be promised; None leaves guarantees out.
+    risk : RiskTarget or None
+        What is to be promised; None leaves guarantees out.
     command : str or None
         What made the report.
 
@@ -173,7 +175,7 @@ def summarise(
         sets[name] = set_numbers(table, outcomes, rules=rules, single=found.singles.get(name), rng=rng)
         sets[name]["risk"] = []
         if risk is not None and table.n_exits > 1:
-            sets[name]["risk"] = risk_numbers(found.policies, table, dev=found.dev, eps=risk[0], delta=risk[1])
+            sets[name]["risk"] = risk_numbers(found.policies, table, dev=found.dev, target=risk)
     first = next(iter(found.sets.values()))[0]
     content = {
         "schema_version": SUMMARY_VERSION,
@@ -190,10 +192,18 @@ def summarise(
         "dev": _dev_numbers(found.dev) if found.dev is not None else None,
         "left_out": found.left_out,
         "comparisons": compared(found.sets, chosen=found.chosen, cost=rules.cost, rng=rng),
-        "risk": {"eps": risk[0], "delta": risk[1]} if risk is not None else None,
+        "risk": _asked(risk) if risk is not None else None,
         "sets": sets,
     }
     return _plain(content)
+
+
+def _asked(risk: RiskTarget) -> dict[str, Any]:
+    """The promise asked for, and how many speakers such promises take."""
+    shown = {"eps_values": sorted({risk.eps, *EPS_SHOWN}), "blocks": risk.blocks}
+    shown["clips"] = sorted({*CLIPS_SHOWN, *([] if risk.clip is None else [risk.clip])})
+    needed = needed_table(risk.delta, **shown)
+    return {"eps": risk.eps, "delta": risk.delta, "clip": risk.clip, "speakers_needed": needed}
 
 
 def _default_choice(outcomes: Mapping[str, Outcome], *, has_dev: bool) -> str | None:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from eeasr_modules.exits import ExitTable, Policy
+from eeasr_modules.exits.risk_losses import RiskTarget
+from eeasr_modules.exits.risk_text import needed_lines
 from eeasr_modules.report.calibrating import CROSS_FIT, N_HALVES
 from eeasr_modules.report.checks import ordered
 from eeasr_modules.report.csv_files import csv_files
@@ -38,7 +40,7 @@ def write_report(
     n_folds: int = N_HALVES,
     single_exit: Sequence[ExitTable] = (),
     calibrated: Mapping[str, Policy | str] | None = None,
-    risk: tuple[float, float] | None = None,
+    risk: RiskTarget | None = None,
     n_examples: int = N_UTTERANCES,
     command: str | None = None,
 ) -> dict[str, Any]:
@@ -72,8 +74,8 @@ def write_report(
     calibrated : mapping of str to policy or str, or None
         Policies (or their texts, where nothing is fitted) already calibrated on dev to `budget`, by the text that
         was asked for.
-    risk : tuple of float, or None
-        (eps in WER points, delta) of a promise to be certified.
+    risk : RiskTarget or None
+        A promise to be certified.
     n_examples : int
         Most utterances of each set whose transcripts `report.html` holds.
     command : str or None
@@ -158,7 +160,20 @@ def closing_lines(summary: Mapping[str, Any]) -> list[str]:
         f"oracle (knows the reference): {number(one['oracle_a']['wer'])} % at {number(one['oracle_a']['depth'])} layers"
     )
     lines += [f"left out: {text}: {reason}" for text, reason in summary["left_out"].items()]
-    return lines
+    return lines + _risk_lines(summary)
+
+
+def _risk_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Every certificate, with what it assumes; where a set has none, how many speakers one takes."""
+    lines, lacks = [], False
+    for name, one in summary["sets"].items() if summary["risk"] else ():
+        for row in one["risk"]:
+            lines.append(f"{name}, {row.get('calibrated', row['policy'])}: {row['reason']}")
+        issued = [row for row in one["risk"] if row["certified"]]
+        lines += [f"assumed: {text}" for text in (issued[0]["assumptions"] if issued else ())]
+        lines += [] if one["risk"] else [f"{name}: no certificate can be issued, speakers are too few or unknown"]
+        lacks |= not issued
+    return lines + (needed_lines(summary["risk"]["speakers_needed"], delta=summary["risk"]["delta"]) if lacks else [])
 
 
 def _examples_section(tables: Sequence[ExitTable]) -> str:

@@ -109,6 +109,7 @@ def _check_together(config: Config) -> None:
     from eeasr_modules.data.shifts import SHIFTS
     from eeasr_modules.data.text import NORMALISERS
     from eeasr_modules.exits import parse_policies, parse_policy
+    from eeasr_modules.exits.risk_losses import target_of
 
     for text in (config.exit_policy, config.compare_policies):
         (parse_policy if text is config.exit_policy else parse_policies)(text)
@@ -116,8 +117,13 @@ def _check_together(config: Config) -> None:
         if shift not in SHIFTS:
             raise ValueError(f"unknown shift '{shift}', there are {', '.join(SHIFTS)}")
     if config.exit_risk is not None:
-        if len(config.exit_risk) != 2 or not 0 < config.exit_risk[1] < 1:
-            raise ValueError(f"exit_risk must be [eps, delta] with delta between 0 and 1, got {config.exit_risk}")
+        try:
+            target_of(config.exit_risk)
+        except ValueError as err:
+            raise ValueError(
+                f"exit_risk must be [eps, delta] or [eps, delta, clip] with delta between 0 and 1 and clip above eps, "
+                f"got {config.exit_risk}"
+            ) from err
         if not parse_policy(config.exit_policy).is_open:
             raise ValueError(
                 f"exit_risk chooses the threshold of exit_policy, but {config.exit_policy} has one: "

@@ -20,7 +20,8 @@ from eeasr_modules.exits.parquet import read_table
 from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.policy_file import write_policies
 from eeasr_modules.exits.policy_text import parse_policies, parse_policy
-from eeasr_modules.exits.risk_losses import RiskTarget
+from eeasr_modules.exits.risk_losses import target_of
+from eeasr_modules.exits.risk_text import certificate_lines
 from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.models.device import checked_device
 from eeasr_modules.training.collect import table_metadata
@@ -194,9 +195,9 @@ def calibrate(run: Run, dev: ExitTable) -> list[Calibrated]:
     """Thresholds chosen on dev to the budget, saved in the model folder's `policy.json`; the chosen policy first."""
     calibrated = [choose(dev, policy, budget=run.config.exit_budget) for policy in compared_policies(run.config)]
     if calibrated and run.config.exit_risk is not None:
-        target = RiskTarget(*map(float, run.config.exit_risk))
+        target = target_of(run.config.exit_risk)
         calibrated[0] = certify(dev, parse_policy(run.config.exit_policy), target=target)
-        logger.info("%s", calibrated[0].rule)
+        logger.info("%s: %s", target.rule, "\n".join(certificate_lines(calibrated[0].promise, delta=target.delta)))
     calibrated = [replace(one, drift=drift_reference(dev, one.policy)) for one in calibrated]
     if calibrated:
         write_policies(run.folder / "model" / "policy.json", calibrated)

@@ -10,6 +10,7 @@ import pytest
 from chromium import AXE, CHROMIUM, DRIVER, NO_AXE, Chromium
 
 from eeasr_modules.exits import ExitTable
+from eeasr_modules.exits.risk_losses import RiskTarget
 from eeasr_modules.report import write_report
 
 pytestmark = [
@@ -101,7 +102,9 @@ def page(tmp_path_factory):
     out = tmp_path_factory.mktemp("page")
     tables = [spoken("test", seed=0), spoken("<b>odd", seed=1, references=False, label="ood")]
     policies = ["between(entropy), between(patience(1)), random"]
-    write_report(tables, out, dev=None, policies=policies, policy=None, budget=0.75, other_budgets=[0.6], risk=(5, 0.1))
+    write_report(
+        tables, out, dev=None, policies=policies, policy=None, budget=0.75, other_budgets=[0.6], risk=RiskTarget(5, 0.1)
+    )
     text = (
         (out / "report.html")
         .read_text("utf-8")

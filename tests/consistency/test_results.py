@@ -5,7 +5,9 @@ import re
 import runpy
 
 import pytest
+from scipy.stats import binom
 
+from eeasr_modules.exits.risk_sizes import needed_table
 from eeasr_modules.report.readme import headline_text, results_text
 
 INTERVAL = re.compile(r"([+-]\d+\.\d\d) \[([+-]\d+\.\d\d), ([+-]\d+\.\d\d)\]")
@@ -106,3 +108,38 @@ def test_the_corpora_show_the_committed_results(root):
 def test_the_committed_results_hold_no_transcripts(root, run):
     text = (root / "results" / run / "summary.json").read_text(encoding="utf-8")
     assert "hypothes" not in text and "reference" not in text
+
+
+@pytest.fixture(scope="module")
+def simulated(root):
+    return json.loads((root / "results" / "risk" / "risk.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("table", ["known_truth", "heavy_tails", "splits", "certificate"])
+def test_no_table_of_certificates_is_violated_more_often_than_promised(simulated, table):
+    draws, delta = simulated["draws"], simulated["delta"]
+    shares = [
+        share
+        for row in simulated[table]
+        for key, share in row.items()
+        if key.startswith("violated") or key == "false_certificates"
+    ]
+    assert len(shares) >= 45 and max(shares) * draws <= binom.ppf(0.99, draws, delta)
+
+
+def test_the_simulated_speakers_have_heavy_tails_and_the_clip_alone_would_deceive(simulated):
+    rows = [row for row in simulated["heavy_tails"] if row["population"] == "3 % lose 40 points" and row["clip"] == 2]
+    assert {row["n_speakers"] for row in rows} >= {20, 50, 100, 200}
+    assert all(row["said_of_all_before"] > 0.5 for row in rows)
+
+
+def test_the_risk_page_shows_what_was_simulated(root, simulated, monkeypatch):
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    text = runpy.run_path(str(root / "benchmarks" / "risk_simulation_text.py"))
+    shown = text["page"](simulated, n_labelled=50, needed=needed_table(simulated["delta"]))
+    assert shown == (root / "results" / "risk" / "risk.md").read_text(encoding="utf-8")
+
+
+def test_the_speakers_that_certificates_need_are_counted(root):
+    text = (root / "docs" / "risk.md").read_text(encoding="utf-8")
+    assert f"<!-- speakers needed -->\n\n{needed_table(0.1)}\n\n<!-- /speakers needed -->" in text

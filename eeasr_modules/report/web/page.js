@@ -394,14 +394,20 @@
       rows.map((r) => [el("td", { class: "text" }, el("code", {}, r.other)), range(r), `${signed(r.cost_difference, UNITS[S.cost].digits)} ${UNITS[S.cost].unit}`, p(r.bootstrap_p), p(r.matched_pairs_p), p(r.holm_p)])),
       el("p", { class: "note" }, `${rows[0].policy} minus the other, on the same utterances; below 0 it is better. Costs can differ, since budgets are met where thresholds are chosen. Holm: over all ${S.comparisons.filter((r) => r.holm_p !== null).length} comparisons of this report that have a p-value; sets of fewer than 8 speakers have none.`));
   }
+  function neededTable() {
+    const [head, , ...body] = S.risk.speakers_needed.split("\n").map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()));
+    return el("div", {}, el("p", { class: "note" }, `Speakers needed, even without any excess error, for eps at a clip of B WER points and delta ${S.risk.delta}:`), table(head, body, { left: 1 }));
+  }
   function risk() {
     at("risk-section").hidden = !S.risk;
     if (!S.risk) return;
     const rows = one().risk.map((r) => r.outcome
-      ? [el("td", { class: "text" }, el("code", {}, r.calibrated)), r.certified ? "yes" : "no", words(r.reason), fixed(r.smallest_eps), signed(r.outcome.excess), r.outcome.violated ? "violated" : "kept", percent(r.outcome.saved, 1)]
+      ? [el("td", { class: "text" }, el("code", {}, r.calibrated)), r.certified ? "yes" : "no", words(r.reason), fixed(r.smallest_eps), signed(r.outcome.excess), !r.certified ? "nothing promised" : r.outcome.violated ? "violated" : "kept", percent(r.outcome.saved, 1)]
       : [el("td", { class: "text" }, el("code", {}, r.policy)), "no", words(r.reason), "–", "–", "–", "–"]);
-    show("risk", el("p", { class: "lead" }, `Promise: at most ${S.risk.eps} WER points above the last exit, with probability ${1 - S.risk.delta} over the draw of calibration speakers (Learn Then Test). ${S.dev ? "Certified on dev, judged here." : "Certified on one half of the speakers, judged on the other."} It holds for speakers like those of calibration, not under shift.`),
-      rows.length ? table(["policy", "certified", "what is promised, or why not", "smallest promise (points)", "excess here", "kept here", "layers saved"], rows, { left: 3 }) : el("p", {}, "Nothing can be certified: too few speakers."));
+    const issued = one().risk.find((r) => r.certified);
+    show("risk", el("p", { class: "lead" }, `Asked for: at most ${S.risk.eps} WER points above the last exit, with probability ${1 - S.risk.delta} (Learn Then Test). What is promised, over which speakers, stands in each row. ${S.dev ? "Certified on dev, judged here." : "Certified on one half of the speakers, judged on the other."} It holds for speakers like those of calibration, not under shift.`),
+      rows.length ? table(["policy", "certified", "what is promised, or why not", "smallest eps (points)", "excess here", "kept here", "layers saved"], rows, { left: 3 }) : el("p", {}, "Nothing can be certified: too few speakers."),
+      issued ? el("p", { class: "note" }, `Assumed: ${issued.assumptions.join("; ")}.`) : neededTable());
   }
 
   // ---- utterances --------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from eeasr_modules.exits.risk_losses import (
     parse_risk,
     reference_errors,
     scaled_losses,
-    smallest_eps,
 )
+from eeasr_modules.exits.risk_sizes import smallest_eps
 from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.exits.transcripts import read_exit_traces
 
@@ -146,7 +146,17 @@ def test_the_certificate_says_what_it_rests_on():
     assert controlled.dev_excess == pytest.approx(wer - table.wer_per_exit[-1])
     assert controlled.dev_saved == pytest.approx(1 - cost / 8)
     assert (controlled.n_blocks, controlled.clip) == (30, 2.0)
-    assert "0.5 WER points above the last exit with probability 0.9" in controlled.reason
+    assert "with probability 0.9 over the draw of 30 speakers, taken to be exchangeable" in controlled.reason
+    assert "0.5 WER points above the last exit over the speakers that lose at most 2 points" in controlled.reason
+    share = 1 - 0.05 ** (1 / 30)  # what 30 speakers can rule out at half of delta: fewer than 59 cannot 5 %
+    assert (
+        controlled.tail == pytest.approx(share)
+        and f"at most {100 * share:.3g} % of speakers lose more" in controlled.reason
+    )
+    everyone = 0.5 + share * (100 - 2)
+    assert controlled.bound_on_all == pytest.approx(everyone)
+    assert f"over all speakers at most {everyone:.3g} points, if none loses over 100 points" in controlled.reason
+    assert "exchangeable" in controlled.assumptions[0] and "clip of 2 points" in controlled.assumptions[1]
     plain = json.loads(json.dumps(controlled.as_dict()))
     assert plain["policy"] == str(controlled.policy)
     assert plain["target"]["eps"] == 0.5
@@ -179,7 +189,7 @@ def test_the_smallest_eps_is_where_certificates_begin(method, n_blocks):
     words, target = np.full(n_blocks, 200), RiskTarget(1.0, p_value=method, clip=4.0)
     least = smallest_eps(words, target=target)
     if method in ("hoeffding_bentkus", "exact"):
-        assert least == pytest.approx(4 * (1 - 0.1 ** (1 / n_blocks)), rel=0.02)
+        assert least == pytest.approx(4 * (1 - 0.05 ** (1 / n_blocks)), rel=0.02)
     flawless = speech(n_blocks, seed=0)
     _, first = np.unique(flawless.speakers, return_index=True)  # an utterance each: blocks of equal words
     ones = np.ones_like(flawless.n_sub)
@@ -255,6 +265,7 @@ def test_blocks_of_unknown_speakers_are_refused():
         ({"eps": 1.0, "blocks": "chapters"}, "speakers, utterances"),
         ({"eps": 1.0, "p_value": "t"}, "betting"),
         ({"eps": 1.0, "clip": 0.5}, "clip must exceed eps"),
+        ({"eps": 1.0, "tail": 1.0}, "tail must be between"),
     ],
 )
 def test_targets_that_make_no_sense_are_refused(arguments, words):
@@ -262,8 +273,9 @@ def test_targets_that_make_no_sense_are_refused(arguments, words):
         RiskTarget(**arguments)
 
 
-@pytest.mark.parametrize("text", ["0.5", "a,b", "0.5,0.1,3", "0,0.1"])
-def test_a_command_line_target_is_two_numbers(text):
-    assert parse_risk("0.5,0.1") == (0.5, 0.1)
-    with pytest.raises(ValueError, match=r"risk must be|eps must be"):
+@pytest.mark.parametrize("text", ["0.5", "a,b", "0.5,0.1,0.3", "0.5,0.1,3,4", "0,0.1"])
+def test_a_command_line_target_is_two_or_three_numbers(text):
+    assert parse_risk("0.5,0.1") == RiskTarget(0.5, 0.1)
+    assert parse_risk("0.5,0.1,100") == RiskTarget(0.5, 0.1, clip=100)
+    with pytest.raises(ValueError, match=r"risk must be|eps must be|clip must exceed"):
         parse_risk(text)

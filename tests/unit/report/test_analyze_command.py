@@ -40,7 +40,7 @@ def test_budgets_costs_promises_and_examples_reach_the_report(saved, tmp_path, c
     assert f"Page: {out / 'report.html'}" in capsys.readouterr().out
     summary = json.loads((out / "summary.json").read_text("utf-8"))
     assert (summary["budget"], summary["budgets"], summary["cost"]) == (0.8, [0.8, 0.5], "macs")
-    assert summary["risk"] == {"eps": 5.0, "delta": 0.1}
+    assert (summary["risk"]["eps"], summary["risk"]["delta"]) == (5.0, 0.1)
     page = (out / "report.html").read_text("utf-8")
     assert '"test-59"' not in page or page.count('"test-') <= 7
 

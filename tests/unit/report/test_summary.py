@@ -6,8 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eeasr_modules.exits import oracle_a, oracle_b
+from eeasr_modules.exits import oracle_a, oracle_b, parse_policy
+from eeasr_modules.exits.risk_losses import RiskTarget
 from eeasr_modules.report import evaluated, summarise
+from eeasr_modules.report.calibrating import folds_of
+from eeasr_modules.report.comparing import risk_numbers
 
 POLICIES = ["between(random), between(entropy), between(patience(1))"]
 
@@ -207,13 +210,26 @@ def test_words_are_counted_only_where_references_are(make_table):
 
 def test_a_promise_is_certified_on_dev_and_judged_on_the_set(make_table):
     tables = [make_table(n=400, n_speakers=40)]
-    summary = summarised(tables, dev=make_table("dev", seed=1, n=400, n_speakers=40), risk=(5.0, 0.2))
-    assert summary["risk"] == {"eps": 5.0, "delta": 0.2}
+    summary = summarised(tables, dev=make_table("dev", seed=1, n=400, n_speakers=40), risk=RiskTarget(5.0, 0.2))
+    assert (summary["risk"]["eps"], summary["risk"]["delta"], summary["risk"]["clip"]) == (5.0, 0.2, None)
+    assert summary["risk"]["speakers_needed"].startswith("| speakers needed |")
     rows = {row["policy"]: row for row in summary["sets"]["test"]["risk"]}
     assert set(rows) == {"entropy", "patience(1)"}
     assert rows["entropy"]["certified"] and rows["entropy"]["outcome"]["saved"] > 0
     assert rows["entropy"]["calibrated_on"]["set_name"] == "dev"
     assert summarised(tables)["sets"]["test"]["risk"] == []
+
+
+def test_a_certificate_is_judged_on_the_half_that_did_not_make_it(make_table):
+    """Leaving is free for the half that certifies and costs every word of the other's."""
+    table = make_table(n=400, n_speakers=40)
+    harmed = folds_of(table) == 1
+    errors = np.zeros_like(table.n_sub)
+    errors[harmed, :-1] = table.n_ref_words[harmed, None]
+    table = replace(table, n_sub=errors, n_del=0 * errors, n_ins=0 * errors)
+    rows = risk_numbers([parse_policy("entropy")], table, dev=None, target=RiskTarget(5.0, 0.2))
+    assert rows[0]["certified"] and rows[0]["dev_excess"] == 0.0
+    assert rows[0]["outcome"]["violated"] and rows[0]["outcome"]["excess"] > 5
 
 
 def test_a_fitted_policy_is_reported_like_any_other(make_table):

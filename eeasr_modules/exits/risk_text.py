@@ -1,0 +1,170 @@
+"""The words of a certificate: what is promised, what that rests on, and why nothing could be."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from eeasr_modules.exits.risk_losses import WORST_POINTS, RiskTarget
+from eeasr_modules.exits.risk_sizes import blocks_needed, needed_table
+
+ONE = {"speakers": "speaker", "utterances": "utterance"}
+
+
+def promise(target: RiskTarget, *, clip: float, tail: float, n_blocks: int, n_above: int) -> str:
+    """What is promised, with all its parts.
+
+    Arguments
+    ---------
+    target : RiskTarget
+        What was asked for.
+    clip : float
+        In WER points.
+    tail : float
+        Share of the blocks that is ruled out to lose more.
+    n_blocks, n_above : int
+        Calibration blocks, and those of them that lose more.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> promise(RiskTarget(0.5), clip=2, tail=0.072, n_blocks=40, n_above=0)[:76]
+    'with probability 0.9 over the draw of 40 speakers, taken to be exchangeable '
+    """
+    drawn, worst = target.blocks, f"{WORST_POINTS:g} points"
+    draw = f"with probability {1 - target.delta:g} over the draw of {n_blocks} {drawn}, taken to be exchangeable with"
+    share = f"at most {100 * tail:.3g} % of {drawn} lose more ({n_above} of these {n_blocks})"
+    if clip >= WORST_POINTS:
+        return (
+            f"{draw} those to come: at most {what(target)} over all {drawn}, if none loses more than {clip:.4g} "
+            f"points, which is assumed; {share}"
+        )
+    everyone = target.bound_on_all(clip=clip, tail=tail)
+    return (
+        f"{draw} those to come: at most {what(target)} over the {drawn} that lose at most {clip:.3g} points (the clip, "
+        f"chosen, not measured); {share}; over all {drawn} at most {everyone:.3g} points, if none loses over {worst}"
+    )
+
+
+def refusal(
+    target: RiskTarget,
+    *,
+    clip: float,
+    tail: float,
+    n_blocks: int,
+    smallest: float,
+    p: float,
+    tail_p: float,
+    excess: float,
+) -> str:
+    """Why nothing is promised, and how many blocks it would take where they are too few.
+
+    Arguments
+    ---------
+    target : RiskTarget
+        What was asked for.
+    clip, tail : float
+        As for `promise`.
+    n_blocks : int
+        Calibration blocks.
+    smallest : float
+        Smallest eps that they can certify.
+    p, tail_p, excess : float
+        Of the costliest threshold: p-values of the mean and of the tail, and WER points above the reference.
+
+    Returns
+    -------
+    str
+    """
+    none, of, drawn = f"no certificate can be issued for at most {what(target)}", target.level, target.blocks
+    if not smallest <= target.eps or (1 - tail) ** n_blocks > of * (1 + 1e-9):
+        least = (
+            "there is no eps that they can" if math.isnan(smallest) else f"the least they can is {smallest:.2f} points"
+        )
+        needed = blocks_needed(
+            RiskTarget(target.eps, target.delta, p_value=target.p_value, clip=clip, tail=target.tail)
+        )
+        return (
+            f"{none}: at a clip of {clip:.3g} points that takes {needed} {drawn}, even without any excess error, "
+            f"and there are {n_blocks}; {least}"
+        )
+    first = f"{none}: at a clip of {clip:.3g} points the costliest threshold"
+    if excess > target.eps:
+        return f"{first} is {excess:.2f} points above it on the calibration data themselves"
+    if p > of:
+        return f"{first} has p-value {p:.3g}, above {of:g}"
+    return f"{first} has too many {drawn} that lose more: p-value {tail_p:.3g}, above {of:g}"
+
+
+def assumptions(target: RiskTarget, *, clip: float, block_words: float, has_source: bool) -> tuple[str, ...]:
+    """What a promise rests on.
+
+    Arguments
+    ---------
+    target : RiskTarget
+        What was asked for.
+    clip, block_words : float
+        In WER points, and the words of a mean block.
+    has_source : bool
+        Whether thresholds and scale came from other data.
+
+    Returns
+    -------
+    tuple of str
+    """
+    drawn, one = target.blocks, ONE[target.blocks]
+    found = [
+        f"{drawn} are exchangeable with those of calibration: other corpora, noise or microphones void the promise",
+        f"the clip of {clip:.4g} points was chosen, not measured: {one}s above it, by more than "
+        f"{clip * block_words / 100:.3g} errors beyond eps in one of {block_words:.3g} words, are promised as a share",
+        f"what is said of all {drawn} takes none to lose more than {max(clip, WORST_POINTS):.4g} points",
+    ]
+    if not has_source:
+        found.append(f"thresholds tried and the words of a mean {one} count as given: they come from the same {drawn}")
+    return tuple(found)
+
+
+def certificate_lines(promise: Mapping[str, Any], *, delta: float) -> list[str]:
+    """What to print of a certificate: the statement and its assumptions, or what others would need.
+
+    Arguments
+    ---------
+    promise : mapping
+        `Calibrated.promise`.
+    delta : float
+        Of the promise.
+
+    Returns
+    -------
+    list of str
+        Where nothing is certified, the last ones are the table of speakers needed.
+    """
+    if promise["certified"]:
+        return [promise["statement"], *(f"assumed: {one}" for one in promise["assumptions"])]
+    return [promise["statement"], *needed_lines(needed_table(delta, blocks=promise["blocks"]), delta=delta)]
+
+
+def needed_lines(table: str, *, delta: float) -> list[str]:
+    """The table of speakers needed, with a line above that says what it shows.
+
+    Arguments
+    ---------
+    table : str
+        Of `needed_table`.
+    delta : float
+        That it was made for.
+
+    Returns
+    -------
+    list of str
+    """
+    head = f"needed, even without any excess error, for eps at a clip of B WER points and delta {delta:g}:"
+    return [head, *table.splitlines()]
+
+
+def what(target: RiskTarget) -> str:
+    """Such as "0.5 WER points above the last exit"."""
+    exit_name = "the last exit" if target.reference == "last" else f"layer {target.reference}"
+    return f"{target.eps:g} WER points above {exit_name}"
