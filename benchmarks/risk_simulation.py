@@ -52,6 +52,7 @@ from eeasr_modules.exits.risk_sizes import needed_table
 
 DELTA = 0.1
 N_LABELLED = 50
+N_THRESHOLDS = 60
 JOINED = (
     "hypotheses",
     "n_ref_words",
@@ -94,7 +95,7 @@ class Tested:
 
 def sequence(policy: Policy, table: ExitTable) -> list[Policy]:
     """Thresholds of a policy, costliest first; where windows are open, the best of them on the table."""
-    curve = policy_curve(policy, table, n_thresholds=150)
+    curve = policy_curve(policy, table, n_thresholds=N_THRESHOLDS)
     if isinstance(policy, Between) and policy.has_open_window:
         curve = curve.frontier()
     return [curve.policies[i] for i in np.argsort(-curve.cost, kind="stable")]
@@ -254,7 +255,9 @@ def speaker_splits(table: ExitTable, policy: Policy, *, eps: float, n_draws: int
             ours = np.isin(np.arange(n_speakers), rng.permutation(n_speakers)[: n_speakers // 2])
             found = sequence_tests(excess[ours], words[ours], target=target, block_words=scale, rng=rng)
             at, outside = found.n_certified - 1, np.flatnonzero(~ours[speaker])
-            before = clip_alone(excess[ours], words[ours], target=target, scale=scale, rng=rng, prior=None)
+            before = at
+            if method == "betting":
+                before = clip_alone(excess[ours], words[ours], target=target, scale=scale, rng=rng, prior=None)
             held_out = Judge(excess[~ours], words[~ours], target=target, scale=scale)
             broken = held_out.violated(at, found.tail), whole.violated(at, found.tail)
             seen.append((*broken, tested.saved(outside, at), at < 0, tested.saved(outside, before)))
@@ -272,7 +275,7 @@ def speaker_splits(table: ExitTable, policy: Policy, *, eps: float, n_draws: int
                 "violated_whole_set": violated_whole,
                 "saved": saved,
                 "none_certified": none,
-                "saved_before": saved_before,
+                **({"saved_before": saved_before} if method == "betting" else {}),
             }
         )
     return rows
@@ -338,7 +341,9 @@ def certificate(
                 drawn = rng.choice(len(everyone), N_LABELLED)
                 ours, given = (tested.excess[drawn], tested.words[drawn]), {"target": how, "rng": rng, "prior": prior}
                 found = sequence_tests(*ours, block_words=scale, **given)
-                at, before = found.n_certified - 1, clip_alone(*ours, scale=scale, **given)
+                at = before = found.n_certified - 1
+                if prior is not None:  # the cases whose price is shown
+                    before = clip_alone(*ours, scale=scale, **given)
                 gained = [saved[one] if one >= 0 else 0.0 for one in (at, before)]
                 seen.append((judge.violated(at, found.tail), gained[0], at < 0, gained[1]))
             violated, mean_saved, none, saved_before = np.mean(seen, axis=0)
@@ -351,7 +356,7 @@ def certificate(
                     "violated": violated,
                     "saved": mean_saved,
                     "none_certified": none,
-                    "saved_before": saved_before,
+                    **({} if prior is None else {"saved_before": saved_before}),
                     "best_possible": float(np.where(true <= eps, saved, 0.0).max()),
                     "source_threshold_excess": float(true[uncertified]),
                     "source_threshold_saved": float(saved[uncertified]),
@@ -400,6 +405,7 @@ def main() -> None:
     arguments = parser.parse_args()
     found: dict[str, list] = {"known_truth": known_truth(arguments.draws), "heavy_tails": heavy_tails(arguments.draws)}
     found |= {"splits": [], "certificate": [], "shift": []}
+    print("made-up losses and speakers done", flush=True)
     eps_values = [float(eps) for eps in arguments.certificate_eps.split(",")]
     for names in arguments.sets:
         tables = [read_table(name) for name in names.split(",")]

@@ -93,7 +93,7 @@ def test_the_tail_that_is_ruled_out_depends_on_the_number_of_speakers_alone():
     )
     assert RiskTarget(0.5, tail=0.2).tail_at(20) == 0.2
     found = sequence_tests(
-        np.zeros((20, 1)), np.full(20, 9), target=target, block_words=9, rng=np.random.default_rng(0)
+        np.zeros((20, 1)), np.full(20, WORDS), target=target, block_words=WORDS, rng=np.random.default_rng(0)
     )
     assert found.tail_p[0] == pytest.approx(0.05) and found.n_certified == 1  # the level exactly
 
