@@ -3,11 +3,14 @@
     python benchmarks/decoding.py MODEL runs/small/manifests/commonvoice_test.csv ... --lm runs/lm/english.arpa
 
 Word error rates (pooled, percent) greedy, by beam search, and with the language model; processor seconds of the search
-per utterance, and of the encoder up to that exit. Prints a Markdown table.
+per utterance, and of the encoder up to that exit. Prints a Markdown table; `--record NAME` keeps the numbers in
+results/decoding/NAME.json and renews the tables of the README there.
 """
 
 # ruff: noqa: E402 (threads are told how to wait before torch is loaded)
 import argparse
+import json
+import re
 import time
 from pathlib import Path
 
@@ -25,6 +28,10 @@ from eeasr_modules.exits.edits import count_edits
 from eeasr_modules.models.beam import BeamDecoder, BeamOptions
 from eeasr_modules.models.decode import greedy_decode
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.report.tables import markdown_table
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "decoding"
+TABLE = re.compile(r"(<!-- decoding: (\w+) -->\n\n)(?:\|.*\n)*")
 
 
 def main():
@@ -37,6 +44,7 @@ def main():
     parser.add_argument("--beam-size", type=int, default=60)
     parser.add_argument("--lm-weight", type=float, default=BeamOptions.lm_weight)
     parser.add_argument("--word-score", type=float, default=BeamOptions.word_score)
+    parser.add_argument("--record", metavar="NAME", help="keep the numbers in results/decoding")
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, vocabulary = MultiExit.load(options.model).eval(), load_vocabulary(options.model)
@@ -49,21 +57,38 @@ def main():
         name: BeamDecoder(vocabulary.tokens, vocabulary.spellings, blank_index=vocabulary.blank_index, options=one)
         for name, one in ways.items()
     }
-    print(
-        "| set | exit | greedy | "
-        + " | ".join(decoders)
-        + " | encoder s | "
-        + " | ".join(f"{n} s" for n in decoders)
-        + " |"
-    )
-    print("|---|---:|" + "---:|" * (2 + 2 * len(decoders)))
+    rows = []
     for manifest in map(Path, options.manifests):
-        for line in measured(model, vocabulary, decoders, manifest, layers):
-            print(line, flush=True)
+        rows += measured(model, vocabulary, decoders, manifest, layers)
+        print(f"{manifest.stem} done", flush=True)
+    print(table(rows), end="")
+    if options.record:
+        (RESULTS / f"{options.record}.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        page = RESULTS / "README.md"
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def table(rows):
+    """Markdown of recorded rows."""
+    ways = list(rows[0]["wer"])
+    header = ["set", "exit", *ways, *(f"{name} s" for name in rows[0]["seconds"])]
+    cells = [
+        [row["set"], str(row["exit"])]
+        + [f"{row['wer'][way]:.2f}" for way in ways]
+        + [f"{seconds:.3f}" for seconds in row["seconds"].values()]
+        for row in rows
+    ]
+    return markdown_table(header, cells) + "\n"
+
+
+def with_tables(text):
+    """A page whose tables, each behind `<!-- decoding: NAME -->`, are those of the records."""
+    recorded = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")}
+    return TABLE.sub(lambda found: found[1] + table(recorded[found[2]]) if found[2] in recorded else found[0], text)
 
 
 def measured(model, vocabulary, decoders, manifest, layers):
-    """Rows of the table, one per exit."""
+    """What was measured on a set, a record per exit."""
     root, rows = read_description(manifest)["data_folder"], read_manifest(manifest)
     errors = np.zeros((len(layers), 1 + len(decoders)))
     seconds = np.zeros((len(layers), 1 + len(decoders)))
@@ -85,10 +110,17 @@ def measured(model, vocabulary, decoders, manifest, layers):
                     seconds[k, d] += time.process_time() - at
                     errors[k, d] += sum(count_edits(row.text, text))
                 begun += time.process_time() - paused  # the encoder's clock stands still meanwhile
+    ways, clocks = ("greedy", *decoders), ("encoder", *decoders)
     rates, per_utterance = 100 * errors / sum(len(row.text.split()) for row in rows), seconds / len(rows)
-    for k, layer in enumerate(layers):
-        shown = [f"{rate:.2f}" for rate in rates[k]] + [f"{one:.3f}" for one in per_utterance[k]]
-        yield f"| {manifest.stem} | {layer} | " + " | ".join(shown) + " |"
+    return [
+        {
+            "set": manifest.stem,
+            "exit": layer,
+            "wer": {way: round(float(rate), 4) for way, rate in zip(ways, rates[k], strict=True)},
+            "seconds": {way: round(float(one), 4) for way, one in zip(clocks, per_utterance[k], strict=True)},
+        }
+        for k, layer in enumerate(layers)
+    ]
 
 
 if __name__ == "__main__":

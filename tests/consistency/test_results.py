@@ -30,6 +30,21 @@ def test_the_study_shows_the_committed_results(root):
     assert study["written"]() == text and "{{" not in text
 
 
+def test_decoding_starts_from_the_shipped_models_results(root):
+    decoding = runpy.run_path(str(root / "benchmarks" / "decoding.py"))
+    page = (root / "results" / "decoding" / "README.md").read_text(encoding="utf-8")
+    assert decoding["with_tables"](page) == page
+    sets = json.loads((root / "results" / "small" / "summary.json").read_text(encoding="utf-8"))["sets"]
+    n_compared = 0
+    for path in (root / "results" / "decoding").glob("*.json"):
+        for row in json.loads(path.read_text(encoding="utf-8")):
+            if row["set"] in sets:  # the same weights on the same recordings, read the same: the same errors
+                layers, wers = sets[row["set"]]["exit_layers"], sets[row["set"]]["wer_per_exit"]
+                assert row["wer"]["greedy"] == pytest.approx(wers[layers.index(row["exit"])], abs=1e-3), row
+                n_compared += 1
+    assert n_compared >= 9
+
+
 @pytest.fixture(scope="module")
 def regimes(root):
     return runpy.run_path(str(root / "benchmarks" / "regimes.py"))
