@@ -5,16 +5,21 @@ Training, the test pass and the runtime read by this module alone: a model hears
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from eeasr_modules.data.channels import SAID, channel_to_take, mono
 from eeasr_modules.data.resampling import resampled
 from eeasr_modules.data.segments import split_segment
 from eeasr_modules.data.sound_files import open_sound
 from eeasr_modules.data.waveform import check_length, check_rate, rounded
+
+logger = logging.getLogger(__name__)
 
 SAMPLE_RATE = 16000
 CLIPPED_FROM = 0.999  # of full scale
@@ -43,6 +48,7 @@ class AudioReader:
         self.path, self.sample_rate = path, sample_rate
         self.n_samples = 0
         self._n_read, self._n_clipped = 0, 0
+        self._channel: int | None = None  # taken alone, where the channels cancel in their mean
 
     def blocks(self) -> Iterator[torch.Tensor]:
         """Waveforms (samples,) that follow each other; together the same as the whole.
@@ -55,6 +61,11 @@ class AudioReader:
             When it cannot be read, has a rate outside 4 to 384 kHz, no samples, or some that are not finite.
         """
         rate, channels = open_sound(*split_segment(self.path))
+        first = next(channels, None)
+        if first is not None:
+            channels = chain([first], channels)
+            if first.shape[1] > 1:  # read twice: whether channels cancel is known at the end
+                self._channel = channel_to_take(open_sound(*split_segment(self.path))[1])
         for block in resampled(self._mono(channels), rate, self.sample_rate):
             self.n_samples += len(block)
             yield torch.from_numpy(rounded(block.numpy()))
@@ -67,8 +78,7 @@ class AudioReader:
                 raise ValueError(f"'{self.path}' holds samples that are not finite")
             self._n_read += len(block)
             self._n_clipped += int((np.abs(block) >= CLIPPED_FROM).any(axis=1).sum())
-            mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
-            yield torch.from_numpy(np.ascontiguousarray(mono))
+            yield torch.from_numpy(np.ascontiguousarray(mono(block, self._channel)))
 
     def blocks_of_speech(self) -> Iterator[torch.Tensor]:
         """As `blocks`; a ValueError behind the last one when together they are too short for one frame."""
@@ -79,9 +89,13 @@ class AudioReader:
     def warnings(self) -> tuple[str, ...]:
         """What was odd, in sentences."""
         share = self._n_clipped / max(1, self._n_read)
-        if share < CLIPPED_SHARE:
-            return ()
-        return (f"clipped: {100 * share:.1f} % of the samples are at full scale",)
+        clipped = f"clipped: {100 * share:.1f} % of the samples are at full scale"
+        return tuple(filter(None, (clipped if share >= CLIPPED_SHARE else "", self.out_of_phase)))
+
+    @property
+    def out_of_phase(self) -> str:
+        """That one channel was taken alone; "" where it is their mean."""
+        return "" if self._channel is None else SAID.format(self._channel + 1)
 
 
 def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
@@ -99,7 +113,8 @@ def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> torch.Tensor
     FileNotFoundError, ValueError
         See `AudioReader.blocks`.
     """
-    return _joined(AudioReader(path, sample_rate).blocks())
+    reader = AudioReader(path, sample_rate)
+    return _warned(_joined(reader.blocks()), reader)
 
 
 def read_speech(path: str | Path, sample_rate: int) -> torch.Tensor:
@@ -112,7 +127,15 @@ def read_speech(path: str | Path, sample_rate: int) -> torch.Tensor:
     sample_rate : int
         Hz of what comes out.
     """
-    return _joined(AudioReader(path, sample_rate).blocks_of_speech())
+    reader = AudioReader(path, sample_rate)
+    return _warned(_joined(reader.blocks_of_speech()), reader)
+
+
+def _warned(wav: torch.Tensor, reader: AudioReader) -> torch.Tensor:
+    """The waveform; what is odd about the channels is logged, for nobody asks the reader."""
+    if reader.out_of_phase:
+        logger.warning("'%s' is %s", reader.path, reader.out_of_phase)
+    return wav
 
 
 def _joined(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -151,15 +174,22 @@ def as_waveform(samples: np.ndarray | torch.Tensor, *, from_rate: int, sample_ra
         info = np.iinfo(array.dtype)
         middle = 0 if array.dtype.kind == "i" else (info.max + 1) / 2
         array = (array - float(middle)) / ((info.max + 1) / (1 if array.dtype.kind == "i" else 2))
-    mono = array if array.ndim == 1 else array.mean(axis=1)
-    mono = np.ascontiguousarray(mono, dtype=np.float32)
-    if not len(mono):
+    samples = array if array.ndim == 1 else _mono_array(array)
+    samples = np.ascontiguousarray(samples, dtype=np.float32)
+    if not len(samples):
         raise ValueError("the audio array holds no samples")
-    if not np.isfinite(mono).all():
+    if not np.isfinite(samples).all():
         raise ValueError("the audio array holds samples that are not finite")
     if from_rate != sample_rate:
         check_rate(from_rate, name="the audio array")
-    blocks = resampled([torch.from_numpy(mono)], from_rate, sample_rate)
+    blocks = resampled([torch.from_numpy(samples)], from_rate, sample_rate)
     wav = _joined(torch.from_numpy(rounded(block.numpy())) for block in blocks)
     check_length(len(wav), sample_rate, name="the audio array")
     return wav
+
+
+def _mono_array(array: np.ndarray) -> np.ndarray:
+    channel = channel_to_take([array]) if array.shape[1] > 1 else None
+    if channel is not None:
+        logger.warning("the audio array is %s", SAID.format(channel + 1))
+    return mono(array, channel)

@@ -261,3 +261,26 @@ def test_what_is_read_lies_on_the_steps_of_16_bits_and_overshoot_is_kept(tmp_pat
 def test_arrays_that_are_no_audio_are_named(array, complaint):
     with pytest.raises(ValueError, match=complaint):
         as_waveform(array, from_rate=16000, sample_rate=16000)
+
+
+@pytest.mark.parametrize("stretch", [None, (0.2, 0.7)])
+def test_stereo_out_of_phase_is_heard_by_one_channel_with_a_warning(tmp_path, caplog, stretch, monkeypatch):
+    wave = speechlike()
+    write_wav(tmp_path / "a.wav", np.stack([0.5 * wave, -wave], axis=1))
+    monkeypatch.setattr(sound_files, "_VALUES", 3000)
+    reader = AudioReader(with_segment(tmp_path / "half.wav", stretch), 16000)
+    write_wav(tmp_path / "half.wav", np.stack([wave, -0.99 * wave], axis=1))
+    heard = torch.cat(list(reader.blocks()))
+    part = slice(None) if stretch is None else slice(round(stretch[0] * RATE), round(stretch[1] * RATE))
+    assert torch.equal(heard, torch.from_numpy(rounded(wave))[part])
+    assert reader.warnings == ("out of phase: the channels cancel in their mean, channel 1 was taken alone",)
+    assert float((read_audio(tmp_path / "half.wav") - torch.from_numpy(wave)).abs().max()) < 1e-4
+    assert "half.wav' is out of phase" in caplog.text
+    # what cancels in part only stays a mean
+    assert torch.allclose(read_audio(tmp_path / "a.wav"), torch.from_numpy(-0.25 * wave), atol=1e-4)
+
+
+def test_arrays_out_of_phase_are_heard_by_one_channel(caplog):
+    wave = speechlike()
+    heard = as_waveform(np.stack([wave, -wave], axis=1), from_rate=16000, sample_rate=16000)
+    assert torch.equal(heard, torch.from_numpy(rounded(wave))) and "array is out of phase" in caplog.text
