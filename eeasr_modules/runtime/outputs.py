@@ -44,14 +44,25 @@ def json_line(transcript: Transcript) -> str:
 
 def csv_line(transcript: Transcript) -> str:
     """The values of `COLUMNS`; words are left out, and no text is a formula (`csv_cells.neutral`)."""
-    values = {**transcript.as_dict(), "warnings": "; ".join(transcript.warnings)}
+    values = {**transcript.as_dict(), "audio": in_line(transcript.audio), "warnings": "; ".join(transcript.warnings)}
     return _csv_row([values[name] for name in COLUMNS])
 
 
 def text_line(transcript: Transcript) -> str:
     """Path, tab, transcript; `error:` and the reason where there is none."""
     said = transcript.text if transcript.error is None else f"error: {transcript.error}"
-    return f"{transcript.audio}\t{said}"
+    return f"{in_line(transcript.audio)}\t{said}"
+
+
+def in_line(name: str) -> str:
+    r"""A recording's name as lines hold it, and by which they are found again: tabs and line ends as \t, \n, \r.
+
+    Example
+    -------
+    >>> print(in_line("two\nlines.wav"))
+    two\nlines.wav
+    """
+    return name.replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def printable(line: str) -> str:
@@ -93,7 +104,7 @@ class LineFile:
     Attributes
     ----------
     done : set of str
-        Paths of recordings that have a line already.
+        Paths of recordings that have a line already, as `in_line` gives them.
     failed : set of str
         Those of them whose line is an error.
 
@@ -151,9 +162,9 @@ class LineFile:
                 theirs = f"{values['model']} with {values['policy']}"
                 raise ValueError(f"line {number} comes from {theirs}, this run is {model} with {policy}")
             audio, failed = values["audio"], bool(values["error"])
-        self.done.add(audio)
+        self.done.add(in_line(audio))
         if failed:
-            self.failed.add(audio)
+            self.failed.add(in_line(audio))
 
     @property
     def n_failed(self) -> int:
@@ -169,7 +180,7 @@ class LineFile:
             When the disk is full: what was written before stays whole.
         """
         self._write(LINES[self.format](transcript))
-        self.done.add(transcript.audio)
+        self.done.add(in_line(transcript.audio))
         if time.monotonic() - self._synced >= SYNC_S:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
@@ -263,7 +274,7 @@ class SubtitleFiles:
     Attributes
     ----------
     done : set of str
-        Paths of recordings whose file is there already.
+        Paths of recordings whose file is there already, as `in_line` gives them.
     n_failed : int
         0: recordings that failed are tried again.
 
@@ -296,7 +307,7 @@ class SubtitleFiles:
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         except OSError as err:
             raise _cannot_write(output, err) from err
-        self.done = {path for path, file in self.files.items() if file.is_file()}
+        self.done = {in_line(path) for path, file in self.files.items() if file.is_file()}
         self.n_failed = 0
 
     def add(self, transcript: Transcript) -> None:

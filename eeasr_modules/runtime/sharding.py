@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from eeasr_modules.data.audio_files import file_name
 from eeasr_modules.data.segments import split_segment
-from eeasr_modules.runtime.outputs import NAMES, csv_values
+from eeasr_modules.runtime.outputs import NAMES, csv_values, in_line
 
 WAIT = timedelta(days=30)  # for the slowest process: a corpus may take that long
 BYTES_A_SECOND = 16_000  # of files whose header says nothing: coded audio at 128 kb/s
@@ -138,7 +138,7 @@ def part_paths(output: str | Path) -> list[Path]:
 
 
 def line_audio(line: str, format: str) -> str:
-    """The recording that a line of an output is about.
+    """The recording that a line of an output is about, as `outputs.in_line` gives it.
 
     Example
     -------
@@ -147,7 +147,7 @@ def line_audio(line: str, format: str) -> str:
     """
     if format == "txt":
         return line.split("\t", 1)[0]
-    return json.loads(line)["audio"] if format == "jsonl" else csv_values(line)[0]
+    return in_line(json.loads(line)["audio"]) if format == "jsonl" else csv_values(line)[0]
 
 
 def merge(output: str | Path, *, format: str, paths: Sequence[str]) -> None:
@@ -177,7 +177,7 @@ def merge(output: str | Path, *, format: str, paths: Sequence[str]) -> None:
         header = content[:1] if format == "csv" else []
         for line in content[len(header) :]:
             lines.setdefault(line_audio(line, format), line)
-    asked = dict.fromkeys(paths)
+    asked = dict.fromkeys(map(in_line, paths))
     missing = [path for path in asked if path not in lines]
     if missing:
         raise ValueError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from eeasr_modules.runtime.inputs import Recording, find_recordings
-from eeasr_modules.runtime.outputs import COLUMNS, FORMATS, LINES, LineFile, SubtitleFiles, printable
+from eeasr_modules.runtime.outputs import COLUMNS, FORMATS, LINES, LineFile, SubtitleFiles, in_line, printable
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 from eeasr_modules.runtime.sharding import Group, Ranks, merge, part_path, part_paths, seconds_of, shares
 from eeasr_modules.runtime.transcript import Transcript
@@ -196,7 +196,7 @@ def transcribe_files(
         sink = SubtitleFiles(output, paths=[one.path for one in recordings])
     else:
         sink = LineFile(output, format=format, policy=str(asr.policy), model=asr.source.name)
-    left = [one for one in recordings if one.path not in sink.done]
+    left = [one for one in recordings if in_line(one.path) not in sink.done]
     before = len(recordings) - len(left)
     try:
         tally = Tally(n_before=before, n_failed_before=sink.n_failed)
@@ -227,7 +227,7 @@ def _planned(asr: EarlyExitASR, recordings: list[Recording], output: str, format
             sink.close()
             n_failed += len(sink.failed - done)
             done |= sink.done
-    left = [one for one in recordings if one.path not in done]
+    left = [one for one in recordings if in_line(one.path) not in done]
     divided = shares([seconds_of(one.path) for one in left] if n_ranks > 1 else [0.0] * len(left), n_ranks)
     mine = tuple(tuple(left[i] for i in share) for share in divided)
     return _Plan(paths, mine, len(recordings) - len(left), n_failed)

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from eeasr_modules.runtime import Transcript, Word
-from eeasr_modules.runtime.outputs import LineFile, SubtitleFiles, srt
-from eeasr_modules.runtime.sharding import line_audio
+from eeasr_modules.runtime.outputs import LineFile, SubtitleFiles, in_line, srt
+from eeasr_modules.runtime.sharding import line_audio, merge, part_path
 
 WORDS = (Word("HELLO", 0.5, 0.9, 0.9), Word("THERE", 1.0, 1.4, 0.8))
 
@@ -145,3 +145,17 @@ def test_subtitles_that_would_share_a_file_are_refused(tmp_path):
 def test_stretches_of_one_recording_have_a_subtitle_file_each(tmp_path):
     sink = SubtitleFiles(tmp_path, paths=["/x/a.wav#t=0,1.25", "/x/a.wav#t=0,1.75"])
     assert sorted(one.name for one in sink.files.values()) == ["a.wav#t=0,1.25.srt", "a.wav#t=0,1.75.srt"]
+
+
+@pytest.mark.parametrize("format", ["jsonl", "csv", "txt"])
+def test_names_with_tabs_and_line_ends_are_found_again(format, tmp_path):
+    names = ["two\nlines.wav", "a\ttab.wav", "back\r.wav"]
+    for path in (tmp_path / "out", part_path(tmp_path / "merged", 0)):
+        sink = opened(path, format)
+        for name in names:
+            sink.add(transcript(name))
+        sink.close()
+    assert all(in_line(name) in opened(tmp_path / "out", format).done for name in names)
+    merge(tmp_path / "merged", format=format, paths=names)
+    assert (tmp_path / "merged").read_text() == (tmp_path / "out").read_text()
+    assert (tmp_path / "out").read_text().count("\n") == 3 + (format == "csv")
