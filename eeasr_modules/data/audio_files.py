@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +17,9 @@ import numpy as np
 from eeasr_modules.data.waveform import check_rate, fault
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".opus", ".ogg", ".mp3", ".sph", ".raw")
+APPLE_DOUBLE = "._"  # macOS keeps a file's attributes beside it under such a name
 RAW_SAMPLE_RATE = 16000  # headerless `.raw`: 16 bit, mono
+OVERSHOOT_S = 0.5  # a segment may end so far behind its file's end: rounded, and as Kaldi has it
 SILENT_S = 3.0  # what is done sooner shows no progress
 _PIECE = 32  # files that a thread looks at in one go: handing them out one by one cost as much as reading headers
 
@@ -48,7 +51,7 @@ def find_audio(folder: Path | str, suffixes: Iterable[str] = AUDIO_SUFFIXES) -> 
     for parent, _, names in tqdm(walk, desc=f"{folder.name}, files", unit="folder", dynamic_ncols=True, delay=SILENT_S):
         for name in names:
             file = Path(parent, name)
-            if file.suffix.lower() not in rank:
+            if file.suffix.lower() not in rank or name.startswith(APPLE_DOUBLE):
                 continue
             key = file.relative_to(folder).with_suffix("").as_posix()
             known = found.get(key)
@@ -117,7 +120,8 @@ def _look(path: Path | None, duration_s: float | None, segment: tuple[float, flo
 def _look_at_segment(path: Path, segment: tuple[float, float]) -> Look:
     start, end = segment
     whole = _header_duration_s(path, path.stat().st_mtime_ns)
-    if not 0 <= start < min(end, whole):
+    # of a file that is shorter the text would be more than what is heard
+    if not 0 <= start < min(end, whole) or (math.isfinite(end) and end > whole + OVERSHOOT_S):
         return Look(wrong="corrupt", why=f"{path} lasts {whole:.2f} s, a segment from {start} to {end} s is not in it")
     return Look(min(end, whole) - start)
 

@@ -7,11 +7,13 @@ augmentation of training, and a false claim is refused, as is a test set whose u
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
+from eeasr_modules.data.segments import split_segment, with_segment
 
 LABELS = ("in_domain", "shifted", "ood", "unknown")
 
@@ -28,7 +30,7 @@ class SetDescription:
         For messages: corpus and split.
     utt_ids, speakers : frozenset of str
     audio : frozenset of str
-        Absolute paths.
+        Absolute paths, links followed, with the stretch where there is one.
     """
 
     corpus: str
@@ -46,8 +48,13 @@ def describe(manifest: Path | str) -> SetDescription:
         name=f"{noted['corpus']} {noted['split']}",
         utt_ids=frozenset(row.utt_id for row in rows),
         speakers=frozenset(row.speaker for row in rows),
-        audio=frozenset(str(audio_path(row.wav, noted["data_folder"])) for row in rows),
+        audio=frozenset(_true_path(audio_path(row.wav, noted["data_folder"])) for row in rows),
     )
+
+
+def _true_path(path: Path) -> str:
+    file, segment = split_segment(path)
+    return with_segment(os.path.realpath(file), segment)
 
 
 def set_label(

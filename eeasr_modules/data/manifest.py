@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = ("ID", "duration", "wav", "spk_id", "wrd")
 DATA_ROOT = "$data_root"
-PREPARE_VERSION = 1  # raise it when what is written changes for the same inputs
+PREPARE_VERSION = 2  # raise it when what is written changes for the same inputs
 _N_NAMED = 20
 
 
@@ -48,7 +48,7 @@ class Utterance:
         Where the corpus publishes it: the file is then not opened, only checked to be there and not empty.
     segment : (float, float) or None
         Where in the file it begins and ends, in seconds; None for all of it. Of such a file the header is read, and
-        a segment that begins after its end is corrupt.
+        a segment that begins or ends after its end is corrupt; an infinite end is the file's.
     """
 
     utt_id: str

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+from eeasr_modules.data.listings import (
+    AUDIO_COLUMNS,
+    DATA_ROOT,
+    ID_COLUMNS,
+    SPEAKER_COLUMNS,
+    SUFFIXES,
+    TEXT_COLUMNS,
+    Row,
+    checked_stretch,
+    read_listing,
+    value_of,
+)
+from eeasr_modules.data.segments import with_segment
+from eeasr_modules.text_files import read_lines
 
-# names that other tools give the same column, first come first taken
-AUDIO_COLUMNS = ("wav", "audio", "path", "file", "audio_filepath", "file_name")
-TEXT_COLUMNS = ("wrd", "text", "sentence", "transcript", "transcription")
-ID_COLUMNS = ("ID", "id", "utt_id", "key")
-SPEAKER_COLUMNS = ("spk_id", "speaker", "speaker_id", "client_id")
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,17 +34,17 @@ class Entry:
     ---------
     utt_id, speaker : str
         Where the listing names no speaker, each utterance is its own.
-    audio : Path
-        Absolute, or relative to where the program runs; not looked at.
+    audio : Path or None
+        Absolute, or relative to where the program runs; not looked at. None where the listing's cell is empty.
     text : str
-        As listed.
+        As listed; "" where nothing is.
     segment : (float, float) or None
-        Start and end in the file, seconds.
+        Start and end in the file, seconds; an infinite end is that of the file.
     """
 
     utt_id: str
     speaker: str
-    audio: Path
+    audio: Path | None
     text: str
     segment: tuple[float, float] | None = None
 
@@ -51,7 +59,7 @@ def find_split(folder: Path, split: str) -> Path:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"expected your own data in the folder {folder}, but it is not a folder")
-    for suffix in (".csv", ".tsv", ".jsonl"):
+    for suffix in SUFFIXES:
         if (folder / f"{split}{suffix}").is_file():
             return folder / f"{split}{suffix}"
     if (folder / "dataset_dict.json").is_file() and (folder / split).is_dir():
@@ -84,68 +92,28 @@ def read_split(source: Path, split: str, *, save_folder: Path) -> Iterator[Entry
     """
     if source.is_dir():
         kaldi = (source / "wav.scp").is_file()
-        return _read_kaldi(source) if kaldi else _read_dataset(source, save_folder / f"{split}_audio")
-    rows = _read_json_lines(source) if source.suffix == ".jsonl" else _read_table(source)
-    return _from_rows(rows, source)
+        return _read_kaldi(source) if kaldi else _read_dataset(source, split, save_folder / f"{split}_audio")
+    return _from_rows(read_listing(source, needs_text=True), source, split)
 
 
-def _read_table(path: Path) -> Iterator[tuple[int, dict]]:
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",")
-        for row in reader:
-            yield reader.line_num, row
-
-
-def _read_json_lines(path: Path) -> Iterator[tuple[int, dict]]:
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as err:
-                raise ValueError(f"line {number} of {path} must be a JSON object: {err}") from err
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} of {path} must be a JSON object, got {line.strip()[:40]}")
-            yield number, row
-
-
-def _from_rows(rows: Iterator[tuple[int, dict]], path: Path) -> Iterator[Entry]:
+def _from_rows(rows: Iterator[Row], path: Path, split: str) -> Iterator[Entry]:
     n_without_speaker = 0
-    for number, row in rows:
-        wav, text = _first(row, AUDIO_COLUMNS), _first(row, TEXT_COLUMNS)
-        if wav is None or text is None:
-            names, columns = ("audio", AUDIO_COLUMNS) if wav is None else ("text", TEXT_COLUMNS)
-            raise ValueError(
-                f"line {number} of {path} must say its {names} under one of {', '.join(columns)}, "
-                f"it has {', '.join(str(key) for key in row)}"
-            )
-        wav = wav.replace("$data_root", str(path.parent))
-        utt_id = _first(row, ID_COLUMNS) or Path(wav).with_suffix("").as_posix().lstrip("/")
-        speaker = _first(row, SPEAKER_COLUMNS)
-        n_without_speaker += speaker is None
-        segment = _segment(row, f"line {number} of {path}")
-        yield Entry(utt_id, speaker or utt_id, path.parent / wav, text, segment)
+    for number, row in enumerate(rows, start=1):
+        wav = row.audio.replace(DATA_ROOT, str(path.parent))
+        utt_id = _unique_in_corpus(row.utt_id, split) or _id_of_stretch(wav, row.segment) or f"{split}-{number:06d}"
+        n_without_speaker += row.speaker is None
+        yield Entry(utt_id, row.speaker or utt_id, path.parent / wav if wav else None, row.text or "", row.segment)
     _say_without_speaker(n_without_speaker, path)
 
 
-def _first(row: dict, names: tuple[str, ...]) -> str | None:
-    return next((str(row[name]) for name in names if row.get(name) not in (None, "")), None)
+def _unique_in_corpus(utt_id: str | None, split: str) -> str | None:
+    """A listed id; a number, which begins again in each split, with the split in front."""
+    return f"{split}-{utt_id}" if utt_id is not None and utt_id.isdecimal() else utt_id
 
 
-def _segment(row: dict, where: str) -> tuple[float, float] | None:
-    start, end = _first(row, ("start", "start_s", "offset")), _first(row, ("end", "end_s", "stop"))
-    lasts = _first(row, ("duration",)) if end is None else None
-    if start is None:
-        return None
-    try:
-        begins = float(start)
-        ends = float(end) if end is not None else begins + float(lasts)
-    except (TypeError, ValueError):
-        raise ValueError(f"{where} must give start and end (or duration) in seconds, got {start} and {end}") from None
-    if not 0 <= begins < ends:
-        raise ValueError(f"{where} must begin at 0 s or later and before it ends, got {begins} to {ends} s")
-    return begins, ends
+def _id_of_stretch(wav: str, segment: tuple[float, float] | None) -> str:
+    """The path without suffix and slash in front, and where the stretch begins and ends."""
+    return with_segment(Path(wav).with_suffix("").as_posix().lstrip("/"), segment) if wav else ""
 
 
 def _say_without_speaker(n: int, path: Path) -> None:
@@ -187,25 +155,21 @@ def _kaldi_segment(line: str, utt_id: str, folder: Path) -> tuple[str, tuple[flo
         recording, start, end = parts[0], float(parts[1]), float(parts[2])
     except (IndexError, ValueError):
         raise ValueError(f"{folder / 'segments'}, {utt_id}: expected 'recording start end', got '{line}'") from None
-    if not 0 <= start < end:
-        raise ValueError(
-            f"{folder / 'segments'}, {utt_id}: expected 0 <= start < end in seconds, got {start} and {end}"
-        )
-    return recording, (start, end)
+    return recording, checked_stretch(start, end, f"{folder / 'segments'}, {utt_id}")
 
 
 def _keyed(path: Path) -> dict[str, str]:
     if not path.is_file():
         raise FileNotFoundError(f"expected Kaldi's {path.name} in {path.parent}, found none")
     found = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_lines(path):
         if line.strip():
-            key, _, value = line.strip().partition(" ")
-            found[key] = value.strip()
+            key, value = [*re.split(r"[ \t]+", line.strip(), maxsplit=1), ""][:2]
+            found[key] = value
     return found
 
 
-def _read_dataset(folder: Path, audio_folder: Path) -> Iterator[Entry]:
+def _read_dataset(folder: Path, split: str, audio_folder: Path) -> Iterator[Entry]:
     try:
         from datasets import Audio, load_from_disk
     except ImportError as err:
@@ -221,13 +185,23 @@ def _read_dataset(folder: Path, audio_folder: Path) -> Iterator[Entry]:
         )
     if isinstance(dataset.features[audio], Audio):
         dataset = dataset.cast_column(audio, Audio(decode=False))
+    utt_ids = _dataset_ids(dataset, split)
     n_without_speaker = 0
-    for number, row in enumerate(dataset):
-        utt_id = _first(row, ID_COLUMNS) or f"{number:06d}"
-        speaker = _first(row, SPEAKER_COLUMNS)
+    for utt_id, row in zip(utt_ids, dataset, strict=True):
+        speaker = value_of(row, SPEAKER_COLUMNS)
         n_without_speaker += speaker is None
-        yield Entry(utt_id, speaker or utt_id, _file_of(row[audio], utt_id, audio_folder, folder), row[text])
+        file = None if row[audio] is None else _file_of(row[audio], utt_id, audio_folder, folder)
+        yield Entry(utt_id, speaker or utt_id, file, value_of(row, TEXT_COLUMNS) or "")
     _say_without_speaker(n_without_speaker, folder)
+
+
+def _dataset_ids(dataset, split: str) -> list[str]:
+    """Ids of a dataset's rows; their numbers where it lists none, or the same for several (FLEURS: of the sentence)."""
+    columns = [dataset[name] for name in ID_COLUMNS if name in dataset.column_names]
+    listed = [_unique_in_corpus(value_of({"id": one}, ("id",)), split) for one in columns[0]] if columns else []
+    if listed and None not in listed and len(set(listed)) == len(listed):
+        return listed
+    return [f"{split}-{number:06d}" for number in range(len(dataset))]
 
 
 def _file_of(audio: dict | str, utt_id: str, audio_folder: Path, folder: Path) -> Path:

@@ -7,6 +7,8 @@ bit, mono, as in AN4, which was published in both byte orders.
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -36,8 +38,8 @@ def open_sound(path: Path, stretch: tuple[float, float] | None) -> tuple[int, It
     path : Path
         The file.
     stretch : (float, float) or None
-        Seconds where to begin and end. MP3 is read from its beginning all the same: its parts do not start where they
-        are asked to.
+        Seconds where to begin and end, which may be infinite. MP3 is read from its beginning all the same: its parts
+        do not start where they are asked to.
 
     Returns
     -------
@@ -70,7 +72,7 @@ def open_sound(path: Path, stretch: tuple[float, float] | None) -> tuple[int, It
 
 
 def _samples_of(stretch: tuple[float, float], rate: int) -> tuple[int, int]:
-    return round(stretch[0] * rate), round(stretch[1] * rate)
+    return round(stretch[0] * rate), sys.maxsize if math.isinf(stretch[1]) else round(stretch[1] * rate)
 
 
 def _check_file(path: Path) -> None:

@@ -15,14 +15,14 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from eeasr_modules.spelling import APOSTROPHES, separated, upper_case
+
 BLANK = "<blank>"
 ENGLISH_CHARACTERS = (BLANK, " ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'")
 VOCABULARY_FILE = "vocab.json"
 SENTENCEPIECE_FILE = "spm.model"
 WORD_START = "\u2581"  # how SentencePiece marks the first piece of a word
 
-_APOSTROPHES = dict.fromkeys(map(ord, "’‘ʼ`´ʹ＇"), "'")
-_BREAKS = dict.fromkeys(map(ord, '-‐‑‒–—―−/_…,;:!?"'), " ")  # not the full stop: U.S. is one word
 _NO_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _LANGUAGE_TAG = re.compile(r"(<[a-z][a-z0-9_-]*>) ")
 # Words that English really begins with an apostrophe; elsewhere a leading one is a quotation mark.
@@ -60,7 +60,7 @@ def normalise_english(text: str, *, unreadable: str = "drop") -> str | None:
     """
     if unreadable not in ("drop", "remove", "raise"):
         raise ValueError(f"unreadable must be drop, remove or raise, got {unreadable!r}")
-    text = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES).translate(_BREAKS))
+    text = unicodedata.normalize("NFKD", separated(text.translate(APOSTROPHES)))
     kept = []
     for character in text.upper():
         category = unicodedata.category(character)
@@ -103,7 +103,8 @@ def normalise_letters(text: str, *, unreadable: str = "drop") -> str | None:
     """Upper-case letters of any script, apostrophes and single spaces: the rule for languages other than English.
 
     As `normalise_english`, but accents and other scripts stay (composed, NFC) with the marks that belong to them;
-    upper case is Unicode's, which writes ß as SS and Turkish ı as I. Digits and symbols have no spelling here.
+    upper case is Unicode's (see `upper_case`), which writes ß as SS and Turkish ı as I. Digits and symbols have no
+    spelling here.
 
     Arguments
     ---------
@@ -126,9 +127,8 @@ def normalise_letters(text: str, *, unreadable: str = "drop") -> str | None:
     """
     if unreadable not in ("drop", "remove", "raise"):
         raise ValueError(f"unreadable must be drop, remove or raise, got {unreadable!r}")
-    text = text.translate(_APOSTROPHES).translate(_BREAKS)
     kept = []
-    for character in unicodedata.normalize("NFC", text.upper()):
+    for character in upper_case(separated(text.translate(APOSTROPHES))):
         category = unicodedata.category(character)
         if category[0] in "LM" or character == "'":
             kept.append(character)
@@ -144,14 +144,14 @@ def normalise_letters(text: str, *, unreadable: str = "drop") -> str | None:
 
 
 def normalise_ml_superb(text: str) -> str:
-    """ML-SUPERB's own rule: upper case, without ASCII punctuation; digits and all scripts stay.
+    """ML-SUPERB's own rule, composed: upper case, without ASCII punctuation; digits and all scripts stay.
 
     Example
     -------
     >>> normalise_ml_superb("Ja, das ist 1 Straße!")
     'JA DAS IST 1 STRASSE'
     """
-    return " ".join(text.translate(_NO_ASCII_PUNCTUATION).upper().split())
+    return " ".join(upper_case(text.translate(_NO_ASCII_PUNCTUATION)).split())
 
 
 def split_language(text: str) -> tuple[str, str]:

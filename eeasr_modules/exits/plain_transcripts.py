@@ -9,7 +9,6 @@ row per utterance (`id, reference[, speaker, duration_s]`). Every further column
 (`.gz`, `.xz`). The whole format: docs/transcripts-format.md.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,12 +26,12 @@ from eeasr_modules.exits.transcript_files import (
     number_of,
     read_rows,
 )
+from eeasr_modules.spelling import composed, normalise_words, upper_case
 
 NORMALISERS: dict[str, Callable[[str], str]] = {
-    "none": lambda text: text,
-    "upper": lambda text: " ".join(text.upper().split()),
-    # letters, digits and apostrophes are kept; what stands between words is one space
-    "words": lambda text: " ".join(re.sub(r"[^\w']|_", " ", text.upper().replace("\u2019", "'")).split()),
+    "none": composed,  # the same letters must not count as errors for being written in two characters
+    "upper": lambda text: " ".join(upper_case(text).split()),
+    "words": normalise_words,
 }
 _PER_UTTERANCE = ("reference", "speaker", "duration_s")
 _KEYS = ("id", "exit", "hypothesis")

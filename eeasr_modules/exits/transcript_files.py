@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from eeasr_modules.text_files import decoded
+
 # where durations are not known; on LibriSpeech's test sets this gives totals of 5.41 h (clean) and 5.30 h (other),
 # while the recordings last 5.40 h and 5.34 h
 PAUSE_S = 0.5
@@ -37,9 +39,9 @@ def read_lines(path: str | Path) -> list[str]:
     try:
         content = path.read_bytes()
         content = {".xz": lzma.decompress, ".gz": gzip.decompress}.get(path.suffix, bytes)(content)
-        return content.decode("utf-8-sig").split("\n")
-    except (lzma.LZMAError, OSError, EOFError, UnicodeDecodeError) as err:
+    except (lzma.LZMAError, OSError, EOFError) as err:
         raise ValueError(f"{path} cannot be read as text ({err})") from err
+    return decoded(content, path).split("\n")
 
 
 def read_rows(path: Path, *, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:

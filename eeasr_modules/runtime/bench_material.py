@@ -1,11 +1,9 @@
-"""What `eeasr benchmark` transcribes: recordings, with references where a manifest has them, or noise."""
+"""What `eeasr benchmark` transcribes: recordings, with references where a listing has them, or noise."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
@@ -15,7 +13,6 @@ from eeasr_modules.runtime.chunks import LONGEST_S
 from eeasr_modules.runtime.inputs import find_recordings
 
 NOISE_S = 10.0
-REFERENCE_COLUMNS = ("wrd", "reference", "text", "transcript", "sentence")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +60,7 @@ def noise(n: int, *, sample_rate: int, seconds: float = NOISE_S) -> Material:
 
 
 def read_material(inputs: Sequence[str], *, sample_rate: int, limit: int | None = None) -> Material:
-    """Recordings, with references where a manifest has them.
+    """Recordings, with references where a listing has them.
 
     Arguments
     ---------
@@ -84,8 +81,7 @@ def read_material(inputs: Sequence[str], *, sample_rate: int, limit: int | None 
     ValueError
         When nothing is left.
     """
-    recordings = find_recordings(inputs)[:limit]
-    references = _references(inputs)
+    recordings = find_recordings(inputs, one_reference_each=True)[:limit]
     utt_ids, wavs, said, broken, n_long = [], [], [], [], 0
     for recording in recordings:
         try:
@@ -98,7 +94,7 @@ def read_material(inputs: Sequence[str], *, sample_rate: int, limit: int | None 
             continue
         utt_ids.append(recording.name)
         wavs.append(wav)
-        said.append(references.get(recording.name))
+        said.append(recording.reference)
     if not wavs:
         reason = broken[0] if broken else f"all are longer than {LONGEST_S:g} s"
         raise ValueError(f"none of {len(recordings)} recordings can be used: {reason}")
@@ -117,20 +113,3 @@ def _read(path: str, sample_rate: int) -> torch.Tensor | None:
         if reader.n_samples > LONGEST_S * sample_rate:
             return None
     return torch.cat(blocks)
-
-
-def _references(inputs: Sequence[str]) -> dict[str, str]:
-    """References by name, of the manifests among the arguments."""
-    found: dict[str, str] = {}
-    for path in (Path(one) for one in inputs if one.lower().endswith(".csv") and Path(one).is_file()):
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
-        column = next((name for name in REFERENCE_COLUMNS if rows and name in rows[0]), None)
-        if column is None:
-            continue
-        names = [row.get("ID") for row in rows]
-        if not all(names):
-            names = [recording.name for recording in find_recordings([str(path)])]  # each once, in the file's order
-            if len(names) != len(rows):
-                raise ValueError(f"'{path}' names a recording twice: give it a column ID to tell its references apart")
-        found.update({name: row[column] for name, row in zip(names, rows, strict=True) if row[column] is not None})
-    return found

@@ -1,18 +1,19 @@
 """What to transcribe: files, folders, lists and manifests, as names and paths."""
 
-import csv
 import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eeasr_modules.data.segments import split_segment
+from eeasr_modules.data.audio_files import APPLE_DOUBLE
+from eeasr_modules.data.listings import DATA_ROOT, read_listing
+from eeasr_modules.data.listings import SUFFIXES as LISTINGS
+from eeasr_modules.data.segments import split_segment, with_segment
 from eeasr_modules.data.sound_files import AV_SUFFIXES
+from eeasr_modules.text_files import read_lines, read_text
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".sph", ".aiff", ".aif", ".caf", ".w64", ".au", *AV_SUFFIXES)
-PATH_COLUMNS = ("wav", "path", "audio", "file")
-DATA_ROOT = "$data_root"  # how manifests of this program begin paths within a corpus
 
 
 @dataclass(frozen=True)
@@ -24,23 +25,30 @@ class Recording:
     name : str
         Unique; a manifest's ID, otherwise the path.
     path : str
-        Of the file, which need not exist.
+        Of the file, which need not exist, with the stretch where a listing names one.
+    reference : str or None
+        What a listing says is said there.
     """
 
     name: str
     path: str
+    reference: str | None = None
 
 
-def find_recordings(inputs: Sequence[str], *, standard_input: Iterable[str] = ()) -> list[Recording]:
+def find_recordings(
+    inputs: Sequence[str], *, standard_input: Iterable[str] = (), one_reference_each: bool = False
+) -> list[Recording]:
     """Recordings that command-line arguments mean, each once, in order.
 
     Arguments
     ---------
     inputs : sequence of str
-        Files; folders (searched through, by suffix); `.txt` lists with a path a line; `.csv` manifests with a column
-        `wav` or `path`, and perhaps `ID`; `-` for a list on standard input.
+        Files; folders (searched through, by suffix); `.txt` lists with a path a line; `.csv`, `.tsv` and
+        `.jsonl` listings, as preparation takes them (`data.listings`); `-` for a list on standard input.
     standard_input : iterable of str
         Its lines.
+    one_reference_each : bool
+        Refuse a recording that is listed again with another reference; otherwise the first one is taken.
 
     Returns
     -------
@@ -51,12 +59,17 @@ def find_recordings(inputs: Sequence[str], *, standard_input: Iterable[str] = ()
     FileNotFoundError
         When an argument is neither file nor folder.
     ValueError
-        When a list or manifest cannot be read, or nothing is found.
+        When a list or listing cannot be read, names a recording with two references, or nothing is found.
     """
     found: dict[str, Recording] = {}
     for one in inputs:
         for recording in _within(one, standard_input):
-            found.setdefault(recording.path, recording)
+            known = found.setdefault(recording.path, recording)
+            if one_reference_each and None not in (known.reference, recording.reference) and known != recording:
+                raise ValueError(
+                    f"'{one}' names a recording twice ('{recording.path}'), as {known.reference!r} and "
+                    f"{recording.reference!r}: leave one out, or say where in the file each begins and ends"
+                )
     if not found:
         raise ValueError(f"expected recordings to transcribe, found none in {', '.join(inputs)}")
     return list(found.values())
@@ -69,24 +82,19 @@ def _within(one: str, standard_input: Iterable[str]) -> list[Recording]:
     if path.is_dir():
         return [Recording(str(file), str(file)) for file in _audio_under(path)]
     if not split_segment(path)[0].is_file():
-        raise FileNotFoundError(f"expected a recording, folder, .txt list or .csv manifest at '{one}', found nothing")
+        raise FileNotFoundError(
+            f"expected a recording, folder, .txt list or listing (.csv, .tsv, .jsonl) at '{one}', found nothing"
+        )
     if path.suffix.lower() == ".txt":
-        return _listed(_text(path).splitlines(), path.parent)
-    if path.suffix.lower() == ".csv":
-        return _manifest(path)
+        return _listed(read_lines(path), path.parent)
+    if path.suffix.lower() in LISTINGS:
+        return _listing(path)
     return [Recording(one, one)]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as err:
-        raise ValueError(f"'{path}' must be UTF-8 text: {err}") from err
 
 
 def _audio_under(folder: Path) -> list[Path]:
     files = [Path(parent, name) for parent, _, names in os.walk(folder, followlinks=True) for name in names]
-    return sorted(file for file in files if file.suffix.lower() in SUFFIXES)
+    return sorted(one for one in files if one.suffix.lower() in SUFFIXES and not one.name.startswith(APPLE_DOUBLE))
 
 
 def _listed(lines: Iterable[str], folder: Path) -> list[Recording]:
@@ -99,26 +107,21 @@ def _beside(path: str, folder: Path) -> str:
     return str(folder / path) if split_segment(folder / path)[0].is_file() else path
 
 
-def _manifest(path: Path) -> list[Recording]:
-    rows = csv.DictReader(_text(path).splitlines())
-    columns = rows.fieldnames or []
-    column = next((name for name in PATH_COLUMNS if name in columns), None)
-    if column is None:
-        raise ValueError(f"'{path}' must have a column {' or '.join(PATH_COLUMNS)}, it has {list(columns)}")
+def _listing(path: Path) -> list[Recording]:
     root = _data_root(path)
     found = []
-    for number, row in enumerate(rows, start=2):
-        wav = (row[column] or "").strip()
+    for row in read_listing(path):
+        wav = row.audio
         if not wav:
-            raise ValueError(f"'{path}' names no recording in line {number}: its column {column} is empty")
+            raise ValueError(f"{row.place} names no recording: its cell is empty")
         if wav.startswith(DATA_ROOT):
             if root is None:
                 raise ValueError(
                     f"'{path}' means paths within a corpus, whose folder {path.with_suffix('.json')} says: missing"
                 )
             wav = wav.replace(DATA_ROOT, root, 1)
-        wav = _beside(wav, path.parent)
-        found.append(Recording(row.get("ID") or wav, wav))
+        wav = with_segment(_beside(wav, path.parent), row.segment)
+        found.append(Recording(row.utt_id or wav, wav, row.text))
     return found
 
 
@@ -128,6 +131,6 @@ def _data_root(manifest: Path) -> str | None:
     if not description.is_file():
         return None
     try:
-        return json.loads(_text(description)).get("data_folder")
+        return json.loads(read_text(description)).get("data_folder")
     except (json.JSONDecodeError, AttributeError) as err:
         raise ValueError(f"'{description}' does not describe a manifest: {err}") from err

@@ -15,6 +15,7 @@ from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.download import download, unpack
 from eeasr_modules.data.manifest import Utterance, require_files, write_manifest
 from eeasr_modules.data.text import normalise_an4
+from eeasr_modules.text_files import read_lines, read_text
 
 CORPUS = "AN4"
 URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"
@@ -118,7 +119,7 @@ def _list_part(folder: Path, part: str, audio: dict[str, Path]) -> list[Utteranc
     texts = _read_transcription(folder / "etc" / f"an4_{part}.transcription")
     utterances = []
     # an4_clstk/fash/an251-fash-b      (folder of the part / speaker / utterance)
-    for fileid in (folder / "etc" / f"an4_{part}.fileids").read_text(encoding="utf-8").split():
+    for fileid in read_text(folder / "etc" / f"an4_{part}.fileids").split():
         *_, speaker, utt_id = fileid.split("/")
         if utt_id not in texts:
             raise ValueError(f"an4_{part}.fileids names {fileid}, but an4_{part}.transcription has no such line")
@@ -131,7 +132,7 @@ def _read_transcription(path: Path) -> dict[str, str]:
     texts = {}
     # train:  <s> YES </s> (an251-fash-b)
     # test:   RUBOUT G M E F THREE NINE (an406-fcaw-b)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         match = re.search(r"\(([^()\s]+)\)\s*$", line)

@@ -190,7 +190,7 @@ def _with_durations(utterances: list[Utterance], published: Path) -> list[Uttera
     if not published.is_file():
         return utterances
     known = {}
-    with published.open(newline="", encoding="utf-8") as file:
+    with published.open(newline="", encoding="utf-8-sig") as file:
         # clip                           duration[ms]      (duration[s] holds milliseconds too, in some releases)
         # common_voice_en_41447677.mp3   6660
         for line in file:
@@ -206,7 +206,7 @@ def _read_tsv(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows with their line numbers."""
     # client_id   path                          sentence                                  up_votes ...
     # 045edc6a... common_voice_en_37238108.mp3  Israel called it "nothing short of ...".  2        ...
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         # Sentences hold quotation marks that quote nothing for CSV: with the default rules a mark swallows
         # lines.
         reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)

@@ -12,6 +12,7 @@ from pathlib import Path
 from eeasr_modules.data.manifest import Utterance, write_manifest
 from eeasr_modules.data.own_data import Entry, find_split, read_split
 from eeasr_modules.data.text import NORMALISERS
+from eeasr_modules.spelling import composed
 
 CORPUS = "Custom"
 RULES = (*NORMALISERS, "none")
@@ -37,7 +38,7 @@ def prepare(
         Names of files or folders in it.
     normaliser : str
         Rule for the texts: english (upper-case letters and apostrophes), letters (those of any script), an4, or none,
-        which takes them as they are.
+        which takes them as they are (composed, NFC).
     decode : bool
         Decode every file to find those cut short; False reads headers only.
 
@@ -74,7 +75,7 @@ def _utterances(
     utterances: list[Utterance] = []
     left_out: dict[str, list[str]] = {"text without spelling": [], "empty text": []}
     for entry in entries:
-        text = rule(entry.text)
+        text = rule(entry.text) if entry.text.strip() else ""
         if text:
             utterances.append(Utterance(entry.utt_id, entry.speaker, entry.audio, text, segment=entry.segment))
         else:
@@ -84,4 +85,4 @@ def _utterances(
 
 
 def _as_it_is(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(composed(text).split())

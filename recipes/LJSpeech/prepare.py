@@ -12,6 +12,7 @@ from pathlib import Path
 from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.manifest import Utterance, require_files, write_manifest
 from eeasr_modules.data.text import normalise_english
+from eeasr_modules.text_files import read_lines
 
 CORPUS = "LJSpeech"
 CHAPTERS = {"train": range(1, 49), "dev": range(49, 50), "test": range(50, 51)}  # published without splits
@@ -45,7 +46,7 @@ def prepare(
     manifests = {}
     for split in splits:
         utterances, odd = [], []
-        for line in (folder / "metadata.csv").read_text(encoding="utf-8").splitlines():
+        for line in read_lines(folder / "metadata.csv"):
             # LJ001-0007|the earliest book printed with movable types, ..."  of about 1455,|... fourteen fifty-five,
             utt_id, _, spelled_out = line.split("|")
             text = normalise_english(spelled_out)

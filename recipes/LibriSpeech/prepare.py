@@ -13,6 +13,7 @@ from pathlib import Path
 
 from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.manifest import Utterance, write_manifest
+from eeasr_modules.text_files import read_lines
 
 CORPUS = "LibriSpeech"
 SPLITS = ("train-clean-100", "dev-clean", "test-clean", "test-other")
@@ -86,7 +87,7 @@ def _list_subset(folder: Path) -> tuple[list[Utterance], dict[str, list[str]]]:
     known: set[str] = set()
     for transcript in sorted(folder.glob("*/*/*.trans.txt"), key=_by_number):
         speaker = transcript.parts[-3]
-        for number, line in enumerate(transcript.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_lines(transcript), start=1):
             # 1272-128104-0000 MISTER QUILTER IS THE APOSTLE OF THE MIDDLE CLASSES AND WE ARE GLAD ...
             utt_id, _, text = line.strip().partition(" ")
             known.add(utt_id)

@@ -12,6 +12,7 @@ from pathlib import Path
 from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.manifest import Utterance, write_manifest
 from eeasr_modules.data.text import normalise_ml_superb
+from eeasr_modules.text_files import read_lines
 
 CORPUS = "MLSUPERB"
 SPLITS = ("10min_train", "1h_train", "10min_dev", "10min_test")
@@ -85,7 +86,7 @@ def _list_language(folder: Path, split: str, tag: str, utterances: list[Utteranc
     if not transcripts.is_file():
         return
     audio = find_audio(folder / "wav")
-    for line in transcripts.read_text(encoding="utf-8").splitlines():
+    for line in read_lines(transcripts):
         # mls_eng_000123 eng_speaker The text of it.
         utt_id, _, text = (*line.split(maxsplit=2), "", "", "")[:3]
         text = normalise_ml_superb(text)

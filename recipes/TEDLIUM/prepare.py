@@ -13,6 +13,7 @@ from pathlib import Path
 from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.manifest import Utterance, write_manifest
 from eeasr_modules.data.text import normalise_english
+from eeasr_modules.text_files import read_lines
 
 CORPUS = "TEDLIUM"
 SPLITS = ("train", "dev", "test")
@@ -73,7 +74,7 @@ def _list_split(folder: Path) -> tuple[list[Utterance], dict[str, list[str]]]:
     utterances: list[Utterance] = []
     left_out: dict[str, list[str]] = {"not scored": [], "line not understood": [], "text without spelling": []}
     for stm in sorted((folder / "stm").glob("*.stm")):
-        for number, line in enumerate(stm.read_text(encoding="utf-8").splitlines(), start=1):
+        for number, line in enumerate(read_lines(stm), start=1):
             # AlGore_2006 1 AlGore_2006 12.81 17.07 <o,f0,male> thank you so much <unk> it 's truly a great honor
             if not line.strip() or line.startswith(";;"):
                 continue

@@ -94,7 +94,7 @@ def _language_folder(folder: Path) -> Path:
 def _list_split(table: Path, audio: dict[str, Path], rule: str) -> tuple[list[Utterance], dict[str, list[str]]]:
     utterances: list[Utterance] = []
     left_out: dict[str, list[str]] = {"empty text": [], "text without spelling": []}
-    with table.open(newline="", encoding="utf-8") as file:
+    with table.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
         if missing:

@@ -8,14 +8,17 @@ import pytest
 
 from eeasr_modules.data.text import (
     BLANK,
+    NORMALISERS,
     CharVocabulary,
     ctc_collapse,
     load_vocabulary,
     normalise_an4,
     normalise_english,
     normalise_letters,
+    normalise_ml_superb,
     train_sentencepiece,
 )
+from eeasr_modules.spelling import normalise_words
 
 
 @pytest.mark.parametrize(
@@ -173,3 +176,41 @@ def test_letters_without_spelling_are_removed_or_named_on_request():
         normalise_letters("Zimmer 12", unreadable="raise")
     with pytest.raises(ValueError, match="must be drop, remove or raise"):
         normalise_letters("x", unreadable="keep")
+
+
+@pytest.mark.parametrize(
+    ("published", "normalised"),
+    [
+        ("ሰላም፡ለዓለም", "ሰላም ለዓለም"),  # Ethiopic wordspace
+        ("בית־ספר", "בית ספר"),  # maqaf
+        ("մեծ֊մայր", "ՄԵԾ ՄԱՅՐ"),  # Armenian hyphen
+        ("one－two", "ONE TWO"),  # full-width hyphen
+        ("one\u200btwo", "ONE TWO"),  # zero-width space
+        ("نعم،لا", "نعم لا"),
+        ("बस।अब॥फिर", "बस अब फिर"),
+        ("col·legi", "COLLEGI"),
+        ("ինչո՞ւ", "ԻՆՉՈՒ"),  # a question mark within the word
+        ("თბილისი", "თბილისი"),
+        ("\u1c97\u1c91\u1c98\u1c9a\u1c98\u1ca1\u1c98", "თბილისი"),  # in headline capitals
+        ("e\u0301te\u0301", "ÉTÉ"),
+    ],
+)
+def test_marks_between_words_of_any_script_are_spaces_and_letters_stay(published, normalised):
+    assert normalise_letters(published) == normalised
+    assert normalise_words(published) == normalised
+
+
+def test_words_keep_combining_marks_and_joiners():
+    hindi = "क्या हाल है मेरे दोस्त अब बताओ"
+    assert normalise_words(hindi + "।") == hindi and len(hindi.split()) == 7
+    assert normalise_words("می\u200cروم") == "میروم"
+    assert normalise_words("one_two U.S. it\u2019s 3") == "ONE TWO U S IT'S 3"
+
+
+@pytest.mark.parametrize("rule", ["letters", "ml_superb", "english"])
+def test_every_rule_gives_the_same_of_composed_and_decomposed_text(rule):
+    assert NORMALISERS[rule]("e\u0301te\u0301 co\u0302te\u0301") == NORMALISERS[rule]("été côté")
+
+
+def test_georgian_has_no_upper_case_in_any_rule():
+    assert normalise_ml_superb("თბილისი a") == "თბილისი A"

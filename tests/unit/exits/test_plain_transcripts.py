@@ -151,3 +151,26 @@ def test_an_empty_hypothesis_and_an_empty_reference_are_data(tmp_path):
     rows = ["id\texit\thypothesis\treference", "u\t2\t\ta b", "v\t2\toh\t"]
     table = read_plain(write(tmp_path / "x.tsv", rows))
     assert table.errors.tolist() == [[2], [1]] and np.isfinite(table.signal("char_change")).all()
+
+
+@pytest.mark.parametrize("normaliser", ["none", "upper", "words"])
+def test_composed_and_decomposed_letters_are_the_same(tmp_path, normaliser):
+    file = tmp_path / "t.tsv"
+    said = "été côté\te\u0301te\u0301 co\u0302te\u0301"
+    file.write_text(f"id\texit\thypothesis\treference\nu\t1\t{said}\n", encoding="utf-8")
+    assert read_plain(file, normaliser=normaliser).errors.sum() == 0
+
+
+def test_words_of_hindi_are_counted_as_written(tmp_path):
+    file = tmp_path / "t.tsv"
+    said = "क्या हाल है मेरे दोस्त अब बताओ"
+    file.write_text(f"id\texit\thypothesis\treference\nu\t1\t{said}\t{said}।\n", encoding="utf-8")
+    table = read_plain(file, normaliser="words")
+    assert table.n_ref_words.tolist() == [7] and table.errors.sum() == 0
+
+
+def test_transcripts_in_another_encoding_are_named_with_their_line(tmp_path):
+    file = tmp_path / "t.tsv"
+    file.write_bytes("id\texit\thypothesis\treference\nu\t1\tété\tété\n".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"t\.tsv' must be UTF-8 text, line 2 is not"):
+        read_plain(file)

@@ -56,9 +56,9 @@ def test_any_csv_with_a_path_column_will_do(folder):
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [
-        ("m.csv", "a,b\n1,2\n", "must have a column wav or path"),
+        ("m.csv", "a,b\n1,2\n", "must say its audio under one of wav, audio, path"),
         ("m.csv", "wav\n$data_root/a.wav\n", "m.json"),
-        ("m.csv", 'ID,wav\nu,""\n', "names no recording in line 2"),
+        ("m.csv", 'ID,wav\nu,""\n', "line 2 of .*m.csv names no recording"),
         ("l.txt", "\n", "found none"),
     ],
 )
@@ -76,4 +76,28 @@ def test_an_argument_that_is_not_there_is_refused(folder):
 def test_a_list_that_is_not_text_is_refused(folder):
     (folder / "l.txt").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="must be UTF-8"):
+        paths(folder / "l.txt")
+
+
+def test_files_that_macos_leaves_beside_recordings_are_passed_over(folder):
+    (folder / "._b.wav").write_bytes(b"x")
+    assert paths(folder) == [str(folder / "b.wav"), str(folder / "sub" / "a.flac")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("m.csv", "path,start,end\nb.wav,0,1.5\nb.wav,1.5,3\n"),
+        ("m.tsv", "path\tstart_time\tend_time\nb.wav\t0\t1.5\nb.wav\t1.5\t3\n"),
+        ("m.jsonl", '{"wav": "b.wav", "offset": 0, "duration": 1.5}\n{"wav": "b.wav", "start": 1.5, "end": 3}'),
+    ],
+)  # fmt: skip
+def test_stretches_that_a_listing_names_in_columns_are_heard_alone(folder, name, content):
+    (folder / name).write_text(content)
+    assert paths(folder / name) == [f"{folder}/b.wav#t=0,1.5", f"{folder}/b.wav#t=1.5,3"]
+
+
+def test_a_list_in_another_encoding_is_named_with_its_line(folder):
+    (folder / "l.txt").write_bytes("b.wav\nété.wav\n".encode("cp1252"))
+    with pytest.raises(ValueError, match=r"l\.txt' must be UTF-8 text, line 2 is not .* cp1252"):
         paths(folder / "l.txt")
