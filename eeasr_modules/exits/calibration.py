@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits.choices import choice_point, exit_costs, mean_cost
+from eeasr_modules.exits.choices import choice_point, exit_costs, mean_cost, replay
 from eeasr_modules.exits.combinations import Between, leaves_choice
 from eeasr_modules.exits.curve import Curve, policy_curve
 from eeasr_modules.exits.drift import DriftReference
-from eeasr_modules.exits.policies import Policy
+from eeasr_modules.exits.policies import Policy, Static
 from eeasr_modules.exits.table import ExitTable
 
 
@@ -27,7 +27,7 @@ class Calibrated:
     Arguments
     ---------
     policy : policy
-        Ready to decide.
+        Ready to decide; `static(layer)` where everybody on dev leaves at one exit.
     open_policy : policy
         As it was asked for.
     rule : str
@@ -115,13 +115,17 @@ def choose(
         best, rule = best_within_budget(curve, limit, open_policy, budget=budget), f"exit_budget {budget:g}"
     else:
         best, rule = _within_wer(curve, wer, open_policy), f"exit_wer {wer:g}"
+    policy, point = curve.policies[best], (float(curve.cost[best]), float(curve.wer[best]))
+    if leaves_choice(open_policy) and (plain := _named_plainly(policy, dev_table)) is not policy:
+        policy = plain
+        point = choice_point(policy, dev_table, cost=cost)  # no head is read to decide what is decided already
     return Calibrated(
-        policy=curve.policies[best],
+        policy=policy,
         open_policy=open_policy,
         rule=rule,
         cost=cost,
-        dev_cost=float(curve.cost[best]),
-        dev_wer=float(curve.wer[best]),
+        dev_cost=point[0],
+        dev_wer=point[1],
         grid=_same_window(curve, curve.policies[best]),
         calibrated_on={
             "set_name": dev_table.metadata.get("set_name"),
@@ -130,6 +134,12 @@ def choose(
             "n_utterances": dev_table.n_utterances,
         },
     )
+
+
+def _named_plainly(policy: Policy, dev_table: ExitTable) -> Policy:
+    """`static(layer)` where everybody on dev leaves at one exit: whatever rule it was, it decided nothing."""
+    chosen = np.unique(replay(policy, dev_table))
+    return Static(int(dev_table.exit_layers[chosen[0]])) if len(chosen) == 1 else policy
 
 
 def budget_cost(budget: float, table: ExitTable, *, cost: str = "cost_layers") -> float:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -124,9 +126,22 @@ def test_calibrated_policies_come_back_from_their_file(make_table, tmp_path):
 
 
 def test_the_grid_of_a_calibrated_window_holds_that_window_only(make_table):
-    calibrated = choose(make_table(), parse_policy("between(entropy)"), budget=0.5)
+    calibrated = choose(make_table(4, n=25), parse_policy("between(entropy)"), budget=0.8)
     windows = {(p.floor_layer, p.ceiling_layer) for p in calibrated.grid.policies}
     assert windows == {(calibrated.policy.floor_layer, calibrated.policy.ceiling_layer)}
+
+
+@pytest.mark.parametrize("text", ["between(entropy)", "between(patience(1))"])
+@pytest.mark.parametrize("plain", ["static(2)", "static(6)"])
+def test_a_rule_that_lets_everybody_leave_at_one_exit_is_called_static(make_table, text, plain):
+    table = make_table(4, n=25)
+    wrong = np.full((25, 4), 3)
+    wrong[:, int(plain[7]) // 2 - 1] = 0  # one exit is right, the others are not
+    table = replace(table, n_sub=wrong, n_ins=0 * wrong)
+    calibrated = choose(table, parse_policy(text), budget=1.0, cost="cost_macs")
+    assert str(calibrated.policy) == plain and str(calibrated.open_policy) == text
+    point = choice_point(calibrated.policy, table, cost="cost_macs")
+    assert (calibrated.dev_cost, calibrated.dev_wer) == point
 
 
 def test_files_that_hold_no_policies_are_refused(tmp_path):
