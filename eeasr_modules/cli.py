@@ -5,8 +5,6 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-from eeasr_modules.compat import wait_passively
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -22,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 when some recordings could not be transcribed; 2 after one sentence on standard error; 130 when
         interrupted.
     """
+    from eeasr_modules.compat import wait_passively
+
     argv = list(sys.argv[1:] if argv is None else argv)
     wait_passively()
     try:
