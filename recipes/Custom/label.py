@@ -21,10 +21,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from eeasr_modules.compat import ensure_torchaudio
-from eeasr_modules.data.audio import read_audio
-from eeasr_modules.data.manifest import read_manifest
-from eeasr_modules.data.text import normalise_english
+from eeasr_modules.compat import ensure_torchaudio, wait_passively
+
+wait_passively()  # before torch is loaded
+
+from eeasr_modules.data.audio import read_audio  # noqa: E402
+from eeasr_modules.data.manifest import read_manifest  # noqa: E402
+from eeasr_modules.data.text import normalise_english  # noqa: E402
 
 ensure_torchaudio()
 
