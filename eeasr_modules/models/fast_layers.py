@@ -134,7 +134,25 @@ def _product(x: torch.Tensor, packed: tuple, after: tuple = _PLAIN) -> torch.Ten
     return torch.ops.mkldnn._linear_pointwise(x, *packed, *after)
 
 
-class FasterLinear(Faster):
+class FasterProducts(Faster):
+    """A forward by oneDNN's products.
+
+    Arguments
+    ---------
+    module : nn.Module
+        Of a layer.
+    dtype : torch.dtype or None
+        Of the products; None: as the weights, or as autocast asks.
+    """
+
+    def dtype_for(self, x: torch.Tensor) -> torch.dtype | None:
+        """As for any module; none in bfloat16 where oneDNN refuses it (processors without AVX-512), stock does not."""
+        dtype = super().dtype_for(x)
+        refused = dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return None if refused else dtype
+
+
+class FasterLinear(FasterProducts):
     """Forward of an `nn.Linear`: (..., inputs) -> (..., outputs).
 
     Arguments
@@ -154,7 +172,7 @@ class FasterLinear(Faster):
         return _product(x.to(packed[0].dtype), packed)
 
 
-class FasterFeedForward(Faster):
+class FasterFeedForward(FasterProducts):
     """Forward of a layer's feed-forward part in eval mode: (batch, frames, dim) to the same.
 
     Arguments
@@ -181,7 +199,7 @@ class FasterFeedForward(Faster):
         return _product(_product(x.to(inner[0].dtype), inner, _GELU), outer)
 
 
-class FasterAttention(Faster):
+class FasterAttention(FasterProducts):
     """Forward of self-attention in bfloat16, eval mode: (batch, frames, dim) to the same, and no weights.
 
     Arguments

@@ -2,12 +2,13 @@
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
-from eeasr_modules.models import fast_module
+from eeasr_modules.models import fast_layers, fast_module
 from eeasr_modules.models.fast_layers import faster_layers, stock_layers
 
 TINY = {
@@ -79,6 +80,19 @@ def test_rounded_products_are_as_near_to_float32_as_stock_s(name):
     for i, n in enumerate(frames.tolist()):
         error, allowed = (own[i, :n] - exact[i, :n]).abs(), (stock[i, :n] - exact[i, :n]).abs()
         assert 0 < error.mean() < 1.3 * allowed.mean()
+
+
+@torch.no_grad()
+def test_where_onednn_refuses_bfloat16_stock_runs(monkeypatch):
+    refusing = SimpleNamespace(_is_mkldnn_bf16_supported=lambda: False)  # as before AVX-512: any product would raise
+    monkeypatch.setattr(fast_layers.torch.ops, "mkldnn", refusing)
+    model, wavs = stock_model(), noise(1, 16000)
+    with torch.autocast("cpu", torch.bfloat16):
+        stock = model(wavs).last_hidden_state
+        for layer in model.encoder.layers:
+            for module in fast_layers._swappable(layer):
+                fast_layers._faster(module).swap()
+        assert torch.equal(model(wavs).last_hidden_state, stock)
 
 
 @torch.no_grad()
