@@ -21,8 +21,19 @@ ARGUMENTS = {
         "between(2, 3, similarity)",
         "between(margin)",
     ],
-    "patience": ["patience(1)", "patience(2)"],
-    "patience_ce": ["patience_ce(1)"],
+    "patience": [
+        "patience(1)",
+        "patience(2)",
+        "patience(1, first)",
+        "patience(2, pairs)",
+        "patience(2, pairs, first)",
+        "between(2, 3, patience(1, pairs, first))",
+    ],
+    "patience_words": ["patience_words(1)", "patience_words(2, pairs, first)"],
+    "patience_ce": ["patience_ce(1)", "patience_ce(2, pairs, first)"],
+    "patience_bce": ["patience_bce(1)", "patience_bce(2, pairs, first)", "patience_bce(2, pairs)"],
+    "entropy_per_token": ["entropy_per_token(0.05, 29)"],
+    "most_confident": ["most_confident", "between(2, 3, most_confident)", "any(entropy, most_confident)"],
 }
 BEAM_SEARCH = ("nbest", "sequence_log_prob", "token_entropy")  # need a search that is not run live
 SLOW_TO_FIT = ("gain_words", "gain_words_text")

@@ -155,7 +155,7 @@ def _stop(asr: EarlyExitASR, hearing: Hearing, policy: Policy) -> Stop:
     names = [f"piece {i}" for i in range(len(hearing.pieces))]
     results = deciding.run_all(hearing.pieces, utt_ids=names, batch_seconds=asr.batch_seconds)
     weights = [len(piece) for piece in hearing.pieces]
-    layer = float(np.average([one.exit_layer for one in results], weights=weights))
+    layer = float(np.average([one.decided_layer for one in results], weights=weights))
     text = " ".join(one.text for one in results if one.text)
     return Stop(str(policy), layer, text, 1.0 - layer / hearing.exit_layers[-1])
 

@@ -8,7 +8,7 @@ from eeasr_modules.exits.bootstrap import (
 )
 from eeasr_modules.exits.bounds import Frontier, gap_closed, oracle_a, oracle_b, oracle_c, static_line
 from eeasr_modules.exits.calibration import Calibrated, budget_cost, calibrated_curve, choose, refuse_same_set
-from eeasr_modules.exits.choices import choice_point, exit_costs, mean_cost, policy_costs, replay
+from eeasr_modules.exits.choices import Decisions, choice_point, decide, exit_costs, mean_cost, policy_costs, replay
 from eeasr_modules.exits.combinations import check_against
 from eeasr_modules.exits.cross_fit import CrossFit, cross_fit
 from eeasr_modules.exits.curve import Curve, policy_curve
@@ -35,6 +35,7 @@ __all__ = [
     "Calibrated",
     "CrossFit",
     "Curve",
+    "Decisions",
     "ExitTable",
     "Fitted",
     "Frontier",
@@ -56,6 +57,7 @@ __all__ = [
     "count_word_edits",
     "cross_fit",
     "cross_fitted",
+    "decide",
     "exit_costs",
     "fit_model",
     "gap_closed",

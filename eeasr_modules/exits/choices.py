@@ -5,18 +5,69 @@ cost is their sum over the summed seconds of audio (`mean_cost`): for `cost_laye
 duration-weighted mean depth in layers, for `cost_macs` MACs per second of audio.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from eeasr_modules.exits.combinations import check_against, policy_leaves
 from eeasr_modules.exits.fitted import text_form
-from eeasr_modules.exits.policies import DECODER_SIGNALS, Policy
+from eeasr_modules.exits.policies import DECODER_SIGNALS, Policy, exits_back, reach_of
 from eeasr_modules.exits.table import ExitTable
 
 COSTS = ("cost_layers", "cost_macs")
 
 
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """Where utterances stopped, and what they said.
+
+    Arguments
+    ---------
+    decided : np.ndarray of shape (n_utterances,)
+        Exit at which each stopped, from 0: what is paid for.
+    emitted : np.ndarray of shape (n_utterances,)
+        Exit whose transcript came out, from 0; nowhere after `decided`, and the same without an output rule.
+    """
+
+    decided: np.ndarray
+    emitted: np.ndarray
+
+
+def decide(policy: Policy, table: ExitTable) -> Decisions:
+    """The exit at which each utterance stops, and the one whose transcript it emits.
+
+    Arguments
+    ---------
+    policy : policy
+        Not open.
+    table : ExitTable
+        With the signals that the policy needs.
+
+    Returns
+    -------
+    Decisions
+
+    Raises
+    ------
+    ValueError
+        When the policy is open, names a layer without an exit, or needs a signal that the table lacks.
+    """
+    signals = needed_signals(policy, table)
+    last = table.n_exits - 1
+    decided, back = np.full(table.n_utterances, last), np.zeros(table.n_utterances, dtype=np.int64)
+    rows, state = np.arange(table.n_utterances), policy.start(table.n_utterances)
+    for k in range(table.n_exits if reach_of(policy) else last):
+        stop, state = policy.step({name: values[rows, k] for name, values in signals.items()}, state)
+        if k == last:  # it accepts whatever came; only the output rule wants to know
+            stop = np.ones(len(rows), dtype=bool)
+        decided[rows[stop]] = k
+        back[rows[stop]] = exits_back(policy, state[stop], k)
+        rows, state = rows[~stop], state[~stop]
+    return Decisions(decided, decided - back)
+
+
 def replay(policy: Policy, table: ExitTable) -> np.ndarray:
-    """The exit at which each utterance stops.
+    """The exit at which each utterance stops: `decided` of `decide`, which arguments and errors are as of.
 
     Arguments
     ---------
@@ -29,20 +80,8 @@ def replay(policy: Policy, table: ExitTable) -> np.ndarray:
     -------
     np.ndarray of shape (n_utterances,)
         `exit_index`, from 0.
-
-    Raises
-    ------
-    ValueError
-        When the policy is open, names a layer without an exit, or needs a signal that the table lacks.
     """
-    signals = needed_signals(policy, table)
-    exit_index = np.full(table.n_utterances, table.n_exits - 1)
-    rows, state = np.arange(table.n_utterances), policy.start(table.n_utterances)
-    for k in range(table.n_exits - 1):  # the last exit accepts whatever came
-        stop, state = policy.step({name: values[rows, k] for name, values in signals.items()}, state)
-        exit_index[rows[stop]] = k
-        rows, state = rows[~stop], state[~stop]
-    return exit_index
+    return decide(policy, table).decided
 
 
 def exit_costs(table: ExitTable, cost: str = "cost_layers") -> np.ndarray:
@@ -76,6 +115,8 @@ def exit_costs(table: ExitTable, cost: str = "cost_layers") -> np.ndarray:
 
 def policy_costs(policy: Policy, table: ExitTable, *, cost: str = "cost_layers") -> np.ndarray:
     """Cost of stopping at each exit under a policy, with every head that it reads on the way.
+
+    To be read at the exit decided, whichever is emitted.
 
     A policy that reads signals of the attention decoder runs it at every exit that it reads; any other policy has it
     run at the exit that is taken.
@@ -122,7 +163,7 @@ def mean_cost(costs: np.ndarray, weights: np.ndarray) -> float:
 
 
 def choice_point(policy: Policy, table: ExitTable, *, cost: str = "cost_layers") -> tuple[float, float]:
-    """Mean cost and WER of a policy on a table.
+    """Mean cost of a policy on a table, of the exits where it decided, and WER, of those that it emitted.
 
     Arguments
     ---------
@@ -138,9 +179,9 @@ def choice_point(policy: Policy, table: ExitTable, *, cost: str = "cost_layers")
     tuple of float
         (mean cost, WER in percent)
     """
-    chosen = np.arange(table.n_utterances), replay(policy, table)
-    paid = mean_cost(policy_costs(policy, table, cost=cost)[chosen], table.duration_s)
-    return paid, float(100.0 * table.errors[chosen].sum() / table.n_ref_words.sum())
+    rows, chosen = np.arange(table.n_utterances), decide(policy, table)
+    paid = mean_cost(policy_costs(policy, table, cost=cost)[rows, chosen.decided], table.duration_s)
+    return paid, float(100.0 * table.errors[rows, chosen.emitted].sum() / table.n_ref_words.sum())
 
 
 def needed_signals(policy: Policy, table: ExitTable) -> dict[str, np.ndarray]:

@@ -11,13 +11,17 @@ import numpy as np
 
 from eeasr_modules.exits.fitted import Fitted
 from eeasr_modules.exits.policies import (
+    EVERY_EXIT,
+    MostConfident,
     Patience,
     Policy,
     Random,
     Static,
     Threshold,
     call_text,
+    exits_back,
     layer_number,
+    reach_of,
 )
 
 BETWEEN_FORM = "between(floor layer, ceiling layer, policy) or between(policy)"
@@ -66,17 +70,28 @@ class Combination:
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ask every part, each with its own columns of the state."""
-        stops, states, at = [], [], 0
-        for part in self.parts:
-            empty = part.start(0)
-            width = empty.shape[1]
-            # side by side, numbers and texts share one type; each part gets its own back
-            stop, after = part.step(signals, state[:, at : at + width].astype(empty.dtype, copy=False))
-            stops.append(stop)
-            states.append(after)
-            at += width
+        stops, states = zip(*[part.step(signals, own) for part, own in self._parts_with_states(state)], strict=True)
         join = np.logical_or if self.name == "any" else np.logical_and
         return join.reduce(stops), np.concatenate(states, axis=1)
+
+    def _parts_with_states(self, state: np.ndarray) -> list[tuple[Policy, np.ndarray]]:
+        """Each part with its own columns; side by side, numbers and texts share one type, so it gets its own back."""
+        empty = [part.start(0) for part in self.parts]
+        ends = np.cumsum([one.shape[1] for one in empty])
+        return [
+            (part, state[:, end - one.shape[1] : end].astype(one.dtype, copy=False))
+            for part, one, end in zip(self.parts, empty, ends, strict=True)
+        ]
+
+    @property
+    def reach(self) -> int:
+        """Of the part that reaches furthest."""
+        return max(reach_of(part) for part in self.parts)
+
+    def back(self, state: np.ndarray) -> np.ndarray:
+        """The earliest exit that a part's output rule takes; a part whose run is not complete takes this one."""
+        everywhere = EVERY_EXIT  # the caller knows the exit
+        return np.max([exits_back(part, own, everywhere) for part, own in self._parts_with_states(state)], axis=0)
 
     def reads(self, exit_layers: np.ndarray) -> np.ndarray:
         """Exits that any part reads."""
@@ -87,7 +102,8 @@ class Combination:
 class Between:
     """Stops nobody below a floor exit and everybody at a ceiling exit; in between another policy decides.
 
-    The inner policy follows every exit, so patience counts below the floor as well.
+    The inner policy follows every exit, so patience counts below the floor as well. Its output rule, if it has one,
+    stays: stopped at the ceiling, it emits what its run says.
 
     Arguments
     ---------
@@ -132,6 +148,15 @@ class Between:
         """Whether floor and ceiling, or the inner policy, are left to calibrate."""
         return self.has_open_window or self.policy.is_open
 
+    @property
+    def reach(self) -> int:
+        """The inner policy's."""
+        return reach_of(self.policy)
+
+    def back(self, state: np.ndarray) -> np.ndarray:
+        """As the inner policy says."""
+        return exits_back(self.policy, state, EVERY_EXIT)
+
     def start(self, n: int) -> np.ndarray:
         """The inner policy's state."""
         return self.policy.start(n)
@@ -145,8 +170,12 @@ class Between:
         return (stop & (layer >= self.floor_layer)) | (layer >= self.ceiling_layer), state
 
     def reads(self, exit_layers: np.ndarray) -> np.ndarray:
-        """What the inner policy reads below the ceiling, and below the floor only if it remembers."""
-        inner = self.policy.reads(exit_layers) & (exit_layers < self.ceiling_layer)
+        """What the inner policy reads below the ceiling, and below the floor only if it remembers.
+
+        An output rule reads at the ceiling as well: it compares that exit with those before.
+        """
+        below = exit_layers <= self.ceiling_layer if self.reach else exit_layers < self.ceiling_layer
+        inner = self.policy.reads(exit_layers) & below
         remembers = self.policy.start(0).shape[1] > 0
         return inner if remembers else inner & (exit_layers >= self.floor_layer)
 
@@ -163,7 +192,7 @@ def is_policy(value: Any) -> bool:
     -------
     bool
     """
-    return isinstance(value, Static | Random | Threshold | Patience | Fitted | Combination | Between)
+    return isinstance(value, Static | Random | Threshold | Patience | MostConfident | Fitted | Combination | Between)
 
 
 def check_against(policy: Policy, exit_layers: Sequence[int]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from eeasr_modules.exits.calibration import best_within_budget, budget_cost
-from eeasr_modules.exits.choices import mean_cost, needed_signal, policy_costs, replay
+from eeasr_modules.exits.choices import decide, mean_cost, needed_signal, policy_costs
 from eeasr_modules.exits.curve import policy_curve
 from eeasr_modules.exits.folds import speaker_folds
 from eeasr_modules.exits.policies import Policy
@@ -32,7 +32,9 @@ class CrossFit:
     policies : tuple of tuple of policies
         For each budget, the policy that decided each fold.
     exit_index : np.ndarray of shape (n_budgets, n_utterances)
-        Chosen exits, from 0.
+        Exits at which it was decided, from 0: what is paid for.
+    emitted : np.ndarray of shape (n_budgets, n_utterances)
+        Exits whose transcripts came out, from 0.
     cost : np.ndarray of shape (n_budgets,)
         Mean cost of these choices.
     wer : np.ndarray of shape (n_budgets,)
@@ -43,6 +45,7 @@ class CrossFit:
     fold: np.ndarray
     policies: tuple[tuple[Policy, ...], ...]
     exit_index: np.ndarray
+    emitted: np.ndarray
     cost: np.ndarray
     wer: np.ndarray
 
@@ -106,7 +109,7 @@ def cross_fit(
             table, name, policy=open_policy
         )  # derived ones are then kept, and the folds take their part of them
     exit_index = np.empty((len(budgets), table.n_utterances), dtype=np.int64)
-    paid = np.empty(exit_index.shape)
+    emitted, paid = np.empty_like(exit_index), np.empty(exit_index.shape)
     policies: list[list[Policy]] = [[] for _ in budgets]
     for i in range(fold.max() + 1):
         if on_fold is not None:
@@ -116,9 +119,9 @@ def cross_fit(
         for b, budget in enumerate(budgets):
             limit = budget_cost(budget, others, cost=cost)
             policy = curve.policies[best_within_budget(curve, limit, open_policy, budget=budget)]
-            chosen = replay(policy, own)
-            exit_index[b, fold == i] = chosen
-            paid[b, fold == i] = policy_costs(policy, own, cost=cost)[np.arange(len(chosen)), chosen]
+            chosen = decide(policy, own)
+            exit_index[b, fold == i], emitted[b, fold == i] = chosen.decided, chosen.emitted
+            paid[b, fold == i] = policy_costs(policy, own, cost=cost)[np.arange(own.n_utterances), chosen.decided]
             policies[b].append(policy)
     rows = np.arange(table.n_utterances)
     return CrossFit(
@@ -126,6 +129,7 @@ def cross_fit(
         fold=fold,
         policies=tuple(tuple(per_fold) for per_fold in policies),
         exit_index=exit_index,
+        emitted=emitted,
         cost=np.array([mean_cost(one, table.duration_s) for one in paid]),
-        wer=np.array([100.0 * table.errors[rows, one].sum() / table.n_ref_words.sum() for one in exit_index]),
+        wer=np.array([100.0 * table.errors[rows, one].sum() / table.n_ref_words.sum() for one in emitted]),
     )

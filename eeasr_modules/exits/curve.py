@@ -13,7 +13,7 @@ from eeasr_modules.exits.choices import (
 )
 from eeasr_modules.exits.combinations import Between, Combination, check_against, open_leaf, with_threshold
 from eeasr_modules.exits.fitting import models_of, scored, with_models
-from eeasr_modules.exits.policies import Policy, Random, Static
+from eeasr_modules.exits.policies import Patience, Policy, Random, Static, exits_back, reach_of
 from eeasr_modules.exits.sweep import is_negated, stopping_scores, swept_sums
 from eeasr_modules.exits.table import ExitTable
 
@@ -89,7 +89,9 @@ def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) 
     if isinstance(leaf, Static):
         return table.exit_layers.astype(np.float64)
     # the last exit asks nobody; a single exit leaves no question at all
-    values = needed_signal(table, leaf.needs[0], policy=leaf)[:, : max(1, table.n_exits - 1)].ravel()
+    names = leaf.needs if isinstance(leaf, Patience) else leaf.needs[:1]
+    read = [needed_signal(table, name, policy=leaf)[:, : max(1, table.n_exits - 1)] for name in names]
+    values = np.concatenate(read, axis=None)
     distinct, counts = np.unique(values, return_counts=True)
     ends = (0.0, 1.0) if isinstance(leaf, Random) else _beyond(distinct)
     kept = np.arange(len(distinct) - 1)
@@ -159,7 +161,7 @@ def _swept_points(
 ) -> np.ndarray | None:
     """(cost, WER) of every policy, (n, 2), all thresholds at once; None where the policy is not one of one score."""
     leaf = policy.policy if isinstance(policy, Between) else policy
-    scores = stopping_scores(leaf, table) if len(thresholds) else None
+    scores = stopping_scores(leaf, table) if len(thresholds) and not reach_of(leaf) else None
     if scores is None:
         return None
     n, n_windows = len(thresholds), len(filled) // len(thresholds)
@@ -184,30 +186,33 @@ def _replayed_points(filled: list[Policy], table: ExitTable, cost: str, *, n_win
         return np.array([choice_point(one, table, cost=cost) for one in filled])
     layers, points = table.exit_layers.tolist(), []
     for first in range(0, len(filled), n_windows):
-        next_stop = _next_stop(filled[first].policy, table)
+        next_stop, back = _next_stop(filled[first].policy, table)
         for one in filled[first : first + n_windows]:
             floor, ceiling = layers.index(one.floor_layer), layers.index(one.ceiling_layer)
-            points.append(_point(one, table, np.minimum(next_stop[:, floor], ceiling), cost))
+            points.append(_point(one, table, np.minimum(next_stop[:, floor], ceiling), back, cost))
     return np.array(points)
 
 
-def _point(policy: Policy, table: ExitTable, exit_index: np.ndarray, cost: str) -> tuple[float, float]:
+def _point(policy: Policy, table: ExitTable, decided: np.ndarray, back: np.ndarray, cost: str) -> tuple[float, float]:
     rows = np.arange(table.n_utterances)
-    costs = policy_costs(policy, table, cost=cost)[rows, exit_index]
-    wer = 100.0 * table.errors[rows, exit_index].sum() / table.n_ref_words.sum()
+    costs = policy_costs(policy, table, cost=cost)[rows, decided]
+    wer = 100.0 * table.errors[rows, decided - back[rows, decided]].sum() / table.n_ref_words.sum()
     return mean_cost(costs, table.duration_s), float(wer)
 
 
-def _next_stop(policy: Policy, table: ExitTable) -> np.ndarray:
-    """First exit at or after each exit where the policy would stop who is still there; (n, exits)."""
+def _next_stop(policy: Policy, table: ExitTable) -> tuple[np.ndarray, np.ndarray]:
+    """First exit at or after each exit where the policy would stop who is still there, and how many exits back the
+    transcript of who is stopped at each exit comes from; both (n, exits)."""
     signals = needed_signals(policy, table)
     state = policy.start(table.n_utterances)
     last = table.n_exits - 1
     stops = np.full((table.n_utterances, table.n_exits), last)
-    for k in range(last):
+    back = np.zeros_like(stops)
+    for k in range(table.n_exits if reach_of(policy) else last):
         stop, state = policy.step({name: values[:, k] for name, values in signals.items()}, state)
         stops[stop, k] = k
-    return np.minimum.accumulate(stops[:, ::-1], axis=1)[:, ::-1]
+        back[:, k] = exits_back(policy, state, k)
+    return np.minimum.accumulate(stops[:, ::-1], axis=1)[:, ::-1], back
 
 
 def _beyond(distinct: np.ndarray) -> tuple[float, float]:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from eeasr_modules.exits.choices import replay
+from eeasr_modules.exits.choices import decide
 from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.table import ExitTable
 
@@ -108,7 +108,7 @@ def drift_scores(table: ExitTable, policy: Policy, *, signal: str = "entropy") -
     values = table.signal(signal)
     if values.dtype.kind not in "fiub":
         raise ValueError(f"signal must be a number at each exit, got {signal}; take entropy, say")
-    exit_index = replay(policy, table)
+    exit_index = decide(policy, table).emitted
     return drift_score(exit_index, values[np.arange(table.n_utterances), exit_index])
 
 

@@ -11,9 +11,16 @@ Live decoding and replay of an exit table go through the same `step`. Policies a
 that `parse_policy` reads: `entropy(0.12)`. A policy whose threshold was left out is *open* (`entropy`);
 it must be calibrated before it can decide.
 
+A policy stops somewhere (the exit *decided*, whose layers and heads are paid for), and the transcript is that exit's
+unless the policy has an output rule, which takes an earlier exit's (the exit *emitted*). An output rule is two more
+members, which other policies need not have (`reach_of`, `exits_back`): `reach`, how many exits back the emitted one may
+lie, and `back(state)`, how many it lies back if the utterance stops with this state. Such a policy is asked at the last
+exit as well: not whether to stop, but for the state that the rule reads.
+
 Sources: entropy thresholds after Teerapittayanon et al. 2016 (BranchyNet); patience after Zhou et al. 2020
-(PABEE), here with the change of a transcript or of the posteriors between consecutive exits in place of
-agreement of class labels.
+(PABEE), here with the change of a transcript or of the posteriors between exits in place of agreement of class labels;
+patience over all pairs that emits the first of the run, and the most confident exit, after the code of Berrebbi et al.
+2022 (Avoid Overthinking in Self-Supervised Models for Speech Recognition; docs/paper.md).
 """
 
 import math
@@ -26,6 +33,7 @@ import numpy as np
 # name of the policy -> the signal it reads, and whether low values of it stop
 THRESHOLD_SIGNALS = {
     "entropy": ("entropy", True),
+    "max_entropy": ("max_entropy", True),
     "confidence": ("confidence", False),
     "margin": ("margin", False),
     "similarity": ("cosine", False),
@@ -36,7 +44,17 @@ THRESHOLD_SIGNALS = {
 # what the attention decoder must spell a transcript for; only tables of `decoding: attention` hold them
 DECODER_SIGNALS = frozenset({"sequence_log_prob", "token_entropy"})
 # name of the policy -> the signal that says how much changed since the exit before
-PATIENCE_SIGNALS = {"patience": "char_change", "patience_ce": "cross_entropy"}
+PATIENCE_SIGNALS = {
+    "patience": "char_change",
+    "patience_words": "word_change",
+    "patience_ce": "cross_entropy",
+    "patience_bce": "binary_cross_entropy",
+}
+COMPARED = ("neighbours", "pairs")  # what a run of patience compares an exit with; the first is not written
+EMITTED = ("last", "first")  # which member of the run speaks; the first of these is not written
+# posteriors are not kept, so how far they are apart is recorded for exits at most so many before
+MOST_LAGS = 4
+EVERY_EXIT = 10**6  # reach of a policy that may emit any exit passed
 
 
 class Policy(Protocol):
@@ -58,6 +76,65 @@ class Policy(Protocol):
 
     def reads(self, exit_layers: np.ndarray) -> np.ndarray:
         """Exits whose head must run to decide, of shape (n_exits,); the emitting one's runs in any case."""
+
+
+def reach_of(policy: Policy) -> int:
+    """How many exits before the one decided the one emitted may lie.
+
+    Arguments
+    ---------
+    policy : policy
+        Any; one without an output rule need not say.
+
+    Returns
+    -------
+    int
+    """
+    return getattr(policy, "reach", 0)
+
+
+def exits_back(policy: Policy, state: np.ndarray, exit_index: int) -> np.ndarray:
+    """How many exits before this one the transcript comes from, of those who stop here.
+
+    Arguments
+    ---------
+    policy : policy
+        That stopped them.
+    state : np.ndarray of shape (n, width)
+        After its step at this exit.
+    exit_index : int
+        This exit, from 0; no transcript comes from before the first.
+
+    Returns
+    -------
+    np.ndarray of shape (n,)
+        0 where the exit's own is emitted.
+    """
+    if reach_of(policy) == 0:
+        return np.zeros(len(state), dtype=np.int64)
+    return np.minimum(policy.back(state), exit_index).astype(np.int64)
+
+
+def lagged(signal: str, lag: int) -> str:
+    """Name of the signal that compares with the exit so many before.
+
+    Arguments
+    ---------
+    signal : str
+        That compares with the exit before.
+    lag : int
+        From 1.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> lagged("char_change", 1), lagged("char_change", 3)
+    ('char_change', 'char_change_3')
+    """
+    return signal if lag == 1 else f"{signal}_{lag}"
 
 
 def number_text(number: float) -> str:
@@ -219,56 +296,136 @@ class Threshold(_Stateless):
 
 @dataclass(frozen=True)
 class Patience:
-    """Stops when k consecutive exits changed by at most a threshold.
+    """Stops when k consecutive exits changed by at most a threshold, that is, when k + 1 of them agree: the *run*.
 
-    The first exit is compared with the empty transcript (or the all-blank posterior), so its change is large
-    unless nothing was heard.
+    Compared with neighbours, an exit belongs to the run when it is near the one before, and one that is not ends it;
+    the first exit is compared with the empty transcript (or the all-blank posterior), so its change is large unless
+    nothing was heard. Compared in pairs, an exit joins the run when the largest of its distances to all its members is
+    at most the threshold; one that does not is put at the end and the oldest member leaves, so the run never gets
+    shorter; the first exit is a run of one.
 
     Arguments
     ---------
     name : str
-        A key of `PATIENCE_SIGNALS`.
+        A key of `PATIENCE_SIGNALS`: how far two exits are apart.
     k : int
-        Consecutive exits, at least 1.
+        At least 1: the run has one member more.
     threshold : float or None
         Largest change that counts as none; 0 is exact equality; None is open.
+    compared : str
+        One of `COMPARED`.
+    emits : str
+        One of `EMITTED`: whose transcript comes out when the run is complete. A run that never is emits the exit where
+        the utterance is stopped otherwise.
     """
 
     name: str
     k: int
     threshold: float | None = None
+    compared: str = COMPARED[0]
+    emits: str = EMITTED[0]
 
     def __post_init__(self) -> None:
         if self.name not in PATIENCE_SIGNALS:
             raise ValueError(f"a patience policy must be one of {', '.join(PATIENCE_SIGNALS)}, got {self.name}")
         if isinstance(self.k, bool) or not isinstance(self.k, int | np.integer) or self.k < 1:
             raise ValueError(f"{self.name}: k must be a whole number of exits from 1, got {self.k}")
+        for what, value, known in (("compared", self.compared, COMPARED), ("emits", self.emits, EMITTED)):
+            if value not in known:
+                raise ValueError(f"{self.name}: {what} must be one of {', '.join(known)}, got {value!r}")
+        if self.compared == "pairs" and self.name in ("patience_ce", "patience_bce") and self.k > MOST_LAGS:
+            raise ValueError(
+                f"{self.name}: posteriors are compared with those of at most {MOST_LAGS} exits before, so k must be at "
+                f"most {MOST_LAGS} with pairs, got {self.k}"
+            )
         object.__setattr__(self, "threshold", finite_number(self.name, "threshold", self.threshold))
 
     def __str__(self) -> str:
-        return call_text(self.name, self.k, self.threshold)
+        words = [None if word == known[0] else word for word, known in self._words()]
+        return call_text(self.name, self.k, self.threshold, *words)
+
+    def _words(self) -> list[tuple[str, tuple[str, ...]]]:
+        return [(self.compared, COMPARED), (self.emits, EMITTED)]
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The signal of change."""
-        return (PATIENCE_SIGNALS[self.name],)
+        """The signal of change, for pairs with each of the k exits before."""
+        lags = range(1, self.k + 1) if self.compared == "pairs" else (1,)
+        return tuple(lagged(PATIENCE_SIGNALS[self.name], lag) for lag in lags)
 
     @property
     def is_open(self) -> bool:
         """Whether the threshold is left to calibrate."""
         return self.threshold is None
 
+    @property
+    def reach(self) -> int:
+        """The first member of the run lies k exits back."""
+        return self.k if self.emits == "first" else 0
+
     def start(self, n: int) -> np.ndarray:
-        """Consecutive small changes so far: 0, of shape (n, 1)."""
+        """Neighbours: small changes in a row, 0; pairs: members of the run, 0; of shape (n, 1)."""
         return np.zeros((n, 1), dtype=np.int64)
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Count one more small change or begin again; stop at k."""
+        """Let the exit join the run or not; stop when the run is complete."""
         if self.is_open:
             raise ValueError(f"{self} is open and cannot decide: give its arguments or calibrate it on dev")
-        change = np.asarray(signals[PATIENCE_SIGNALS[self.name]], dtype=np.float64)
-        count = np.where(change <= self.threshold, state[:, 0] + 1, 0)
-        return count >= self.k, count[:, None]
+        changes = [np.asarray(signals[name], dtype=np.float64) for name in self.needs]
+        if self.compared == "neighbours":
+            state = np.where(changes[0] <= self.threshold, state[:, 0] + 1, 0)[:, None]
+        else:
+            state = self._joined(np.stack(changes, axis=1), state)
+        return self._complete(state), state
+
+    def _joined(self, changes: np.ndarray, state: np.ndarray) -> np.ndarray:
+        """Members of the run after this exit; changes of shape (n, k), from the exit before backwards."""
+        # the run's members are always the exits just passed; who was not let go with k + 1 compares with the newest k
+        members = np.minimum(state[:, 0], self.k)
+        is_member = np.arange(1, self.k + 1) <= members[:, None]
+        near = ((changes <= self.threshold) | ~is_member).all(axis=1)
+        return (members + near)[:, None]
+
+    def _complete(self, state: np.ndarray) -> np.ndarray:
+        return state[:, 0] >= (self.k if self.compared == "neighbours" else self.k + 1)
+
+    def back(self, state: np.ndarray) -> np.ndarray:
+        """k where the run is complete and its first member speaks, 0 elsewhere."""
+        return np.where(self._complete(state), self.reach, 0)
+
+    def reads(self, exit_layers: np.ndarray) -> np.ndarray:
+        """Every exit."""
+        return np.ones(len(exit_layers), dtype=bool)
+
+
+@dataclass(frozen=True)
+class MostConfident:
+    """Never stops, and emits the exit passed whose mean best probability is highest (the earliest of equal ones).
+
+    By itself all layers and heads run: `between(2, 8, most_confident)` chooses among the exits up to layer 8.
+    """
+
+    needs = ("confidence",)
+    is_open = False
+    reach = EVERY_EXIT
+
+    def __str__(self) -> str:
+        return "most_confident"
+
+    def start(self, n: int) -> np.ndarray:
+        """Highest confidence so far, and how many exits back that was; of shape (n, 2)."""
+        return np.tile([-np.inf, 0.0], (n, 1))
+
+    def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Remember the exit if it is more confident than all before."""
+        confidence = np.asarray(signals["confidence"], dtype=np.float64)
+        better = confidence > state[:, 0]
+        best = np.where(better, confidence, state[:, 0])
+        return np.zeros(len(state), dtype=bool), np.stack([best, np.where(better, 0.0, state[:, 1] + 1)], axis=1)
+
+    def back(self, state: np.ndarray) -> np.ndarray:
+        """Exits back to the most confident one."""
+        return state[:, 1]
 
     def reads(self, exit_layers: np.ndarray) -> np.ndarray:
         """Every exit."""

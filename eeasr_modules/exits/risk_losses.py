@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits.choices import replay
+from eeasr_modules.exits.choices import decide
 from eeasr_modules.exits.p_values import P_VALUES, p_values
 from eeasr_modules.exits.policies import Policy
 from eeasr_modules.exits.table import ExitTable
@@ -142,7 +142,7 @@ def excess_errors(table: ExitTable, policies: Sequence[Policy], reference: np.nd
     np.ndarray of shape (n_utterances, n_policies)
     """
     rows = np.arange(table.n_utterances)
-    return np.stack([table.errors[rows, replay(policy, table)] - reference for policy in policies], axis=1)
+    return np.stack([table.errors[rows, decide(policy, table).emitted] - reference for policy in policies], axis=1)
 
 
 def block_sums(values: np.ndarray, block: np.ndarray) -> np.ndarray:

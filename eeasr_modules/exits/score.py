@@ -13,7 +13,7 @@ import numpy as np
 
 from eeasr_modules.exits.bootstrap import Interval, bootstrap_above_static, bootstrap_wer
 from eeasr_modules.exits.bounds import Frontier, gap_closed, oracle_a, oracle_b, oracle_c, static_line
-from eeasr_modules.exits.choices import exit_costs, mean_cost, replay
+from eeasr_modules.exits.choices import decide, exit_costs, mean_cost
 from eeasr_modules.exits.cross_fit import cross_fit
 from eeasr_modules.exits.edits import count_word_edits
 from eeasr_modules.exits.plain_transcripts import NORMALISERS
@@ -216,8 +216,10 @@ def _score_policy(
     lines: tuple[Frontier, Frontier],
     say: Callable[[str], None] | None,
 ) -> dict[str, Any]:
+    rows = np.arange(table.n_utterances)
     if not policy.is_open:
-        points = [point_numbers(table, replay(policy, table), lines=lines)]
+        chosen = decide(policy, table)
+        points = [point_numbers(table, chosen.decided, lines=lines, errors=table.errors[rows, chosen.emitted])]
         return {"name": str(policy), "protocol": "as given", "points": points}
 
     def on_fold(done: int, n_folds: int) -> None:
@@ -226,8 +228,8 @@ def _score_policy(
 
     fitted = cross_fit(table, policy, budgets=layers, on_fold=on_fold)
     points = [
-        {"budget": budget, **point_numbers(table, chosen, lines=lines)}
-        for budget, chosen in zip(layers, fitted.exit_index)
+        {"budget": budget, **point_numbers(table, decided, lines=lines, errors=table.errors[rows, emitted])}
+        for budget, decided, emitted in zip(layers, fitted.exit_index, fitted.emitted)
     ]
     return {"name": str(policy), "protocol": "cross-fitted over 10 folds of speakers", "points": points}
 

@@ -5,6 +5,7 @@ both give a policy the same numbers. The reference is never read.
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +14,29 @@ from rapidfuzz.distance import Levenshtein
 from eeasr_modules.exits.edits import count_word_edits
 
 TEXT_SIGNALS = ("char_change", "word_change", "n_chars", "n_words")
+_LAGGED = re.compile(r"(char_change|word_change)_([2-9]|[1-9][0-9]+)")
+
+
+def text_lag(name: str) -> tuple[str, int] | None:
+    """What a signal such as `char_change_2` compares: the change since the exit so many before.
+
+    Arguments
+    ---------
+    name : str
+        Of any signal.
+
+    Returns
+    -------
+    tuple of (str, int), or None
+        Signal and lag, from 2; None where the name is none of these.
+
+    Example
+    -------
+    >>> text_lag("char_change_2"), text_lag("char_change")
+    (('char_change', 2), None)
+    """
+    found = _LAGGED.fullmatch(name)
+    return (found[1], int(found[2])) if found else None
 
 
 def text_signals_at_exit(hypotheses: Sequence[str], previous: Sequence[str] | None) -> dict[str, np.ndarray]:
@@ -43,17 +67,35 @@ def text_signals_at_exit(hypotheses: Sequence[str], previous: Sequence[str] | No
         raise ValueError(
             f"previous must hold a transcript for each of the {len(hypotheses)} utterances, got {len(previous)}"
         )
-    pairs = list(zip(previous, hypotheses))
-    n_chars = np.array([len(text) for text in hypotheses], dtype=np.float64)
-    n_words = np.array([len(text.split()) for text in hypotheses], dtype=np.float64)
-    char_edits = np.array([Levenshtein.distance(old, new) for old, new in pairs], dtype=np.float64)
-    word_edits = np.array([count_word_edits(old, new) for old, new in pairs], dtype=np.float64)
     return {
-        "char_change": char_edits / np.maximum(1.0, n_chars),
-        "word_change": word_edits / np.maximum(1.0, n_words),
-        "n_chars": n_chars,
-        "n_words": n_words,
+        **{name: change(name, hypotheses, previous) for name in ("char_change", "word_change")},
+        "n_chars": np.array([len(text) for text in hypotheses], dtype=np.float64),
+        "n_words": np.array([len(text.split()) for text in hypotheses], dtype=np.float64),
     }
+
+
+def change(name: str, hypotheses: Sequence[str], earlier: Sequence[str] | None) -> np.ndarray:
+    """How much transcripts changed since an earlier exit.
+
+    Arguments
+    ---------
+    name : str
+        `char_change` or `word_change`.
+    hypotheses : sequence of str, n_utterances long
+        Transcripts of this exit.
+    earlier : sequence of str, n_utterances long, or None
+        Of the earlier one; None where there is none, which compares with the empty transcript.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances,)
+        Edits over max(1, own length).
+    """
+    earlier = [""] * len(hypotheses) if earlier is None else earlier
+    edits = Levenshtein.distance if name == "char_change" else count_word_edits
+    length = [len(text) if name == "char_change" else len(text.split()) for text in hypotheses]
+    changed = np.array([edits(old, new) for old, new in zip(earlier, hypotheses)], dtype=np.float64)
+    return changed / np.maximum(1.0, np.array(length, dtype=np.float64))
 
 
 def text_signals(hypotheses: np.ndarray) -> dict[str, np.ndarray]:

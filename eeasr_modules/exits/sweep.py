@@ -32,7 +32,7 @@ def stopping_scores(leaf: Policy, table: ExitTable) -> np.ndarray | None:
         signal, low_stops = THRESHOLD_SIGNALS[leaf.name]
         values = np.asarray(needed_signal(table, signal, policy=leaf), dtype=np.float64)
         return values if low_stops else -values
-    if isinstance(leaf, Patience):
+    if isinstance(leaf, Patience) and leaf.compared == "neighbours":
         change = np.asarray(needed_signal(table, PATIENCE_SIGNALS[leaf.name], policy=leaf), dtype=np.float64)
         scores = np.full(change.shape, np.inf)
         if change.shape[1] >= leaf.k:

@@ -14,12 +14,30 @@ import numpy as np
 
 from eeasr_modules.exits.edits import edit_counts
 from eeasr_modules.exits.lexical_signals import LEXICAL_SIGNALS, lexical_signals
-from eeasr_modules.exits.signals_text import text_signals, uniform
+from eeasr_modules.exits.signals_text import change, text_lag, text_signals, uniform
 from eeasr_modules.exits.table_checks import AVERAGED, PER_EXIT, PER_UTTERANCE, check_table, coerced
 from eeasr_modules.exits.word_resources import word_resources
 
 SCHEMA_VERSION = 1
 DERIVED_SIGNALS = ("uniform", "duration_s", "exit_layer", "hypothesis", *LEXICAL_SIGNALS)
+
+
+def is_derived(name: str) -> bool:
+    """Whether a table makes a signal of what it holds, stored or not: `DERIVED_SIGNALS`, and changes of transcripts
+    since several exits before (`char_change_2`).
+
+    Arguments
+    ---------
+    name : str
+        Of a signal.
+
+    Returns
+    -------
+    bool
+    """
+    return name in DERIVED_SIGNALS or text_lag(name) is not None
+
+
 # where durations were guessed from references, a policy gets them guessed from what it heard, at this rate
 HEARD_PAUSE_S = 0.5
 HEARD_CHARS_PER_S = 15.45
@@ -217,7 +235,7 @@ class ExitTable:
         return 100.0 * self.n_char_errors.sum(axis=0) / self.n_ref_chars.sum()
 
     def signal(self, name: str) -> np.ndarray:
-        """One signal, stored or derived (`DERIVED_SIGNALS`).
+        """One signal, stored or derived (`is_derived`).
 
         Lexical ones are those of the language that the metadata names (`language`, else English). `duration_s` is
         that of the audio; where the metadata says `duration_is_approximate`, it is guessed from each exit's own
@@ -247,7 +265,7 @@ class ExitTable:
             return np.broadcast_to(self.exit_layers, shape)
         if name == "hypothesis":
             return self.hypotheses
-        if name in DERIVED_SIGNALS:
+        if is_derived(name):
             if name not in self._derived:
                 self._derived[name] = self._derive(name)
             return np.broadcast_to(self._derived[name], shape)
@@ -268,9 +286,15 @@ class ExitTable:
                 return self.duration_s[:, None]
             n_chars = np.array([[len(text) for text in row] for row in self.hypotheses])
             return HEARD_PAUSE_S + np.maximum(3, n_chars) / HEARD_CHARS_PER_S
+        lag = text_lag(name)
+        if lag is not None:
+            return np.stack([self._change(*lag, k) for k in range(self.n_exits)], axis=1)
         words = word_resources(self.metadata.get("language", "en"))
         columns = [lexical_signals(texts, words=words, names=[name])[name] for texts in self.hypotheses.T]
         return np.stack(columns, axis=1)
+
+    def _change(self, name: str, lag: int, k: int) -> np.ndarray:
+        return change(name, self.hypotheses[:, k], self.hypotheses[:, k - lag] if k >= lag else None)
 
     def select(self, rows: np.ndarray) -> "ExitTable":
         """The table of some utterances only.

@@ -1,7 +1,7 @@
 """Heads: what turns a layer's states into token log-probabilities.
 
-Every head normalises, may transform (`mlp`, `attention`), drops out and projects. The last exit sees states that the
-encoder has normalised (`Encoder.exit_view`) and has no norm of its own.
+Every head normalises (`paper` does not), may transform (`mlp`, `attention`, `paper`), drops out and projects. The last
+exit sees states that the encoder has normalised (`Encoder.exit_view`) and has no norm of its own.
 """
 
 import copy
@@ -9,7 +9,7 @@ import copy
 import torch
 from torch import nn
 
-HEADS = ("linear", "mlp", "attention")
+HEADS = ("linear", "mlp", "attention", "paper")
 
 
 class FeedForward(nn.Module):
@@ -81,6 +81,51 @@ class SelfAttention(nn.Module):
         return self.feed_forward.macs(n_frames) + attention
 
 
+class PaperBody(nn.Module):
+    """Linear, self-attention of one head and a feed-forward, one after the other, without residuals or norms.
+
+    What stands before the shared projection in the code of Berrebbi et al. 2022 ("Avoid Overthinking in Self-Supervised
+    Models for Speech Recognition"), written afresh; the dropout after the feed-forward is the head's own.
+
+    Arguments
+    ---------
+    dim : int
+        Of the encoder, and of what comes out.
+    width : int
+        Of keys, queries, values and inside the feed-forward; 512 there.
+    dropout : float
+        On attention weights, on the attention's output and inside the feed-forward; 0.3 there.
+    """
+
+    def __init__(self, dim: int, *, width: int, dropout: float = 0.0):
+        super().__init__()
+        self.dim, self.width = dim, width
+        self.linear = nn.Linear(dim, dim)
+        self.queries_keys_values = nn.Linear(dim, 3 * width)
+        self.output = nn.Linear(width, dim)
+        self.inner = nn.Linear(dim, width)
+        self.outer = nn.Linear(width, dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, hidden: torch.Tensor, n_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """States (batch, frames, dim), valid frames (batch,) -> (batch, frames, dim); padding is not attended to."""
+        if n_frames is None:
+            raise ValueError("a paper head must know where padding begins: expected n_frames, got None")
+        x = self.linear(hidden)
+        query, key, value = self.queries_keys_values(x).chunk(3, dim=-1)  # three of (batch, frames, width)
+        valid = torch.arange(x.shape[1], device=x.device) < n_frames.clamp(min=1).unsqueeze(1)
+        attended = nn.functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=valid[:, None], dropout_p=self.dropout.p if self.training else 0.0
+        )
+        x = self.dropout(self.output(attended))
+        return self.outer(self.dropout(torch.relu(self.inner(x))))
+
+    def macs(self, n_frames: int) -> float:
+        """Multiply-accumulates for one utterance."""
+        per_frame = self.dim**2 + 4 * self.dim * self.width + 2 * self.dim * self.width
+        return float(n_frames * per_frame + 2 * n_frames**2 * self.width)
+
+
 class CTCHead(nn.Module):
     """Normalisation of its own, perhaps a body, dropout and a linear projection to tokens.
 
@@ -90,7 +135,7 @@ class CTCHead(nn.Module):
         LayerNorm of this exit (Identity where the encoder has normalised already).
     projection : nn.Linear
         To tokens, blank included; the same object at every exit when heads share it.
-    body : FeedForward, SelfAttention or None
+    body : FeedForward, SelfAttention, PaperBody or None
         Between norm and projection; None for a linear head.
     dropout : float
         Before the projection.
@@ -104,7 +149,7 @@ class CTCHead(nn.Module):
         norm: nn.Module,
         projection: nn.Linear,
         *,
-        body: FeedForward | SelfAttention | None = None,
+        body: FeedForward | SelfAttention | PaperBody | None = None,
         dropout: float = 0.0,
         upsampling: int = 1,
     ):
@@ -149,7 +194,8 @@ def build_heads(
     """A head per exit.
 
     An inner exit gets a LayerNorm that starts as a copy of the encoder's final one, where it has one: inner states are
-    otherwise seen un-normalised. The last layer's states come normalised (`Encoder.exit_view`).
+    otherwise seen un-normalised. A `paper` head has no norm, as its authors' has none. The last layer's states come
+    normalised (`Encoder.exit_view`).
 
     Arguments
     ---------
@@ -160,9 +206,9 @@ def build_heads(
     n_tokens : int
         Vocabulary with blank.
     kind : str
-        `linear`, `mlp` or `attention`.
+        `linear`, `mlp`, `attention` or `paper`.
     width : int or None
-        Inside `mlp` and `attention`; None for the encoder's.
+        Inside `mlp`, `attention` and `paper`; None for the encoder's.
     shared : bool
         One projection for all exits; separate weights otherwise.
     dropout : float
@@ -186,7 +232,7 @@ def build_heads(
     for layer in exit_layers:
         last = layer == encoder.n_layers
         own = "linear" if last and plain_last else kind
-        projection = nn.Linear(encoder.dim if own == "linear" else width, upsampling * n_tokens)
+        projection = nn.Linear(encoder.dim if own in ("linear", "paper") else width, upsampling * n_tokens)
         if shared and heads:
             projection = heads[0].projection
         body = None
@@ -194,7 +240,9 @@ def build_heads(
             body = FeedForward(encoder.dim, width=width)
         elif own == "attention":
             body = SelfAttention(encoder.dim, width=width, dropout=dropout)
-        norm = _norm(encoder, last=last)
+        elif own == "paper":
+            body = PaperBody(encoder.dim, width=width, dropout=dropout)
+        norm = nn.Identity() if own == "paper" else _norm(encoder, last=last)
         heads.append(CTCHead(norm, projection, body=body, dropout=dropout, upsampling=upsampling))
     return nn.ModuleList(heads)
 

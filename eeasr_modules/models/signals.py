@@ -15,12 +15,14 @@ Renyi's with alpha 1/3. They aggregate frames to tokens and tokens to words; her
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 
+from eeasr_modules.exits.policies import MOST_LAGS, lagged
 from eeasr_modules.models.decode import run_starts, valid_frames
 
+LAGS = range(1, MOST_LAGS + 1)
 ALPHA = 1 / 3  # of Tsallis' and Renyi's entropies; below 1 the unlikely tokens weigh more than in Gibbs'
 LEAST_LOG_PROB = -100.0  # in place of -inf: 0 log 0 is 0, not nan
 
@@ -41,6 +43,8 @@ class ExitFrames:
         Of the exit before; None at the first exit.
     blank_index : int
         Index of blank.
+    earlier_log_probs : sequence of torch.Tensor of shape (batch, frames, tokens)
+        Of the exits before the one before, the latest first; as many as there are.
     """
 
     log_probs: torch.Tensor
@@ -49,6 +53,7 @@ class ExitFrames:
     previous_log_probs: torch.Tensor | None
     previous_hidden: torch.Tensor
     blank_index: int
+    earlier_log_probs: Sequence[torch.Tensor] = ()
 
     @cached_property
     def valid(self) -> torch.Tensor:
@@ -96,6 +101,16 @@ class ExitFrames:
         largest = (self.log_probs.shape[-1] ** (1 - ALPHA) - 1) / (1 - ALPHA)
         return _confidence((self.power_sum - 1) / (1 - ALPHA), largest)
 
+    @cached_property
+    def finite_against(self) -> torch.Tensor:
+        """Log of 1 - p without -inf, (batch, frames, tokens)."""
+        return torch.log1p(-self.log_probs.exp()).clamp(min=LEAST_LOG_PROB)
+
+    def before(self, lag: int) -> torch.Tensor | None:
+        """Log-probs of the exit so many before, None where there is none."""
+        earlier = [] if self.previous_log_probs is None else [self.previous_log_probs, *self.earlier_log_probs]
+        return earlier[lag - 1].float() if lag <= len(earlier) else None
+
     def mean(self, values: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
         """Mean over the frames kept, (batch, frames) -> (batch,); 0 where there is none."""
         return (values * kept).sum(dim=1) / kept.sum(dim=1).clamp(min=1)
@@ -113,10 +128,25 @@ def _confidence(entropy: torch.Tensor, largest: float) -> torch.Tensor:
     return ((-entropy).exp() - math.exp(-largest)) / -math.expm1(-largest)
 
 
-def _cross_entropy(frames: ExitFrames) -> torch.Tensor:
-    if frames.previous_log_probs is None:
+def _cross_entropy(frames: ExitFrames, lag: int) -> torch.Tensor:
+    before = frames.before(lag)
+    if before is None:
         return frames.mean(-frames.finite[..., frames.blank_index], frames.valid)
-    return frames.mean(-(frames.previous_log_probs.float().exp() * frames.finite).sum(dim=-1), frames.valid)
+    return frames.mean(-(before.exp() * frames.finite).sum(dim=-1), frames.valid)
+
+
+def _binary_cross_entropy(frames: ExitFrames, lag: int) -> torch.Tensor:
+    """Every token as a yes or no of its own, and the mean over tokens too; after Berrebbi et al. (2022)."""
+    before = frames.before(lag)
+    if before is None:
+        wrong = torch.ones_like(frames.finite[0, 0])
+        wrong[frames.blank_index] = 0.0
+        per_frame = -(wrong * frames.finite_against).mean(dim=-1)
+        per_frame = per_frame - frames.finite[..., frames.blank_index] / frames.finite.shape[-1]
+    else:
+        p = before.exp()
+        per_frame = -(p * frames.finite + (1 - p) * frames.finite_against).mean(dim=-1)
+    return frames.mean(per_frame, frames.valid)
 
 
 def _cosine(frames: ExitFrames) -> torch.Tensor:
@@ -152,6 +182,8 @@ SIGNALS: dict[str, Callable[[ExitFrames], torch.Tensor]] = {
     # mean frame entropy, nats; over frames whose best token is not blank; mean over tokens of a token's mean
     "entropy": lambda f: f.mean(f.entropy, f.valid),
     "entropy_nonblank": lambda f: f.mean(f.entropy, f.spoken),
+    # nats of the frame that is least sure
+    "max_entropy": lambda f: (f.entropy * f.valid).amax(dim=1),
     "entropy_token": lambda f: _token_mean(f, f.entropy),
     # mean of the best probability, of best minus second; share of frames whose best token is blank
     "confidence": lambda f: f.mean(f.top_probs[..., 0], f.valid),
@@ -166,8 +198,10 @@ SIGNALS: dict[str, Callable[[ExitFrames], torch.Tensor]] = {
     "tsallis_product": _tsallis_product,
     "renyi_confidence": _renyi,
     # compared with the exit before: mean of -sum p_previous log p; mean cosine of the layer states
-    "cross_entropy": _cross_entropy,
     "cosine": _cosine,
+    # the same of posteriors, with the exit before and with exits further back; and with each token as a yes or no
+    **{lagged("cross_entropy", lag): partial(_cross_entropy, lag=lag) for lag in LAGS},
+    **{lagged("binary_cross_entropy", lag): partial(_binary_cross_entropy, lag=lag) for lag in LAGS},
 }
 ACOUSTIC_SIGNALS = tuple(SIGNALS)
 
@@ -180,6 +214,7 @@ def acoustic_signals(
     previous_log_probs: torch.Tensor | None,
     previous_hidden: torch.Tensor,
     blank_index: int,
+    earlier_log_probs: Sequence[torch.Tensor] = (),
     names: Sequence[str] = ACOUSTIC_SIGNALS,
 ) -> dict[str, torch.Tensor]:
     """Signals of one exit for a batch.
@@ -195,9 +230,12 @@ def acoustic_signals(
         Valid frames.
     previous_log_probs : torch.Tensor of shape (batch, frames, tokens) or None
         Of the exit before; None at the first exit, which is compared with the all-blank posterior (the empty
-        transcript). Read by `cross_entropy` only.
+        transcript). Read by `cross_entropy` and `binary_cross_entropy` only.
     blank_index : int
         Index of blank.
+    earlier_log_probs : sequence of torch.Tensor of shape (batch, frames, tokens)
+        Of the exits before that one, the latest first, `MOST_LAGS` - 1 of them or as many as there are: an exit that
+        is not there is the all-blank posterior.
     names : sequence of str
         Which of `SIGNALS`; others are not computed.
 
@@ -223,5 +261,7 @@ def acoustic_signals(
     unknown = [name for name in names if name not in SIGNALS]
     if unknown:
         raise ValueError(f"no acoustic signal {unknown[0]!r}; those there are: {', '.join(SIGNALS)}")
-    frames = ExitFrames(log_probs.float(), hidden, n_frames, previous_log_probs, previous_hidden, blank_index)
+    frames = ExitFrames(
+        log_probs.float(), hidden, n_frames, previous_log_probs, previous_hidden, blank_index, earlier_log_probs
+    )
     return {name: SIGNALS[name](frames) for name in names}

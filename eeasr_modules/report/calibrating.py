@@ -14,7 +14,7 @@ from eeasr_modules.exits import Curve, ExitTable, budget_cost, policy_curve
 from eeasr_modules.exits.bootstrap import MIN_SPEAKERS
 from eeasr_modules.exits.folds import speaker_folds
 from eeasr_modules.exits.policies import Policy
-from eeasr_modules.exits.table import DERIVED_SIGNALS
+from eeasr_modules.exits.table import is_derived
 from eeasr_modules.report.costs import COSTS, priced
 
 CROSS_FIT = "cross-fit over speakers"
@@ -54,7 +54,7 @@ def lacking_signals(policy: Policy, tables: Sequence[ExitTable]) -> list[str]:
     -------
     list of str
     """
-    needed = [name for name in policy.needs if name not in DERIVED_SIGNALS]
+    needed = [name for name in policy.needs if not is_derived(name)]
     return [name for name in needed if any(name not in table.signals for table in tables)]
 
 

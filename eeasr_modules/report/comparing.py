@@ -56,7 +56,7 @@ def compared(
 
 def _pair(ours: Any, theirs: Any, table: ExitTable, *, cost: str, rng: np.random.Generator) -> dict[str, Any]:
     rows = np.arange(table.n_utterances)
-    errors = [table.errors[rows, choice.exit_index] for choice in (ours, theirs)]
+    errors = [table.errors[rows, choice.emitted] for choice in (ours, theirs)]
     paid = [mean_cost(choice.paid[cost], table.duration_s) for choice in (ours, theirs)]
     comparison = compare_choices(*errors, n_ref_words=table.n_ref_words, speakers=table.speakers, rng=rng)
     return {**comparison.as_dict(), "cost_difference": paid[0] - paid[1]}

@@ -110,7 +110,10 @@ def _choices(table: ExitTable, outcomes: Mapping[str, Outcome]) -> list[list[Any
     columns = {"oracle A": oracle_a(table.errors), "oracle B": oracle_b(table.errors, table.cost_layers)}
     for text, outcome in outcomes.items():
         for choice in outcome.choices:
-            columns[text if choice.budget is None else f"{text} @ {choice.budget:g}"] = choice.exit_index
+            name = text if choice.budget is None else f"{text} @ {choice.budget:g}"
+            columns[name] = choice.exit_index
+            if (choice.emitted != choice.exit_index).any():
+                columns[f"{name}: emitted"] = choice.emitted
     layers = np.stack([table.exit_layers[exit_index] for exit_index in columns.values()], axis=1)
     rows = [["utt_id", "speaker", "duration_s", "n_ref_words", *[f"errors_layer_{x}" for x in table.exit_layers]]]
     rows[0] += columns

@@ -10,10 +10,10 @@ from eeasr_modules.exits import (
     ExitTable,
     Frontier,
     check_against,
+    decide,
     mean_cost,
     parse_policy,
     policy_costs,
-    replay,
 )
 from eeasr_modules.exits.fitting import RecordedScores, models_of, scored, with_models
 from eeasr_modules.exits.policies import Policy
@@ -60,7 +60,9 @@ class Choice:
     calibration_point : tuple of float
         (mean cost in the unit shown, WER in percent) on the calibration data; of a cross-fit the folds' means.
     exit_index : np.ndarray of shape (n_utterances,)
-        Chosen exits, from 0.
+        Exits at which it was decided, from 0: what is charged.
+    emitted : np.ndarray of shape (n_utterances,)
+        Exits whose transcripts came out, from 0: what is right or wrong.
     paid : dict of str to np.ndarray of shape (n_utterances,)
         By cost, in the unit shown times seconds, every head that was read included.
     """
@@ -69,6 +71,7 @@ class Choice:
     calibrated: tuple[str, ...]
     calibration_point: tuple[float, float]
     exit_index: np.ndarray
+    emitted: np.ndarray
     paid: dict[str, np.ndarray]
 
 
@@ -196,9 +199,9 @@ class _Deciding:
         check_against(policy, self.table.exit_layers)
         point = (float("nan"), float("nan"))
         if dev is not None:
-            paid = _paid(policy, dev, replay(policy, dev), self.rules.cost)
-            wer = _wer(replay(policy, dev), dev)
-            point = mean_cost(paid, dev.duration_s), wer
+            chosen = decide(policy, dev)
+            paid = _paid(policy, dev, chosen.decided, self.rules.cost)
+            point = mean_cost(paid, dev.duration_s), _wer(chosen.emitted, dev)
         return self._made([policy], point, budget=self.rules.budgets[0])
 
     def others(self) -> list[Choice]:
@@ -226,13 +229,15 @@ class _Deciding:
 
     def _made(self, policies: Sequence[Policy], point: tuple[float, float], *, budget: float | None) -> Choice:
         exit_index = np.empty(self.table.n_utterances, dtype=np.int64)
+        emitted = np.empty_like(exit_index)
         paid = {name: np.empty(self.table.n_utterances) for name in self.rules.costs}
         parts = self.parts if len(policies) == len(self.parts) else [_whole(self.table)]
         for part, policy in zip(parts, policies):
-            exit_index[part.rows] = replay(policy, part.table)
+            chosen = decide(policy, part.table)
+            exit_index[part.rows], emitted[part.rows] = chosen.decided, chosen.emitted
             for name, costs in paid.items():
                 costs[part.rows] = _paid(policy, part.table, exit_index[part.rows], name)
-        return Choice(budget, tuple(dict.fromkeys(str(one) for one in policies)), point, exit_index, paid)
+        return Choice(budget, tuple(dict.fromkeys(str(one) for one in policies)), point, exit_index, emitted, paid)
 
 
 def _with_scores(part: _Part) -> _Part:
@@ -261,7 +266,7 @@ def _wer(exit_index: np.ndarray, table: ExitTable) -> float:
     return float(100.0 * table.errors[np.arange(table.n_utterances), exit_index].sum() / table.n_ref_words.sum())
 
 
-def point_of(exit_index: np.ndarray, table: ExitTable) -> tuple[float, float]:
+def point_of(exit_index: np.ndarray, table: ExitTable, *, emitted: np.ndarray | None = None) -> tuple[float, float]:
     """Mean depth and WER of chosen exits.
 
     Arguments
@@ -270,6 +275,8 @@ def point_of(exit_index: np.ndarray, table: ExitTable) -> tuple[float, float]:
         From 0.
     table : ExitTable
         What was recorded.
+    emitted : np.ndarray of shape (n_utterances,), or None
+        Exits whose transcripts came out, where those are others.
 
     Returns
     -------
@@ -277,7 +284,8 @@ def point_of(exit_index: np.ndarray, table: ExitTable) -> tuple[float, float]:
         (duration-weighted mean depth in layers, pooled WER in percent)
     """
     chosen = np.arange(table.n_utterances), exit_index
-    return mean_cost(table.cost_layers[chosen], table.duration_s), _wer(exit_index, table)
+    wer = _wer(exit_index if emitted is None else emitted, table)
+    return mean_cost(table.cost_layers[chosen], table.duration_s), wer
 
 
 def curve_points(outcome: Outcome, table: ExitTable, *, cost: str) -> np.ndarray:
@@ -297,7 +305,7 @@ def curve_points(outcome: Outcome, table: ExitTable, *, cost: str) -> np.ndarray
     np.ndarray of shape (n_points, 2)
         Mean cost in the unit shown, and WER in percent.
     """
-    points = [(mean_cost(one.paid[cost], table.duration_s), _wer(one.exit_index, table)) for one in outcome.curve]
+    points = [(mean_cost(one.paid[cost], table.duration_s), _wer(one.emitted, table)) for one in outcome.curve]
     return np.array(points).reshape(-1, 2)
 
 

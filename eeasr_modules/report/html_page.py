@@ -79,7 +79,7 @@ def _utterances(table: ExitTable, outcomes: Mapping[str, Outcome], *, n_examples
         "which": [_characters(row) for row in which],
         "errors": table.errors[rows].tolist(),
         "choices": {
-            text: {_budget_key(choice.budget): _characters(choice.exit_index[rows]) for choice in outcome.choices}
+            text: {_budget_key(choice.budget): _characters(choice.emitted[rows]) for choice in outcome.choices}
             for text, outcome in outcomes.items()
         },
     }

@@ -166,8 +166,8 @@ def _policy_numbers(
 def _choice_numbers(
     choice: Choice, table: ExitTable, *, policy: str, lines: dict[str, _Lines], cost: str, draws: dict[str, Any]
 ) -> dict[str, Any]:
-    depth, wer = point_of(choice.exit_index, table)
-    emitted = table.errors[np.arange(table.n_utterances), choice.exit_index]
+    depth, wer = point_of(choice.exit_index, table, emitted=choice.emitted)
+    emitted = table.errors[np.arange(table.n_utterances), choice.emitted]
     costs = {}
     for name, paid in choice.paid.items():
         mean, one = mean_cost(paid, table.duration_s), lines[name]
@@ -182,7 +182,7 @@ def _choice_numbers(
         }
     interval = bootstrap_wer(emitted, table.n_ref_words, **draws)
     above = bootstrap_above_static(
-        choice.exit_index,
+        choice.emitted,
         table.errors,
         costs=lines[cost].per_utterance,
         chosen_costs=choice.paid[cost],
@@ -196,6 +196,7 @@ def _choice_numbers(
         "budget": choice.budget,
         "calibrated": _joined(choice.calibrated),
         "depth": depth,
+        "emitted_depth": point_of(choice.emitted, table)[0],
         "depth_share": depth / table.exit_layers[-1],
         "macs_share": costs["macs"]["share"] if "macs" in costs else None,
         "wer": wer,

@@ -230,7 +230,7 @@ def _copied(module: nn.Module) -> nn.Module:
 def _engine_run(engine: Engine):
     def run(wavs, n_samples, utt_ids):
         said = engine.run(wavs, n_samples, utt_ids=utt_ids)
-        return [Heard(one.text, one.exit_layer, one.layers_run) for one in said]
+        return [Heard(one.text, one.decided_layer, one.layers_run) for one in said]
 
     return run
 
@@ -239,7 +239,7 @@ def _leaving_run(engine: Engine, kind: type[Leaving]):
     @torch.inference_mode()
     def run(wavs, n_samples, utt_ids):
         said = kind.begin(engine, wavs, n_samples, utt_ids).run()
-        return [Heard(one.text, one.exit_layer, one.layers_run) for one in said]
+        return [Heard(one.text, one.decided_layer, one.layers_run) for one in said]
 
     return run
 

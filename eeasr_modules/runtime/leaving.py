@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from eeasr_modules.exits.policies import exits_back
 from eeasr_modules.models.attention_search import AttentionSearch, Spelled
 from eeasr_modules.models.walk import Walk
 from eeasr_modules.models.word_signals import word_signals
@@ -33,8 +34,10 @@ class Recognised:
         Transcript of the exit it left at.
     exit_layer : int
         That exit, from 1.
+    decided_layer : int
+        The exit at which it stopped, which is what was paid for: `exit_layer`, unless the policy emits an earlier one.
     layers_run : int
-        Encoder layers that ran with it in the batch: `exit_layer`, or more where compaction waited.
+        Encoder layers that ran with it in the batch: `decided_layer`, or more where compaction waited.
     confidence : float
         Mean over frames of the best token's probability.
     blank_rate : float
@@ -45,6 +48,7 @@ class Recognised:
 
     text: str
     exit_layer: int
+    decided_layer: int
     layers_run: int
     confidence: float
     blank_rate: float
@@ -98,7 +102,7 @@ class Leaving:
         # The walk's rows are utterances; while compaction waits, some of them are decided already.
         self.in_walk, self.rows = np.arange(n), np.arange(n)  # utterance of each row; rows of the undecided
         self.state = engine.policy.start(n)  # of the undecided
-        self.previous = _Exit(-1, self.walk.view, self.walk.n_frames)
+        self.before = [_Exit(-1, self.walk.view, self.walk.n_frames)]  # what exits are compared with, the latest first
         self.results: list[dict | None] = [None] * n
         self.layers_run = np.zeros(n, dtype=np.int64)
 
@@ -152,9 +156,10 @@ class Leaving:
             duration_s=np.concatenate([one.duration_s[at] for (one, _), at in zip(parts, utterances, strict=True)]),
         )
         batch.state = np.concatenate([one.state[taken] for one, taken in parts])
-        batch.previous = first._joined_previous(
-            [(one.previous, row) for (one, _), row in zip(parts, rows, strict=True)]
-        )
+        batch.before = [
+            first._joined_exit([(one.before[back], row) for (one, _), row in zip(parts, rows, strict=True)])
+            for back in range(len(first.before))
+        ]
         return batch
 
     @property
@@ -185,20 +190,20 @@ class Leaving:
     def visit(self, k: int) -> None:
         """Exit k: read what the policy needs, ask it, take down those who stop; the last takes whoever is left."""
         here = self._arrive(k)
-        if k == len(self.model.exit_layers) - 1:
-            self._emit(here, np.arange(len(self.rows)))
+        is_last = k == len(self.model.exit_layers) - 1
+        if is_last and not self.plan.keeps_paths:
+            self._emit(here, np.arange(len(self.rows)), decided=here)
             self.state, self.rows = self.state[:0], self.rows[:0]
             return
         stop, self.state = self.engine.policy.step(self._signals(here), self.state)
+        stop = np.ones(len(self.rows), dtype=bool) if is_last else stop
         if self.on_exit is not None and not stop.all():
             self._tell(here, np.flatnonzero(~stop))
-        if not stop.any():
-            self.previous = here
-            return
-        self._emit(here, np.flatnonzero(stop))
-        self.state, self.rows = self.state[~stop], self.rows[~stop]
+        if stop.any():
+            self._emit_decided(here, np.flatnonzero(stop))
+            self.state, self.rows = self.state[~stop], self.rows[~stop]
         if len(self.rows):
-            self.previous = self._of_those_left(here, ~stop)
+            self.before = [self._of_those_left(one, ~stop) for one in [here, *self.before][: self.plan.n_before]]
 
     def _arrive(self, k: int) -> _Exit:
         """Layer states of the undecided at exit k."""
@@ -225,7 +230,8 @@ class Leaving:
         signals.update(self._copied(here, plan.acoustic))
         if plan.transcribes:
             here.texts = self.engine.texts(here.path[0].astype(np.int64), self.n_frames[undecided])
-            signals.update(transcript_signals(plan, here.texts, self.previous.texts, language=self.engine.language))
+            before = [one.texts for one in self.before]
+            signals.update(transcript_signals(plan, here.texts, before, language=self.engine.language))
         if plan.of_words:
             signals.update(self._of_words(here))
         if plan.of_decoder:
@@ -234,9 +240,9 @@ class Leaving:
         return signals
 
     def _copied(self, here: _Exit, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Acoustic signals on the host; where transcripts are needed, the greedy paths come in the same copy."""
+        """Acoustic signals on the host; where they are needed, the greedy paths come in the same copy."""
         on_device = self._acoustic(here, names)
-        if here.log_probs is not None and self.plan.transcribes:
+        if here.log_probs is not None and (self.plan.transcribes or self.plan.keeps_paths):
             values, here.path = _to_host(on_device, _best_path(here.log_probs))
         else:
             values = torch.stack(on_device).cpu().numpy() if on_device else ()
@@ -258,13 +264,20 @@ class Leaving:
             here.log_probs,
             here.hidden,
             here.n_frames,
-            previous_log_probs=self.previous.log_probs,
-            previous_hidden=self.previous.hidden,
+            log_probs_before=[one.log_probs for one in self.before if one.log_probs is not None],
+            previous_hidden=self.before[0].hidden,
             blank_index=self.model.blank_index,
         )
 
-    def _emit(self, here: _Exit, who: np.ndarray) -> None:
-        """Take down what the exit says of these (positions among the undecided)."""
+    def _emit_decided(self, here: _Exit, who: np.ndarray) -> None:
+        """Take down those who stop here (positions among the undecided), each by the exit that is to speak for it."""
+        back = exits_back(self.engine.policy, self.state[who], here.index)
+        for n_back in np.unique(back):
+            speaks = here if n_back == 0 else self.before[n_back - 1]
+            self._emit(speaks, who[back == n_back], decided=here)
+
+    def _emit(self, here: _Exit, who: np.ndarray, *, decided: _Exit) -> None:
+        """Take down what the exit says of these (positions among the undecided), who stopped at another or there."""
         searches = self.engine.decoder is not None
         log_probs = self._read_head(here, who) if here.path is None or searches else None
         path = _best_path(log_probs).cpu().numpy() if here.path is None else here.path[:, who]
@@ -288,6 +301,7 @@ class Leaving:
             self.results[utterance] = {
                 "text": text,
                 "exit_layer": self.model.exit_layers[here.index],
+                "decided_layer": self.model.exit_layers[decided.index],
                 "confidence": float(heard.mean(dtype=np.float64)) if n_frames else 0.0,
                 "blank_rate": float((best == self.model.blank_index).mean()) if n_frames else 0.0,
                 "words": words,
@@ -320,30 +334,45 @@ class Leaving:
         rows = torch.from_numpy(who).to(here.hidden.device)
         return spell_all(self.engine, here.index, here.hidden[rows], log_probs, self.n_frames[self.undecided[who]])
 
-    def _of_those_left(self, here: _Exit, left: np.ndarray) -> _Exit:
-        """What the next exit is compared with, for those who go on: only what the policy will ask for."""
-        kept = torch.from_numpy(left).to(here.hidden.device)
+    def _of_those_left(self, one: _Exit, left: np.ndarray) -> _Exit:
+        """What later exits are compared with or replaced by, for those who go on: only what will be asked for."""
         longest = int(self.n_frames[self.undecided].max())
-        hidden = here.hidden[kept][:, :longest] if self.plan.keeps_states else here.hidden[:0]
-        log_probs = None
-        if here.log_probs is not None and self.plan.keeps_log_probs:
-            log_probs = here.log_probs[kept][:, :longest]
-        texts = None if here.texts is None else [text for text, stays in zip(here.texts, left, strict=True) if stays]
-        return _Exit(here.index, hidden, here.n_frames[kept], log_probs, texts=texts)
+        kept = torch.from_numpy(left).to(one.hidden.device)
 
-    def _joined_previous(self, parts: Sequence[tuple[_Exit, torch.Tensor]]) -> _Exit:
-        """What utterances of several batches compare the next exit with: only what the policy will ask for."""
+        def of_left(values: torch.Tensor) -> torch.Tensor:
+            return values if left.all() else values[kept][:, :longest]
+
+        searches = self.plan.keeps_paths and self.engine.decoder is not None
+        hidden = of_left(one.hidden) if self.plan.keeps_states or searches else one.hidden[:0]
+        log_probs = None
+        if one.log_probs is not None and (self.plan.keeps_log_probs or searches):
+            log_probs = of_left(one.log_probs)
+        path = one.path[:, left][:, :, :longest] if one.path is not None and self.plan.keeps_paths else None
+        texts, spelled = (
+            None if values is None else [value for value, stays in zip(values, left, strict=True) if stays]
+            for values in (one.texts, one.spelled)
+        )
+        return _Exit(one.index, hidden, one.n_frames[kept], log_probs, path, texts, spelled)
+
+    def _joined_exit(self, parts: Sequence[tuple[_Exit, torch.Tensor]]) -> _Exit:
+        """An exit before, for utterances of several batches: only what will be asked for."""
         at = [(one, int(i), int(one.n_frames[i])) for one, rows in parts for i in rows]
         first = parts[0][0]
-        hidden, log_probs, texts = first.hidden[:0], None, None
-        if self.plan.keeps_states:
+        hidden, log_probs, path, texts, spelled = first.hidden[:0], None, None, None, None
+        if len(first.hidden):
             hidden = _taken([one.hidden[i, :n] for one, i, n in at])
-        if first.log_probs is not None and self.plan.keeps_log_probs:
+        if first.log_probs is not None:
             log_probs = _taken([one.log_probs[i, :n] for one, i, n in at])
+        if first.path is not None:
+            path = np.zeros((2, len(at), max(n for _, _, n in at)), dtype=first.path.dtype)
+            for row, (one, i, n) in enumerate(at):
+                path[:, row, :n] = one.path[:, i, :n]
         if first.texts is not None:
             texts = [one.texts[i] for one, i, _ in at]
+        if first.spelled is not None:
+            spelled = [one.spelled[i] for one, i, _ in at]
         n_frames = torch.cat([one.n_frames[rows] for one, rows in parts])
-        return _Exit(first.index, hidden, n_frames, log_probs, texts=texts)
+        return _Exit(first.index, hidden, n_frames, log_probs, path, texts, spelled)
 
     def _compact(self, *, n_layers: int) -> None:
         """Take those who left out of the walk, if that pays before the next exit."""

@@ -10,13 +10,15 @@ import torch
 
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
 from eeasr_modules.exits.lexical_signals import LEXICAL_SIGNALS, lexical_signals
-from eeasr_modules.exits.policies import DECODER_SIGNALS, Policy
-from eeasr_modules.exits.signals_text import TEXT_SIGNALS, text_signals_at_exit, uniform
-from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, acoustic_signals
+from eeasr_modules.exits.policies import DECODER_SIGNALS, Policy, lagged, reach_of
+from eeasr_modules.exits.signals_text import TEXT_SIGNALS, change, text_lag, text_signals_at_exit, uniform
+from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, LAGS, acoustic_signals
 from eeasr_modules.models.word_signals import WORD_SIGNALS
 
 PLAIN_SIGNALS = ("exit_layer", "duration_s", "uniform")
-COMPARED_WITH_PREVIOUS = ("cross_entropy", "char_change", "word_change")
+# posteriors compared with those of exits before, and how many exits before
+POSTERIOR_LAGS = {lagged(name, lag): lag for name in ("cross_entropy", "binary_cross_entropy") for lag in LAGS}
+COMPARED_WITH_PREVIOUS = (*POSTERIOR_LAGS, "char_change", "word_change")
 LIVE_SIGNALS = (*PLAIN_SIGNALS, "hypothesis", *TEXT_SIGNALS, *LEXICAL_SIGNALS, *ACOUSTIC_SIGNALS, *WORD_SIGNALS)
 
 
@@ -46,7 +48,9 @@ class SignalPlan:
                 f"{policy} reads the signal {self.of_decoder[0]!r} of the attention decoder: transcribe with "
                 "--decoding attention (decoding=AttentionOptions() in Python)"
             )
-        unknown = [name for name in self.names if name not in (*LIVE_SIGNALS, *self.of_decoder)]
+        self.text_lags = {name: text_lag(name) for name in self.names if text_lag(name)}
+        known = (*LIVE_SIGNALS, *self.of_decoder, *self.text_lags)
+        unknown = [name for name in self.names if name not in known]
         if unknown:
             raise ValueError(
                 f"{policy} reads the signal {unknown[0]!r}, which is not computed while transcribing; "
@@ -57,10 +61,15 @@ class SignalPlan:
         self.lexical = tuple(name for name in LEXICAL_SIGNALS if name in self.names)
         self.headless = tuple(name for name in self.acoustic if name == "cosine")  # of layer states alone
         self.of_words = tuple(name for name in WORD_SIGNALS if name in self.names)
-        self.transcribes = bool(self.text or self.lexical or "hypothesis" in self.names)
+        self.transcribes = bool(self.text or self.text_lags or self.lexical or "hypothesis" in self.names)
+        self.keeps_paths = reach_of(policy) > 0  # an earlier exit may speak
+        lags = [lag for _, lag in self.text_lags.values()]
+        lags += [POSTERIOR_LAGS[name] for name in self.names if name in POSTERIOR_LAGS]
+        # exits before that are remembered: the one before in any case
+        self.n_before = min(max([1, reach_of(policy), *lags]), len(exit_layers))
         reads = np.asarray(policy.reads(np.asarray(exit_layers)), dtype=bool).copy()
-        reads[-1] = False  # the last exit decides nothing
-        if reads.any() and set(COMPARED_WITH_PREVIOUS) & set(self.names):
+        reads[-1] = self.keeps_paths  # the last exit decides nothing, but an output rule compares it
+        if reads.any() and (self.text_lags or set(COMPARED_WITH_PREVIOUS) & set(self.names)):
             reads[: int(np.flatnonzero(reads)[-1])] = True
         self.reads_head = reads
 
@@ -71,8 +80,8 @@ class SignalPlan:
 
     @property
     def keeps_log_probs(self) -> bool:
-        """Whether log-probs of the exit before are compared with."""
-        return "cross_entropy" in self.acoustic
+        """Whether log-probs of exits before are compared with."""
+        return any(name in POSTERIOR_LAGS for name in self.acoustic)
 
 
 def plain_signals(
@@ -108,7 +117,7 @@ def plain_signals(
 
 
 def transcript_signals(
-    plan: SignalPlan, hypotheses: Sequence[str], previous: Sequence[str] | None, *, language: str
+    plan: SignalPlan, hypotheses: Sequence[str], before: Sequence[Sequence[str] | None], *, language: str
 ) -> dict[str, np.ndarray]:
     """Signals that are read off transcripts.
 
@@ -118,8 +127,8 @@ def transcript_signals(
         Which.
     hypotheses : sequence of str, n long
         Of this exit.
-    previous : sequence of str, n long, or None
-        Of the exit before; None at the first.
+    before : sequence of (sequence of str, n long, or None)
+        Of the exits before, the latest first; None where an exit has none, as before the first.
     language : str
         Whose word frequencies.
 
@@ -131,8 +140,10 @@ def transcript_signals(
     if "hypothesis" in plan.names:
         signals["hypothesis"] = np.array([*hypotheses], dtype=object)
     if plan.text:
-        every = text_signals_at_exit(hypotheses, previous)
+        every = text_signals_at_exit(hypotheses, before[0])
         signals.update({name: every[name] for name in plan.text})
+    for name, (compared, lag) in plan.text_lags.items():
+        signals[name] = change(compared, hypotheses, before[lag - 1] if lag <= len(before) else None)
     if plan.lexical:
         from eeasr_modules.exits.word_resources import word_resources
 
@@ -146,7 +157,7 @@ def head_signals(
     hidden: torch.Tensor,
     n_frames: torch.Tensor,
     *,
-    previous_log_probs: torch.Tensor | None,
+    log_probs_before: Sequence[torch.Tensor],
     previous_hidden: torch.Tensor,
     blank_index: int,
 ) -> list[torch.Tensor]:
@@ -156,12 +167,14 @@ def head_signals(
     ---------
     names : sequence of str
         Of `ACOUSTIC_SIGNALS`.
-    log_probs, previous_log_probs : torch.Tensor of shape (n, frames, tokens)
-        Of this exit (None where only layer states are asked for) and of the one before (None at the first).
+    log_probs : torch.Tensor of shape (n, frames, tokens) or None
+        Of this exit; None where only layer states are asked for.
     hidden, previous_hidden : torch.Tensor of shape (n, frames, dim)
         Layer states likewise; the previous ones are not read unless `cosine` is asked for.
     n_frames : torch.Tensor of shape (n,)
         Valid frames.
+    log_probs_before : sequence of torch.Tensor of shape (n, frames, tokens)
+        Of the exits before, the latest first, as many as there are.
     blank_index : int
         Index of blank.
 
@@ -173,7 +186,8 @@ def head_signals(
         hidden if log_probs is None else log_probs,  # of which `cosine` asks the length only
         hidden,
         n_frames,
-        previous_log_probs=previous_log_probs,
+        previous_log_probs=log_probs_before[0] if log_probs_before else None,
+        earlier_log_probs=log_probs_before[1:],
         previous_hidden=previous_hidden,
         blank_index=blank_index,
         names=names,

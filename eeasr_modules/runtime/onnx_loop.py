@@ -13,7 +13,7 @@ from eeasr_modules.data.text import load_vocabulary
 from eeasr_modules.data.waveform import rounded
 from eeasr_modules.exits.combinations import check_against
 from eeasr_modules.exits.lexical_signals import LEXICAL_SIGNALS, lexical_signals
-from eeasr_modules.exits.policies import Policy
+from eeasr_modules.exits.policies import Policy, reach_of
 from eeasr_modules.exits.policy_file import read_policies
 from eeasr_modules.exits.signals_text import TEXT_SIGNALS, text_signals_at_exit, uniform
 from eeasr_modules.runtime.choosing import choose_policy
@@ -116,6 +116,8 @@ def check_computed(policy: Policy) -> None:
             f"{policy} reads the signal {unknown[0]!r}, which the exported loop does not compute: take another policy; "
             f"those that it does: {', '.join(LOOP_SIGNALS)}"
         )
+    if reach_of(policy):
+        raise ValueError(f"{policy} emits the transcript of an earlier exit, which the exported loop does not keep")
 
 
 class OnnxASR:

@@ -85,6 +85,7 @@ def _cosine(exit_: ExitArrays) -> np.ndarray:
 NUMPY_SIGNALS: dict[str, Callable[[ExitArrays], np.ndarray]] = {
     "entropy": lambda e: mean(e.entropy),
     "entropy_nonblank": lambda e: mean(e.entropy[e.spoken]),
+    "max_entropy": lambda e: e.entropy.max(initial=0.0),
     "entropy_token": lambda e: e.token_mean(e.entropy),
     "confidence": lambda e: mean(e.top_probs[:, 0]),
     "margin": lambda e: mean(e.top_probs[:, 0] - e.top_probs[:, 1]),

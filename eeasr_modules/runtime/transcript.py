@@ -21,6 +21,8 @@ class Transcript:
         Layer of the exit that gave the text; of a long recording, which is decided chunk by chunk, the deepest one.
     exit_layers : tuple of int
         Of each chunk; a single one up to half a minute.
+    decided_layers : tuple of int
+        Exit of each chunk at which it stopped: `exit_layers`, unless the policy emits an earlier one.
     layers_run : float or None
         Encoder layers that ran, the mean over the chunks' seconds.
     n_layers : int
@@ -50,6 +52,7 @@ class Transcript:
     words: tuple[Word, ...] = ()
     exit_layer: int | None = None
     exit_layers: tuple[int, ...] = ()
+    decided_layers: tuple[int, ...] = ()
     layers_run: float | None = None
     n_layers: int = 0
     confidence: float | None = None

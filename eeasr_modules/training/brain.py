@@ -261,7 +261,7 @@ class ExitBrain(sb.Brain):
             self.train_stats = {"loss": stage_loss, **by_exit}
             return
         wer = [100.0 * errors / max(1, self.n_words) for errors in self.errors]
-        chosen = self._selected(wer)
+        chosen = stage_loss if self.config.select_on == "loss" else self._selected(wer)
         wer_by_exit = {f"WER_{layer}": value for layer, value in zip(layers, wer, strict=True)}
         if self.spelling is not None:
             wrong = [100.0 * n / max(1, self.n_spelled) for n in self.misspelled]

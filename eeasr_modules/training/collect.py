@@ -6,6 +6,7 @@ averaged with; what grows with the set is the table's rows.
 
 import logging
 import subprocess
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.data.shifts import apply_shift
 from eeasr_modules.data.text import split_language
 from eeasr_modules.exits.parquet import read_table, write_table
+from eeasr_modules.exits.policies import MOST_LAGS
 from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.models.decode import greedy_decode
 from eeasr_modules.models.multi_exit import MultiExit
@@ -74,7 +76,7 @@ def read_exits(
         Valid frames.
     """
     walk = model.walk(wavs, n_samples)
-    previous_hidden, previous_log_probs = walk.view, None
+    previous_hidden, before = walk.view, deque(maxlen=MOST_LAGS)  # log-probs of exits before, the latest first
     tokens, columns = [], {name: [] for name in ACOUSTIC_SIGNALS}
     for exit_index, (layer, head) in enumerate(zip(model.exit_layers, model.heads, strict=True)):
         hidden = walk.advance(layer)
@@ -86,13 +88,15 @@ def read_exits(
             log_probs,
             hidden,
             walk.n_frames,
-            previous_log_probs=previous_log_probs,
+            previous_log_probs=before[0] if before else None,
             previous_hidden=previous_hidden,
             blank_index=model.blank_index,
+            earlier_log_probs=[*before][1:],
         )
         for name, values in signals.items():
             columns[name].append(values.cpu().numpy())
-        previous_hidden, previous_log_probs = hidden, log_probs
+        previous_hidden = hidden
+        before.appendleft(log_probs)
     return tokens, {name: np.stack(values, axis=1) for name, values in columns.items()}, walk.n_frames.cpu().numpy()
 
 

@@ -47,7 +47,7 @@ class Config:
         own = ("encoder", "sample_rate", "downsample", "downsample_factor", *ENCODER_KEYS[self.values["encoder"]])
         if self.values["encoder"] == "huggingface":
             own += ("keep_layers",)  # the Conformer's n_layers says it, once the depth is known
-        return {name: self.values[name] for name in own}
+        return {name: self.values[name] for name in own if name != "checkpoint_head"}  # that is a matter of heads
 
     @property
     def trained_corpora(self) -> list[str]:

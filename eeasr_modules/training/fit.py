@@ -134,7 +134,7 @@ def check_spelling(vocabulary, texts: list[str]) -> None:
 
 def has_checkpoint_vocabulary(config: Config, vocabulary) -> bool:
     """Whether the run's vocabulary is that of the encoder's own CTC head, which then serves as the last exit."""
-    if config.encoder != "huggingface" or config.init_from is not None:
+    if config.encoder != "huggingface" or config.init_from is not None or not config.checkpoint_head:
         return False
     tokens = checkpoint_vocabulary(config.source)
     return tokens is not None and tuple(tokens) == vocabulary.tokens
@@ -298,7 +298,8 @@ def averaged(checkpointer: Checkpointer, model: MultiExit, config: Config) -> No
     if not best:
         logger.warning("no checkpoint to average: the weights stay as they are")
         return
-    named = ", ".join(f"epoch {c.meta['epoch']} ({c.meta['WER']:.2f} %)" for c in best)
+    unit = " nats" if config.select_on == "loss" else " %"
+    named = ", ".join(f"epoch {c.meta['epoch']} ({c.meta['WER']:.2f}{unit})" for c in best)
     logger.info("averaging %d checkpoints: %s", len(best), named)
     model.load_state_dict(average_checkpoints(best, "model"))
 

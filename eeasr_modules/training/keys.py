@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from eeasr_modules.models.downsampling import FACTORS
 from eeasr_modules.models.downsampling import KINDS as DOWNSAMPLING
+from eeasr_modules.models.heads import HEADS
 from eeasr_modules.training.curves import LOGGERS
 from eeasr_modules.training.regimes import REGIMES
 from eeasr_modules.training.schedule import SCHEDULES
@@ -115,7 +116,7 @@ COMMON_KEYS: dict[str, Key] = {
     "upsample": Key(bool),
     "freeze_encoder": Key(bool),
     "cache_states": Key(bool),
-    "head": Key(str, choices=("linear", "mlp", "attention")),
+    "head": Key(str, choices=HEADS),
     "head_dim": _positive(optional=True),
     "head_dropout": Key(float, low=0.0, high=1.0),
     "share_projection": Key(bool),
@@ -149,7 +150,7 @@ COMMON_KEYS: dict[str, Key] = {
     "warmup_share": Key(float, low=0.0, high=1.0),
     "final_lr_share": Key(float, low=0.0, high=1.0),
     "weight_decay": Key(float, low=0.0),
-    "select_on": Key(str, choices=("mean", "last")),
+    "select_on": Key(str, choices=("mean", "last", "loss")),
     "average_checkpoints": _positive(),
     "half_weights": Key(bool),
     "quantised_weights": Key(bool),
@@ -188,6 +189,7 @@ CONFORMER_KEYS: dict[str, Key] = {
 HUGGINGFACE_KEYS: dict[str, Key] = {
     "source": Key(str, optional=True),
     "attention": Key(str, optional=True, choices=("sdpa", "eager")),
+    "checkpoint_head": Key(bool),
     "padded_front_end": Key(bool),
     "freeze_feature_extractor": Key(bool),
     "gradient_checkpointing": Key(bool),

@@ -34,10 +34,10 @@ def check_regime(config: Config) -> None:
             "regime: two_step freezes the last head while the others train, so they cannot share its projection: "
             "give share_projection: false"
         )
-    if config.regime == "two_step" and config.select_on == "last":
+    if config.regime == "two_step" and config.select_on != "mean":
         raise ValueError(
-            "select_on: last may choose a checkpoint of the first of two_step's steps, whose exits are untrained: "
-            "give select_on: mean"
+            f"select_on: {config.select_on} may choose a checkpoint of the first of two_step's steps, whose exits are "
+            "untrained: give select_on: mean"
         )
 
 

@@ -12,8 +12,10 @@ from transformers import HubertForCTC
 import train
 from eeasr_modules.data.manifest import read_description, read_manifest
 from eeasr_modules.data.text import load_vocabulary
+from eeasr_modules.exits.choices import decide
 from eeasr_modules.exits.parquet import read_table
 from eeasr_modules.exits.policy_file import read_policies
+from eeasr_modules.exits.policy_text import parse_policy
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime import EarlyExitASR
 
@@ -170,6 +172,51 @@ class TestFrozen:
             theirs = torch.log_softmax(stock(normal).logits, dim=-1)
             log_probs, _ = model(wavs, torch.tensor([16000]))
         assert torch.allclose(log_probs[-1], theirs, atol=1e-5)
+
+
+class TestPaper:
+    def test_heads_of_the_paper_learn_on_a_frozen_checkpoint_and_its_rules_are_compared(
+        self, root, shared_data, folder
+    ):
+        source = save_checkpoint(folder / "paper_ctc", kind="hubert", n_layers=4, ctc=True)
+        summary = run(
+            root,
+            "paper.yaml",
+            data_folder=shared_data / "LibriSpeech",
+            output_folder=folder / "paper",
+            source=source,
+            exit_layers="[1, 2, 3, 4]",
+            compare_policies="paper",
+            n_epochs=2,
+            head_dim=32,
+            **PARTS,
+        )
+        log = (folder / "paper" / "train_log.txt").read_text()
+        assert re.findall(r"lr: (\S+?),", log) == ["2.00e-04"] * 2  # constant
+        model = MultiExit.load(folder / "paper" / "model")
+        stock = HubertForCTC.from_pretrained(source).eval()
+        encoder = stock.hubert.state_dict()
+        ours = {name.removeprefix("model."): value for name, value in model.encoder.state_dict().items()}
+        frozen = [name for name in encoder if name in ours]
+        assert len(frozen) > 20 and all(torch.equal(ours[name], encoder[name]) for name in frozen)
+        assert len({id(head.projection) for head in model.heads}) == 1
+        assert not torch.equal(model.heads[-1].projection.weight, stock.lm_head.weight)
+        (one,) = summary["sets"].values()
+        assert {"most_confident", "patience(2, 0.1, pairs, first)", "patience_bce(4, 0.04, pairs, first)"} <= set(
+            one["policies"]
+        )
+        confident = one["policies"]["most_confident"]["at_budget"]
+        assert confident["depth"] == 4 > confident["emitted_depth"]
+        table = read_table(next((folder / "paper" / "tables").glob("*test-other.parquet")))
+        policy = parse_policy("patience_bce(2, 0.5, pairs, first)")
+        chosen = decide(policy, table)
+        asr = EarlyExitASR.from_pretrained(folder / "paper" / "model", policy=str(policy))
+        for i, name in enumerate(table.utt_ids):
+            (path,) = (shared_data / "LibriSpeech" / "test-other").rglob(f"{name}.*")
+            heard = asr.transcribe(path)
+            assert heard.text == table.hypotheses[i, chosen.emitted[i]]
+            assert heard.exit_layer == table.exit_layers[chosen.emitted[i]]
+            assert heard.decided_layers == (table.exit_layers[chosen.decided[i]],)
 
 
 class TestCommonVoice:

@@ -18,7 +18,8 @@ def random_table(seed: int = 0, *, n: int = 30, layers=(2, 4, 6, 8), n_speakers:
     duration = rng.uniform(0.5, 6.0, n).round(2)
     macs_up_to = duration[:, None] * (2.7 + 0.4 * np.array(layers))
     names = ("entropy", "confidence", "margin", "cosine", "char_change", "cross_entropy", "word_change")
-    names += ("nbest_posterior", "sequence_log_prob", "token_entropy")
+    names += ("nbest_posterior", "sequence_log_prob", "token_entropy", "max_entropy", "binary_cross_entropy")
+    names += tuple(f"{name}_{lag}" for name in ("cross_entropy", "binary_cross_entropy") for lag in (2, 3, 4))
     return ExitTable(
         utt_ids=np.array([f"s{i % n_speakers}-{i}" for i in range(n)]),
         speakers=np.array([f"s{i % n_speakers}" for i in range(n)]),

@@ -9,25 +9,35 @@ from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from eeasr_modules.exits.bounds import oracle_a, oracle_b, oracle_c, static_line  # noqa: E402
-from eeasr_modules.exits.choices import choice_point, exit_costs, needed_signals, replay  # noqa: E402
+from eeasr_modules.exits.choices import choice_point, decide, exit_costs, needed_signals, replay  # noqa: E402
 from eeasr_modules.exits.combinations import with_threshold  # noqa: E402
 from eeasr_modules.exits.curve import policy_curve  # noqa: E402
 from eeasr_modules.exits.fitted import KINDS, Fitted  # noqa: E402
 from eeasr_modules.exits.fitting import fit_model, scores_of  # noqa: E402
-from eeasr_modules.exits.policies import PATIENCE_SIGNALS, THRESHOLD_SIGNALS  # noqa: E402
+from eeasr_modules.exits.policies import PATIENCE_SIGNALS, THRESHOLD_SIGNALS, exits_back, lagged, reach_of  # noqa: E402
 from eeasr_modules.exits.policy_text import POLICIES, parse_policy  # noqa: E402
 from eeasr_modules.exits.table import ExitTable  # noqa: E402
 
 FAST = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
-SIGNALS = sorted({signal for signal, _ in THRESHOLD_SIGNALS.values()} | set(PATIENCE_SIGNALS.values()))
+LAGGED = {lagged(name, lag) for name in ("cross_entropy", "binary_cross_entropy") for lag in (2, 3)}
+SIGNALS = sorted({signal for signal, _ in THRESHOLD_SIGNALS.values()} | set(PATIENCE_SIGNALS.values()) | LAGGED)
 WORDS = ("go", "left", "right", "stop", "ghmnow", "a")
 # every name that a policy's text may begin with, filled in; fitted ones need a fit and have cases of their own
 NUMBERS = st.sampled_from([-0.5, 0.0, 0.125, 0.25, 0.5, 0.75, 1.0, 1.5])
+
+
+def patience_text(name, k, number, layer):
+    """One of the four ways, by the layer that was drawn."""
+    return f"{name}({k}, {number}{', pairs' if layer % 2 else ''}{', first' if layer % 3 else ''})"
+
+
 LEAVES = {
     "static": lambda layer, number, k: f"static({layer})",
     "random": lambda layer, number, k: f"random({min(1.0, abs(number))})",
     **{name: lambda layer, number, k, name=name: f"{name}({number})" for name in THRESHOLD_SIGNALS},
-    **{name: lambda layer, number, k, name=name: f"{name}({k}, {number})" for name in PATIENCE_SIGNALS},
+    **{name: lambda layer, number, k, name=name: patience_text(name, k, number, layer) for name in PATIENCE_SIGNALS},
+    "entropy_per_token": lambda layer, number, k: f"entropy_per_token({number}, {k})",
+    "most_confident": lambda layer, number, k: "most_confident",
 }
 COMBINED = {"any", "all", "between"}
 
@@ -41,7 +51,7 @@ def tables(draw, most=12):
     said = [" ".join(rng.choice(WORDS, rng.integers(1, 6))) for _ in range(n)]
     heard = [[" ".join(rng.choice(WORDS, rng.integers(0, 6))) for _ in layers] for _ in range(n)]
     grid = rng.integers(0, 9, (len(SIGNALS), n, len(layers))) / 8.0
-    own = {name: values for name, values in zip(SIGNALS, grid) if name != "char_change"}
+    own = {name: values for name, values in zip(SIGNALS, grid) if name not in ("char_change", "word_change")}
     return ExitTable.from_hypotheses(
         heard,
         said,
@@ -78,15 +88,19 @@ def lines_of(table):
 def live(policy, table, order, batch):
     """Exits as a decoder would take them: batches in some order, one exit at a time, who stopped is dropped."""
     signals = needed_signals(policy, table)
-    taken = np.full(table.n_utterances, table.n_exits - 1)
+    last = table.n_exits - 1
+    taken = np.full(table.n_utterances, last)
+    speaks = taken.copy()
     for first in range(0, len(order), batch):
         rows = order[first : first + batch]
         state = policy.start(len(rows))
-        for k in range(table.n_exits - 1):
+        for k in range(table.n_exits if reach_of(policy) else last):
             stop, state = policy.step({name: values[rows, k] for name, values in signals.items()}, state)
+            stop = stop | (k == last)
             taken[rows[stop]] = k
+            speaks[rows[stop]] = k - exits_back(policy, state[stop], k)
             rows, state = rows[~stop], state[~stop]
-    return taken
+    return taken, speaks
 
 
 def test_every_policy_by_name_is_tried():
@@ -143,7 +157,8 @@ def test_live_and_replay_choose_the_same_exits_in_any_batch_and_order(data, batc
     policy = data.draw(policies(table))
     order = list(range(table.n_utterances))
     random.shuffle(order)
-    assert live(policy, table, np.array(order), batch).tolist() == replay(policy, table).tolist()
+    chosen, found = decide(policy, table), live(policy, table, np.array(order), batch)
+    assert [one.tolist() for one in found] == [chosen.decided.tolist(), chosen.emitted.tolist()]
 
 
 WORD_FORMS = [name for name, kind in KINDS.items() if kind.class_name == "WordGainModel"]  # trees: slow to fit
@@ -158,7 +173,7 @@ def test_fitted_policies_too(name):
     for threshold, batch in zip(thresholds, (1, 7, 32, 40, 3)):
         policy = Fitted(name, float(threshold), model)
         order = np.random.default_rng(batch).permutation(table.n_utterances)
-        assert live(policy, table, order, batch).tolist() == replay(policy, table).tolist()
+        assert live(policy, table, order, batch)[0].tolist() == replay(policy, table).tolist()
 
 
 def fitted_table(seed):
@@ -198,7 +213,23 @@ def test_the_outermost_thresholds_give_the_first_and_the_last_exit(data):
 @given(st.data())
 def test_every_point_of_a_curve_is_what_replay_gives(data):
     table = data.draw(tables())
-    text = data.draw(st.sampled_from(["entropy", "margin", "patience(2)", "between(confidence)", "random", "static"]))
+    text = data.draw(
+        st.sampled_from(
+            [
+                "entropy",
+                "margin",
+                "patience(2)",
+                "between(confidence)",
+                "random",
+                "static",
+                "patience(2, first)",
+                "patience(2, pairs)",
+                "between(patience_bce(2, pairs, first))",
+                "between(most_confident)",
+                "between(any(patience(1, first), most_confident))",
+            ]
+        )
+    )
     curve = policy_curve(parse_policy(text), table, n_thresholds=6)
     for i in range(0, len(curve.policies), max(1, len(curve.policies) // 5)):
         assert choice_point(curve.policies[i], table) == pytest.approx((curve.cost[i], curve.wer[i]))

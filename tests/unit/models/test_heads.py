@@ -64,7 +64,7 @@ def test_log_probs_are_float32_and_sum_to_one_under_autocast(model, batch, preci
 
 
 class TestOtherHeads:
-    @pytest.mark.parametrize("head", ["linear", "mlp", "attention"])
+    @pytest.mark.parametrize("head", ["linear", "mlp", "attention", "paper"])
     def test_every_exit_gives_an_utterance_the_same_alone_and_in_a_batch(self, make_model, batch, head):
         model = make_model(head=head, head_dim=12)
         wavs, n_samples = batch
@@ -100,7 +100,7 @@ class TestOtherHeads:
             for ours, theirs in zip(model(*batch)[0], type(model).load(tmp_path)(*batch)[0], strict=True):
                 assert torch.equal(ours, theirs)
 
-    @pytest.mark.parametrize("head", ["mlp", "attention"])
+    @pytest.mark.parametrize("head", ["mlp", "attention", "paper"])
     @pytest.mark.parametrize("width", [None, 8, 20])
     def test_their_cost_is_what_torch_counts(self, make_model, head, width):
         one = make_model(head=head, head_dim=width).heads[1]
@@ -111,13 +111,30 @@ class TestOtherHeads:
             counted += 2 * 30 * 30 * (width or 16)
         assert one.macs(30) == counted
 
+    def test_a_paper_head_is_its_formula_without_residual_or_norm(self, make_model):
+        model = make_model(head="paper", head_dim=8, share_projection=True, head_dropout=0.3).eval()
+        assert len({id(p) for p in projections(model)}) == 1 and len({id(head.body) for head in model.heads}) == 3
+        head, x = model.heads[0], torch.randn(1, 5, 16)
+        body = head.body
+        with torch.no_grad():
+            y = body.linear(x[0])
+            query, key, value = body.queries_keys_values(y).split(8, dim=-1)
+            attended = torch.softmax(query @ key.T / 8**0.5, dim=-1) @ value
+            inner = torch.relu(body.inner(body.output(attended)))
+            expected = torch.log_softmax(head.projection(body.outer(inner)), dim=-1)
+            assert torch.allclose(head(x, torch.tensor([5]))[0], expected, atol=1e-5)
+            padded = torch.cat([x, torch.randn(1, 3, 16)], dim=1)
+            assert torch.allclose(head(padded, torch.tensor([5]))[0, :5], expected, atol=1e-5)
+        with pytest.raises(ValueError, match="must know where padding begins"):
+            head(x)
+
     def test_a_shared_projection_fits_the_width(self, make_model):
         model = make_model(head="mlp", head_dim=8, share_projection=True)
         assert {head.projection.in_features for head in model.heads} == {8}
         assert len({id(p) for p in projections(model)}) == 1 and len({id(head.body) for head in model.heads}) == 3
 
     def test_unknown_kinds_and_widths_that_do_not_divide_are_refused(self, make_model):
-        with pytest.raises(ValueError, match=r"head must be one of linear, mlp, attention, got 'conv'"):
+        with pytest.raises(ValueError, match=r"head must be one of linear, mlp, attention, paper, got 'conv'"):
             make_model(head="conv")
         with pytest.raises(ValueError, match=r"head_dim must be a multiple of 4 .* got 10"):
             make_model(head="attention", head_dim=10)

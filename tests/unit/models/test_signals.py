@@ -45,6 +45,11 @@ def test_every_signal_has_the_value_worked_out_by_hand():
         -(0.8 * math.log(0.5) + 0.1 * math.log(0.25) + 0.1 * math.log(0.25)),
         -(0.3 * math.log(0.1) + 0.3 * math.log(0.2) + 0.4 * math.log(0.7)),
     ]
+    binary = [
+        -p * math.log(q) - (1 - p) * math.log(1 - q)
+        for p, q in [(0.8, 0.5), (0.1, 0.25), (0.1, 0.25), (0.3, 0.1), (0.3, 0.2), (0.4, 0.7)]
+    ]
+    all_blank = -math.log(0.5) - 2 * math.log(0.75) - math.log(0.1) - math.log(0.8) - math.log(0.3)
     expected = {
         "entropy": (entropy(0.5, 0.25, 0.25) + entropy(0.1, 0.2, 0.7)) / 2,
         "entropy_nonblank": entropy(0.1, 0.2, 0.7),
@@ -58,11 +63,26 @@ def test_every_signal_has_the_value_worked_out_by_hand():
         "tsallis_min": tsallis(0.1, 0.2, 0.7),
         "tsallis_product": tsallis(0.1, 0.2, 0.7),
         "renyi_confidence": (3 * sum(p ** (1 / 3) for p in (0.1, 0.2, 0.7)) ** -1.5 - 1) / 2,
-        "cross_entropy": sum(cross) / 2,
         "cosine": (0.0 + 1.0) / 2,
+        "max_entropy": max(entropy(0.5, 0.25, 0.25), entropy(0.1, 0.2, 0.7)),
+        "cross_entropy": sum(cross) / 2,
+        "binary_cross_entropy": sum(binary) / 6,
+        # exits further back are not there: all blank, which is token 0
+        **dict.fromkeys([f"cross_entropy_{lag}" for lag in (2, 3, 4)], -(math.log(0.5) + math.log(0.1)) / 2),
+        **dict.fromkeys([f"binary_cross_entropy_{lag}" for lag in (2, 3, 4)], all_blank / 6),
     }
     assert found == pytest.approx(expected, abs=1e-6)
     assert tuple(found) == ACOUSTIC_SIGNALS
+
+
+def test_posteriors_are_compared_with_those_of_exits_further_back():
+    earlier = torch.stack([PREVIOUS.flip(-1), PROBS])
+    found = signals(earlier_log_probs=[*earlier.log()], names=ACOUSTIC_SIGNALS)
+    for kind in ("cross_entropy", "binary_cross_entropy"):
+        for lag, before in ((1, PREVIOUS), (2, earlier[0]), (3, earlier[1])):
+            alone = signals(previous=before)[kind].item()
+            assert found[f"{kind}_{lag}" if lag > 1 else kind].item() == pytest.approx(alone), (kind, lag)
+        assert found[f"{kind}_4"].item() == pytest.approx(signals(previous=None)[kind].item())
 
 
 def test_the_first_exit_is_compared_with_the_all_blank_posterior():

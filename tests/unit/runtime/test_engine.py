@@ -6,7 +6,7 @@ import torch
 from live_cases import CASES, NEVER_COMPACTS, SLOW_TO_FIT, TEXTS, CountedLayers, engine_for
 
 from eeasr_modules.data.text import CharVocabulary
-from eeasr_modules.exits import choose, parse_policy, replay
+from eeasr_modules.exits import choose, decide, parse_policy, read_table, replay, write_table
 from eeasr_modules.runtime import Engine, Recognised
 
 
@@ -39,14 +39,39 @@ def calibrated(dev):
 
 
 @pytest.mark.parametrize("text", CASES)
-def test_live_and_replay_choose_the_same_exits_and_transcripts(text, model, wavs, table, calibrated):
+def test_live_and_replay_choose_the_same_exits_and_transcripts(text, model, wavs, table, calibrated, tmp_path):
     policy = calibrated(text)
-    expected = replay(policy, table)
+    write_table(table, tmp_path / "table.parquet")
+    expected = decide(policy, read_table(tmp_path / "table.parquet"))
     rng = np.random.default_rng(0)
     for size in (1, 7, 32):
         results = run_in_batches(engine_for(model, policy), wavs, table.utt_ids, size, rng)
-        assert [one.exit_layer for one in results] == table.exit_layers[expected].tolist()
-        assert [one.text for one in results] == table.hypotheses[np.arange(len(wavs)), expected].tolist()
+        assert [one.decided_layer for one in results] == table.exit_layers[expected.decided].tolist()
+        assert [one.exit_layer for one in results] == table.exit_layers[expected.emitted].tolist()
+        assert [one.text for one in results] == table.hypotheses[np.arange(len(wavs)), expected.emitted].tolist()
+        assert all(" ".join(word.text for word in one.words) == one.text for one in results)
+        assert all(one.layers_run >= one.decided_layer >= one.exit_layer for one in results)
+
+
+@pytest.mark.parametrize("text", ["patience_bce(2, pairs, first)", "most_confident"])
+def test_an_earlier_exit_speaks_as_it_would_have_had_it_decided(text, model, wavs, table, calibrated):
+    policy = calibrated(text)
+    chosen = decide(policy, table)
+    assert (chosen.emitted < chosen.decided).any()
+    results = engine_for(model, policy).run_all(wavs, utt_ids=list(table.utt_ids), batch_seconds=9.0)
+    pooled = engine_for(model, policy).run_all(
+        wavs, utt_ids=list(table.utt_ids), batch_seconds=9.0, pool_survivors=True
+    )
+    assert [(one.text, one.exit_layer, one.decided_layer) for one in pooled] == [
+        (one.text, one.exit_layer, one.decided_layer) for one in results
+    ]
+    for layer in set(table.exit_layers[chosen.emitted].tolist()):
+        alone = engine_for(model, parse_policy(f"static({layer})")).run_all(wavs, utt_ids=list(table.utt_ids))
+        for one, same in zip(results, alone):
+            if one.exit_layer == layer:
+                assert (one.text, [w.text for w in one.words]) == (same.text, [w.text for w in same.words])
+                assert one.confidence == pytest.approx(same.confidence, abs=1e-5)
+                assert one.blank_rate == pytest.approx(same.blank_rate)
 
 
 def test_the_policies_above_leave_at_several_exits(table, calibrated):
