@@ -16,7 +16,7 @@ from eeasr_modules.exits.choices import choice_point, exit_costs, mean_cost, rep
 from eeasr_modules.exits.combinations import Between, leaves_choice
 from eeasr_modules.exits.curve import Curve, policy_curve
 from eeasr_modules.exits.drift import DriftReference
-from eeasr_modules.exits.policies import Policy, Static
+from eeasr_modules.exits.policies import Policy, Static, reach_of
 from eeasr_modules.exits.table import ExitTable
 
 
@@ -137,7 +137,12 @@ def choose(
 
 
 def _named_plainly(policy: Policy, dev_table: ExitTable) -> Policy:
-    """`static(layer)` where everybody on dev leaves at one exit: whatever rule it was, it decided nothing."""
+    """`static(layer)` where everybody on dev leaves at one exit: whatever rule it was, it decided nothing.
+
+    A rule that emits an earlier exit than it stops at stays what it is: it says something else than `static`.
+    """
+    if reach_of(policy):
+        return policy
     chosen = np.unique(replay(policy, dev_table))
     return Static(int(dev_table.exit_layers[chosen[0]])) if len(chosen) == 1 else policy
 

@@ -19,9 +19,9 @@ from functools import cached_property, partial
 
 import torch
 
-from eeasr_modules.exits.policies import MOST_LAGS, lagged
 from eeasr_modules.models.decode import run_starts, valid_frames
 
+MOST_LAGS = 4  # exits back that posteriors are compared with; `exits.policies` has the same number
 LAGS = range(1, MOST_LAGS + 1)
 ALPHA = 1 / 3  # of Tsallis' and Renyi's entropies; below 1 the unlikely tokens weigh more than in Gibbs'
 LEAST_LOG_PROB = -100.0  # in place of -inf: 0 log 0 is 0, not nan
@@ -177,6 +177,11 @@ def _tsallis_product(frames: ExitFrames) -> torch.Tensor:
     return values.clamp(0.0, 1.0).masked_fill(~is_token, 1.0).prod(dim=1) * is_token.any(dim=1)
 
 
+def _suffix(lag: int) -> str:
+    """Of the name of a signal that compares with the exit so many before."""
+    return "" if lag == 1 else f"_{lag}"
+
+
 # One line per signal; a new one is a function of `ExitFrames` to (batch,). All are 0 where no frame counts.
 SIGNALS: dict[str, Callable[[ExitFrames], torch.Tensor]] = {
     # mean frame entropy, nats; over frames whose best token is not blank; mean over tokens of a token's mean
@@ -200,8 +205,8 @@ SIGNALS: dict[str, Callable[[ExitFrames], torch.Tensor]] = {
     # compared with the exit before: mean of -sum p_previous log p; mean cosine of the layer states
     "cosine": _cosine,
     # the same of posteriors, with the exit before and with exits further back; and with each token as a yes or no
-    **{lagged("cross_entropy", lag): partial(_cross_entropy, lag=lag) for lag in LAGS},
-    **{lagged("binary_cross_entropy", lag): partial(_binary_cross_entropy, lag=lag) for lag in LAGS},
+    **{f"cross_entropy{_suffix(lag)}": partial(_cross_entropy, lag=lag) for lag in LAGS},
+    **{f"binary_cross_entropy{_suffix(lag)}": partial(_binary_cross_entropy, lag=lag) for lag in LAGS},
 }
 ACOUSTIC_SIGNALS = tuple(SIGNALS)
 

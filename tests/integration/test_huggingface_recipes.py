@@ -192,7 +192,7 @@ class TestPaper:
             **PARTS,
         )
         log = (folder / "paper" / "train_log.txt").read_text()
-        assert re.findall(r"lr: (\S+?),", log) == ["2.00e-04"] * 2  # constant
+        assert [float(lr) for lr in re.findall(r"lr: ([0-9.e-]+)", log)] == [2e-4] * 2  # constant
         model = MultiExit.load(folder / "paper" / "model")
         stock = HubertForCTC.from_pretrained(source).eval()
         encoder = stock.hubert.state_dict()
@@ -206,7 +206,7 @@ class TestPaper:
             one["policies"]
         )
         confident = one["policies"]["most_confident"]["at_budget"]
-        assert confident["depth"] == 4 > confident["emitted_depth"]
+        assert confident["depth"] == 4 >= confident["emitted_depth"] > 0
         table = read_table(next((folder / "paper" / "tables").glob("*test-other.parquet")))
         policy = parse_policy("patience_bce(2, 0.5, pairs, first)")
         chosen = decide(policy, table)

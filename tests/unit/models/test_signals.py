@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from eeasr_modules.exits.policies import MOST_LAGS as policies_lags
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, SIGNALS, acoustic_signals
+from eeasr_modules.models.signals import MOST_LAGS as models_lags
 
 # two frames of three tokens, blank is token 0; the first frame is blank, the second is token 2
 PROBS = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]]])
@@ -76,6 +78,7 @@ def test_every_signal_has_the_value_worked_out_by_hand():
 
 
 def test_posteriors_are_compared_with_those_of_exits_further_back():
+    assert models_lags == policies_lags
     earlier = torch.stack([PREVIOUS.flip(-1), PROBS])
     found = signals(earlier_log_probs=[*earlier.log()], names=ACOUSTIC_SIGNALS)
     for kind in ("cross_entropy", "binary_cross_entropy"):

@@ -160,7 +160,7 @@ LIBRI = YAML.parent / "librispeech.yaml"
             "normaliser must be null, none or one of english, letters, an4, ml_superb, got 'german'",
         ),
         (LIBRI, {"train_max_s": 0}, "train_max_s must be above 0"),
-        (LIBRI, {"head": "lstm"}, "head must be one of linear, mlp, attention, got 'lstm'"),
+        (LIBRI, {"head": "lstm"}, "head must be one of linear, mlp, attention, paper, got 'lstm'"),
         (LIBRI, {"n_epochs": 0}, "n_epochs: 0 only evaluates and needs init_from"),
         (LIBRI, {"ood_commonvoice_splits": "test"}, "ood_commonvoice_splits must be a list of str, got 'test'"),
         (LIBRI, {"ood_commonvoice_splits": []}, "ood_commonvoice_splits is empty"),
