@@ -65,13 +65,12 @@ class MoonshineEncoder(SupervisedEncoder):
         """Attention mask and rotary positions for the batch as it is now."""
         from transformers.masking_utils import create_bidirectional_mask
 
-        padded, encoder = state.padded, self.model.encoder
+        padded = state.padded
         valid = ~padded if bool(padded.any()) else None
+        mask = create_bidirectional_mask(self.model.config, state.hidden, valid)
         steps = torch.arange(state.hidden.shape[1], device=state.hidden.device).unsqueeze(0)
-        state.extra = {
-            "attention_mask": create_bidirectional_mask(encoder.config, state.hidden, valid),
-            "position_embeddings": encoder.rotary_emb(state.hidden, position_ids=steps),
-        }
+        positions = self.model.encoder.rotary_emb(state.hidden, position_ids=steps)
+        state.extra = {"attention_mask": mask, "position_embeddings": positions}
         return state
 
     @staticmethod
@@ -94,6 +93,6 @@ class MoonshineEncoder(SupervisedEncoder):
             channels = width
         return float(extra)
 
-    def stock(self, wav: torch.Tensor) -> torch.Tensor:
-        """Last states (frames, dim) of one waveform (samples,) by transformers' own forward."""
-        return self.model(wav[None]).last_hidden_state[0]
+    def stock(self, wav: torch.Tensor, *, model: nn.Module | None = None) -> torch.Tensor:
+        """Last states (frames, dim) of one waveform (samples,) by transformers' own forward (of `model`, if given)."""
+        return (model or self.model)(wav[None]).last_hidden_state[0]

@@ -1,6 +1,7 @@
 """What the encoders of Whisper and Moonshine share: taken from models with a decoder, heard at true length."""
 
 import torch
+from torch import nn
 
 from eeasr_modules.models.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.walk import Walk
@@ -27,8 +28,8 @@ class SupervisedEncoder(HuggingFaceEncoder):
         """Frames that so many samples give (an int or a tensor), at least one; longer where downsampled."""
         return self.conv_frames(n_samples if self.downsampler is None else self.downsampler.length_of(n_samples))
 
-    def stock(self, wav: torch.Tensor) -> torch.Tensor:
-        """Last states (frames, dim) of one waveform (samples,) by transformers' own forward."""
+    def stock(self, wav: torch.Tensor, *, model: nn.Module | None = None) -> torch.Tensor:
+        """Last states (frames, dim) of one waveform (samples,) by transformers' own forward (of `model`, if given)."""
         raise NotImplementedError
 
     def difference_from_stock(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> float:

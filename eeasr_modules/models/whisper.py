@@ -115,14 +115,14 @@ class WhisperEncoder(SupervisedEncoder):
         mels = 2 * frames * (WINDOW // 2 + 1) * n_mels
         return float(extra + mels + 2 * frames * 3 * n_mels * self.dim + frames * 3 * self.dim * self.dim)
 
-    def stock(self, wav: torch.Tensor) -> torch.Tensor:
-        """Last states (frames, dim) of one waveform (samples,) by transformers' own forward, positions cut to it."""
-        encoder = self.model.encoder
-        n_frames, whole = self.conv_frames(len(wav)), encoder.embed_positions
-        features = self._log_mel(wav, n_frames)[None].to(encoder.conv1.weight.dtype)
+    def stock(self, wav: torch.Tensor, *, model: nn.Module | None = None) -> torch.Tensor:
+        """Last states (frames, dim) of a waveform (samples,) by transformers' own forward, its positions cut."""
+        model = model or self.model
+        encoder, n_frames = model.encoder, self.conv_frames(len(wav))
+        features, whole = self._log_mel(wav, n_frames)[None].to(encoder.conv1.weight.dtype), encoder.embed_positions
         encoder.embed_positions = nn.Embedding.from_pretrained(whole.weight[:n_frames])
         most, encoder.config.max_source_positions = encoder.config.max_source_positions, n_frames
         try:
-            return self.model(features).last_hidden_state[0]
+            return model(features).last_hidden_state[0]
         finally:
             encoder.embed_positions, encoder.config.max_source_positions = whole, most

@@ -19,6 +19,7 @@ from torch import nn
 from eeasr_modules.exits.policies import Policy, Static
 from eeasr_modules.models.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.huggingface_front_end import normalised
+from eeasr_modules.models.supervised import SupervisedEncoder
 from eeasr_modules.models.word_signals import WORD_SIGNALS
 from eeasr_modules.runtime.engine import Engine
 from eeasr_modules.runtime.leaving import Leaving
@@ -186,6 +187,9 @@ class Stock:
 
     def _of_huggingface(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         n_frames = self.encoder.frames_for(n_samples)
+        if isinstance(self.encoder, SupervisedEncoder):  # no masks in transformers: one utterance after the other
+            alone = [self.encoder.stock(wav[:n], model=self.module) for wav, n in zip(wavs, n_samples.tolist())]
+            return nn.utils.rnn.pad_sequence(alone, batch_first=True), n_frames
         if self.encoder.downsampler is not None:
             wavs, n_samples = self.encoder.downsampler(wavs, n_samples)
         x = normalised(wavs, n_samples) if self.encoder.normalise_wavs else wavs

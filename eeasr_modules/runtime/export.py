@@ -15,6 +15,7 @@ from eeasr_modules.models.conformer import ConformerEncoder
 from eeasr_modules.models.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.huggingface_front_end import shortest
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.supervised import SupervisedEncoder
 from eeasr_modules.models.weights import INDEX
 from eeasr_modules.runtime.choosing import choose_policy
 from eeasr_modules.runtime.export_graphs import ConformerFrontEnd, HeadGraph, HuggingFaceFrontEnd, LayerGroup
@@ -81,6 +82,11 @@ def export_model(
         raise ValueError(
             f"'{name}' shortens its input (downsample: {model.encoder.downsampler.kind}), which is not exported: "
             "transcribe with eeasr transcribe, or export a model without downsample"
+        )
+    if isinstance(model.encoder, SupervisedEncoder):
+        raise ValueError(
+            f"'{name}' stands on the encoder of a {model.encoder.model.config.model_type}, which is not exported yet: "
+            "transcribe with eeasr transcribe, or export a model on another encoder"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
