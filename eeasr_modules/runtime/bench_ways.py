@@ -141,13 +141,14 @@ class AllThenPick(Leaving):
             return
         here = self._arrive(k)
         stop, self.state = self.engine.policy.step(self._signals(here), self.state)
-        self._emit(here, np.flatnonzero(stop))
-        self.previous = self._of_those_left(here, np.ones(len(stop), dtype=bool))
+        self._emit_decided(here, np.flatnonzero(stop))
+        everybody = np.ones(len(stop), dtype=bool)
+        self.before = [self._of_those_left(one, everybody) for one in [here, *self.before][: self.plan.n_before]]
 
-    def _emit(self, here, who: np.ndarray) -> None:
+    def _emit(self, here, who: np.ndarray, *, decided) -> None:
         first = np.array([i for i in who if self.results[i] is None], dtype=np.int64)
         if len(first):
-            super()._emit(here, first)
+            super()._emit(here, first, decided=decided)
 
     def _compact(self, *, n_layers: int) -> None:
         """Nobody leaves."""
