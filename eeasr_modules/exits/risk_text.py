@@ -117,8 +117,8 @@ def assumptions(target: RiskTarget, *, clip: float, block_words: float, has_sour
     drawn, one = target.blocks, ONE[target.blocks]
     found = [
         f"{drawn} are exchangeable with those of calibration: other corpora, noise or microphones void the promise",
-        f"the clip of {clip:.4g} points was chosen, not measured: {one}s above it, by more than "
-        f"{clip * block_words / 100:.3g} errors beyond eps in one of {block_words:.3g} words, are promised as a share",
+        f"the clip of {clip:.4g} points was chosen, not measured: {one}s above it, with more than "
+        f"{clip * block_words / 100:.3g} errors more in one of {block_words:.3g} words, are promised as a share",
         f"what is said of all {drawn} takes none to lose more than {max(clip, WORST_POINTS):.4g} points",
     ]
     if not has_source:
