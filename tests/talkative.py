@@ -10,8 +10,8 @@ import torch
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import ExitTable, choose, parse_policy, write_policies
 from eeasr_modules.models import MultiExit
+from eeasr_modules.models.weights import model_digest
 from eeasr_modules.training.collect import read_exits
-from eeasr_modules.training.fit import model_digest
 
 ENCODER = {
     "encoder": "conformer",

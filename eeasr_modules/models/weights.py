@@ -4,6 +4,7 @@ In 8 bits a matrix keeps, for every row, its largest magnitude / 127 (float32) a
 is small or has one dimension keeps 16 bits. Reading gives float32 again, so every use sees the same weights.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -35,6 +36,25 @@ def weight_files(folder: str | Path) -> list[Path]:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"expected a model folder with {name} in it, found none in '{folder}'")
     return [folder / name for name in names]
+
+
+def model_digest(folder: str | Path) -> str:
+    """SHA-256 over a model folder's settings and weights: what tables, policies and maps are bound to.
+
+    Arguments
+    ---------
+    folder : str or Path
+        With `config.json` and weights.
+
+    Returns
+    -------
+    str
+        In hexadecimal.
+    """
+    digest = hashlib.sha256()
+    for path in (Path(folder) / "config.json", *weight_files(folder)):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def packed(state: dict[str, torch.Tensor], *, bits: int) -> dict[str, torch.Tensor]:

@@ -75,9 +75,9 @@ def fit_confidence(
         When the model is no folder, there are no references, or an exit has too few words.
     """
     from eeasr_modules.exits.plain_transcripts import NORMALISERS
+    from eeasr_modules.models.weights import model_digest
     from eeasr_modules.runtime.bench_material import read_material
     from eeasr_modules.runtime.recogniser import EarlyExitASR
-    from eeasr_modules.runtime.sources import model_digest
 
     if normaliser not in NORMALISERS:
         raise ValueError(f"--normaliser must be one of {', '.join(NORMALISERS)}, got {normaliser!r}")

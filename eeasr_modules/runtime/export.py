@@ -16,11 +16,11 @@ from eeasr_modules.models.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.huggingface_front_end import shortest
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.supervised import SupervisedEncoder
-from eeasr_modules.models.weights import INDEX
+from eeasr_modules.models.weights import INDEX, model_digest
 from eeasr_modules.runtime.choosing import choose_policy
 from eeasr_modules.runtime.export_graphs import ConformerFrontEnd, HeadGraph, HuggingFaceFrontEnd, LayerGroup
 from eeasr_modules.runtime.onnx_loop import MANIFEST, MANIFEST_VERSION, check_computed
-from eeasr_modules.runtime.sources import find_source, model_digest
+from eeasr_modules.runtime.sources import find_source
 
 FORMATS = ("onnx",)
 OPSET = 17

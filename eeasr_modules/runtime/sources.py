@@ -1,6 +1,5 @@
 """Where models come from: a folder that train.py left, a Hugging Face CTC checkpoint's folder, or the hub."""
 
-import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from eeasr_modules.exits.calibration import Calibrated
 from eeasr_modules.exits.policy_file import read_policies
 from eeasr_modules.exits.word_confidence import MAP_FILE, ConfidenceMap, read_confidence_map
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.weights import weight_files
+from eeasr_modules.models.weights import model_digest, weight_files
 
 logger = logging.getLogger(__name__)
 
@@ -126,24 +125,6 @@ def _confidence_map(folder: Path) -> ConfidenceMap | None:
         logger.warning("'%s' was fitted on other weights: confidences are the heads' own; run eeasr confidence", path)
         return None
     return found
-
-
-def model_digest(folder: Path) -> str:
-    """SHA-256 over a model folder's settings and weights, as calibration notes it.
-
-    Arguments
-    ---------
-    folder : Path
-        With `config.json` and weights.
-
-    Returns
-    -------
-    str
-    """
-    digest = hashlib.sha256()
-    for path in (folder / "config.json", *weight_files(folder)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
 
 
 def _of_checkpoint(name: str) -> Source:

@@ -1,6 +1,5 @@
 """From a checked configuration and manifests to a trained model folder."""
 
-import hashlib
 import importlib
 import json
 import logging
@@ -18,7 +17,6 @@ from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, spli
 from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary
 from eeasr_modules.models.masked_prediction import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.weights import weight_files
 from eeasr_modules.training.alignable import warn_of_short
 from eeasr_modules.training.checkpoints import WholeCheckpointer
 from eeasr_modules.training.config import Config, corpora_of
@@ -302,11 +300,3 @@ def averaged(checkpointer: Checkpointer, model: MultiExit, config: Config) -> No
     named = ", ".join(f"epoch {c.meta['epoch']} ({c.meta['WER']:.2f}{unit})" for c in best)
     logger.info("averaging %d checkpoints: %s", len(best), named)
     model.load_state_dict(average_checkpoints(best, "model"))
-
-
-def model_digest(folder: Path) -> str:
-    """SHA-256 over a model folder's weights and settings."""
-    digest = hashlib.sha256()
-    for path in (folder / "config.json", *weight_files(folder)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

@@ -24,11 +24,12 @@ from eeasr_modules.exits.risk_losses import target_of
 from eeasr_modules.exits.risk_text import certificate_lines
 from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.models.device import checked_device
+from eeasr_modules.models.weights import model_digest
 from eeasr_modules.training.collect import table_metadata
 from eeasr_modules.training.config import Config, load
 from eeasr_modules.training.corpora import Corpora, prepare_corpora
 from eeasr_modules.training.decoding import chosen_decoder, decode_or_reuse
-from eeasr_modules.training.fit import check_run_folder, load_brain_class, make_vocabulary, model_digest
+from eeasr_modules.training.fit import check_run_folder, load_brain_class, make_vocabulary
 from eeasr_modules.training.sharing import collect_by_share
 from eeasr_modules.training.transcripts import write_transcripts
 

@@ -14,10 +14,10 @@ from eeasr_modules.data.manifest import Utterance, write_manifest
 from eeasr_modules.data.pipeline import AudioCache, manifest_items
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import POLICIES, choose, parse_policy, read_table, replay
+from eeasr_modules.models.weights import model_digest
 from eeasr_modules.runtime import EarlyExitASR, Engine
 from eeasr_modules.training.collect import collect, hear, table_metadata
 from eeasr_modules.training.corpora import EvaluationSet, load_recipe
-from eeasr_modules.training.fit import model_digest
 
 __all__ = ["dev", "model", "model_folder"]
 

@@ -12,10 +12,9 @@ import torch
 from tiny_checkpoint import save_checkpoint
 
 from eeasr_modules.exits import choose, parse_policy, read_policies, replay, write_policies
+from eeasr_modules.models.weights import model_digest
 from eeasr_modules.runtime import Draft, EarlyExitASR, Transcript
 from eeasr_modules.runtime.engine import Engine
-from eeasr_modules.runtime.sources import model_digest
-from eeasr_modules.training.fit import model_digest as digest_of_training
 
 
 def replayed(table, policy, rows):
@@ -177,10 +176,6 @@ def test_what_is_no_folder_is_named(tmp_path):
         EarlyExitASR.from_pretrained(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="found a file"):
         EarlyExitASR.from_pretrained(__file__)
-
-
-def test_digests_are_those_of_training(model_folder):
-    assert model_digest(model_folder) == digest_of_training(model_folder)
 
 
 def test_a_ctc_checkpoint_says_what_transformers_says(tmp_path, audio_folder):
