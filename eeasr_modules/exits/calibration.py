@@ -37,7 +37,7 @@ class Calibrated:
     dev_cost, dev_wer : float
         Mean cost, and WER in percent, on the calibration data.
     grid : Curve
-        Every threshold that was tried, within the window that was chosen.
+        Every threshold that was tried; with a window, what any budget buys of all windows and thresholds.
     calibrated_on : dict
         set_name, manifest_digest, model_digest, n_utterances of the calibration data.
     drift : DriftReference or None
@@ -126,7 +126,7 @@ def choose(
         cost=cost,
         dev_cost=point[0],
         dev_wer=point[1],
-        grid=_same_window(curve, curve.policies[best]),
+        grid=curve.frontier() if isinstance(open_policy, Between) else curve,
         calibrated_on={
             "set_name": dev_table.metadata.get("set_name"),
             "manifest_digest": dev_table.metadata.get("manifest_digest"),
@@ -172,13 +172,11 @@ def budget_cost(budget: float, table: ExitTable, *, cost: str = "cost_layers") -
     if not math.isfinite(budget) or budget <= 0:
         raise ValueError(f"exit_budget must be above 0 (to 1 a share of full cost, above 1 layers), got {budget}")
     full = mean_cost(exit_costs(table, cost)[:, -1], table.duration_s)
-    if budget <= 1:
-        return budget * full
-    if cost != "cost_layers":
+    if budget > 1 and cost != "cost_layers":
         raise ValueError(f"exit_budget above 1 counts layers; for {cost} give a share up to 1, got {budget:g}")
-    if budget > table.n_layers:
+    if budget > 1 and budget > table.n_layers:
         raise ValueError(f"exit_budget must not exceed the encoder's {table.n_layers} layers, got {budget:g}")
-    return float(budget)
+    return allowed_cost(budget, full)
 
 
 def calibrated_curve(
@@ -222,7 +220,7 @@ def calibrated_curve(
     curve = policy_curve(open_policy, dev_table, cost=cost, n_thresholds=n_thresholds)
     shares = np.linspace(0.02, 1.0, 50) if budgets is None else budgets
     limits = [budget_cost(float(share), dev_table, cost=cost) for share in shares]
-    best = [_best_within(curve, limit) for limit in limits if _affordable(curve, limit).any()]
+    best = [found for limit in limits if (found := best_within(curve, limit)) is not None]
     chosen = [curve.policies[i] for i in dict.fromkeys(best)]
     points = np.array([choice_point(policy, test_table, cost=cost) for policy in chosen]).reshape(-1, 2)
     return Curve(tuple(chosen), points[:, 0], points[:, 1])
@@ -254,14 +252,36 @@ def refuse_same_set(calibrated_on: dict[str, Any], table: ExitTable) -> None:
             return
 
 
-def _affordable(curve: Curve, limit: float) -> np.ndarray:
+def allowed_cost(budget: float, full: float) -> float:
+    """A budget as a mean cost: up to 1 a share of full cost, above 1 the cost itself.
+
+    Example
+    -------
+    >>> allowed_cost(0.5, 12), allowed_cost(1, 12), allowed_cost(8, 12)
+    (6.0, 12.0, 8.0)
+    """
+    return float(budget * full if budget <= 1 else budget)
+
+
+def best_within(curve: Curve, limit: float) -> int | None:
+    """The rule for a budget, wherever one is kept: lowest WER within it, then lowest cost.
+
+    Arguments
+    ---------
+    curve : Curve
+        Of the calibration data.
+    limit : float
+        Largest mean cost, in the curve's unit.
+
+    Returns
+    -------
+    int or None
+        Position in the curve; None where nothing is that cheap.
+    """
+    cost, wer = np.asarray(curve.cost), np.asarray(curve.wer)
     # sums in another order must not put a policy that costs exactly the budget outside it
-    return curve.cost <= limit * (1 + 1e-9)
-
-
-def _best_within(curve: Curve, limit: float) -> int:
-    rows = np.flatnonzero(_affordable(curve, limit))
-    return int(rows[np.lexsort((curve.cost[rows], curve.wer[rows]))[0]])
+    rows = np.flatnonzero(cost <= limit * (1 + 1e-9))
+    return int(rows[np.lexsort((cost[rows], wer[rows]))[0]]) if len(rows) else None
 
 
 def best_within_budget(curve: Curve, limit: float, policy: Policy, *, budget: float) -> int:
@@ -288,12 +308,13 @@ def best_within_budget(curve: Curve, limit: float, policy: Policy, *, budget: fl
     ValueError
         When nothing is that cheap.
     """
-    if not _affordable(curve, limit).any():
+    best = best_within(curve, limit)
+    if best is None:
         raise ValueError(
             f"exit_budget {budget:g} (a mean cost of {limit:g}) cannot be met by {policy} on dev: "
             f"the cheapest it reaches is {curve.cost.min():g}; give a larger budget or an earlier exit"
         )
-    return _best_within(curve, limit)
+    return best
 
 
 def _within_wer(curve: Curve, wer: float, policy: Policy) -> int:
@@ -303,12 +324,3 @@ def _within_wer(curve: Curve, wer: float, policy: Policy) -> int:
             f"exit_wer {wer:g} cannot be met by {policy} on dev: the lowest WER it reaches is {curve.wer.min():.2f} %"
         )
     return int(rows[np.lexsort((curve.wer[rows], curve.cost[rows]))[0]])
-
-
-def _same_window(curve: Curve, policy: Policy) -> Curve:
-    """The points that share the chosen policy's floor and ceiling."""
-    if not isinstance(policy, Between):
-        return curve
-    window = (policy.floor_layer, policy.ceiling_layer)
-    same = [i for i, other in enumerate(curve.policies) if (other.floor_layer, other.ceiling_layer) == window]
-    return curve.take(np.array(same))

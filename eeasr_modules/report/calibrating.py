@@ -153,22 +153,3 @@ def budget_limit(budget: float, table: ExitTable, *, cost: str = "depth") -> flo
     """
     with_cost, column = priced(table, cost)
     return budget_cost(budget, with_cost, cost=column) / COSTS[cost].scale
-
-
-def chosen_within(grid: Curve, limit: float) -> int | None:
-    """Which point a budget allows: lowest WER, then lowest cost (the rule of `exits.choose`).
-
-    Arguments
-    ---------
-    grid : Curve
-        Of `grids`.
-    limit : float
-        Mean cost in the grid's unit.
-
-    Returns
-    -------
-    int or None
-        Index into the grid; None where nothing is that cheap.
-    """
-    within = int(np.searchsorted(grid.cost, limit * (1 + 1e-9), side="right"))
-    return within - 1 if within else None

@@ -15,9 +15,10 @@ from eeasr_modules.exits import (
     parse_policy,
     policy_costs,
 )
+from eeasr_modules.exits.calibration import best_within
 from eeasr_modules.exits.fitting import RecordedScores, models_of, scored, with_models
 from eeasr_modules.exits.policies import Policy
-from eeasr_modules.report.calibrating import N_HALVES, budget_limit, chosen_within, grids, sides
+from eeasr_modules.report.calibrating import N_HALVES, budget_limit, grids, sides
 from eeasr_modules.report.costs import COSTS, priced
 
 N_INNER_FOLDS = 5  # of fits inside a cross-fit, which is costly enough
@@ -219,7 +220,7 @@ class _Deciding:
         if not self.policy.is_open:
             return (0,) * len(self.parts)
         limit = budget_limit(budget, self.table, cost=self.rules.cost)
-        return tuple(chosen_within(part.grid, limit) for part in self.parts)
+        return tuple(best_within(part.grid, limit) for part in self.parts)
 
     def _choice(self, points: tuple[int, ...], *, budget: float | None) -> Choice:
         policies = [part.grid.policies[i] for part, i in zip(self.parts, points)]

@@ -3,9 +3,7 @@
 import math
 from collections.abc import Sequence
 
-import numpy as np
-
-from eeasr_modules.exits.calibration import Calibrated
+from eeasr_modules.exits.calibration import Calibrated, allowed_cost, best_within
 from eeasr_modules.exits.combinations import check_against
 from eeasr_modules.exits.fitting import models_of, with_models
 from eeasr_modules.exits.policies import Policy, Static
@@ -71,7 +69,7 @@ def choose_policy(
 
 
 def within_budget(entry: Calibrated, budget: float, n_layers: int) -> Policy:
-    """Of the thresholds tried on dev that cost at most the budget the one with the lowest WER, then cost.
+    """Of the policies tried on dev the one that the budget buys, by the rule of calibration (`best_within`).
 
     Arguments
     ---------
@@ -97,15 +95,13 @@ def within_budget(entry: Calibrated, budget: float, n_layers: int) -> Policy:
         )
     if entry.cost != "cost_layers":
         raise ValueError(f"{entry.open_policy} was calibrated in {entry.cost}, a budget is in layers: leave it out")
-    allowed = budget * n_layers if budget <= 1 else budget
-    cost, wer = np.asarray(entry.grid.cost), np.asarray(entry.grid.wer)
-    affordable = np.flatnonzero(cost <= allowed + 1e-9)
-    if not len(affordable):
+    allowed = allowed_cost(budget, n_layers)
+    best = best_within(entry.grid, allowed)
+    if best is None:
         raise ValueError(
-            f"{entry.open_policy} costs at least {cost.min():.2f} layers on its calibration data, the budget allows "
-            f"{allowed:.2f}: raise it"
+            f"{entry.open_policy} costs at least {min(entry.grid.cost):.2f} layers on its calibration data, the budget "
+            f"allows {allowed:.2f}: raise it"
         )
-    best = min(affordable, key=lambda i: (wer[i], cost[i]))
     return entry.grid.policies[best]
 
 

@@ -125,10 +125,10 @@ def test_calibrated_policies_come_back_from_their_file(make_table, tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["policy.json"]
 
 
-def test_the_grid_of_a_calibrated_window_holds_that_window_only(make_table):
+def test_the_grid_of_an_open_window_holds_what_any_budget_buys(make_table):
     calibrated = choose(make_table(4, n=25), parse_policy("between(entropy)"), budget=0.8)
-    windows = {(p.floor_layer, p.ceiling_layer) for p in calibrated.grid.policies}
-    assert windows == {(calibrated.policy.floor_layer, calibrated.policy.ceiling_layer)}
+    assert len({(p.floor_layer, p.ceiling_layer) for p in calibrated.grid.policies}) > 1
+    assert (np.diff(calibrated.grid.cost) > 0).all() and (np.diff(calibrated.grid.wer) < 0).all()
 
 
 @pytest.mark.parametrize("text", ["between(entropy)", "between(patience(1))"])

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
-from eeasr_modules.exits import budget_cost, choose, parse_policy, replay
-from eeasr_modules.report.calibrating import CROSS_FIT, chosen_within, folds_of, grids, lacking_signals, sides
+from eeasr_modules.exits import budget_cost, choose, parse_policy, read_policies, replay, write_policies
+from eeasr_modules.exits.calibration import best_within
+from eeasr_modules.report.calibrating import CROSS_FIT, folds_of, grids, lacking_signals, sides
+from eeasr_modules.runtime.choosing import within_budget
 
 
 @pytest.mark.parametrize("text", ["entropy", "between(entropy)", "between(patience(1))", "random", "static"])
@@ -12,15 +14,27 @@ from eeasr_modules.report.calibrating import CROSS_FIT, chosen_within, folds_of,
 def test_the_point_taken_from_a_grid_is_the_one_that_choose_takes(make_table, text, budget):
     dev, policy = make_table(seed=3), parse_policy(text)
     grid = grids([policy], dev)[text]
-    i = chosen_within(grid, budget_cost(budget, dev))
+    i = best_within(grid, budget_cost(budget, dev))
     expected = choose(dev, policy, budget=budget)
     assert (grid.cost[i], grid.wer[i]) == pytest.approx((expected.dev_cost, expected.dev_wer))
     assert (replay(grid.policies[i], dev) == replay(expected.policy, dev)).all()
 
 
+@pytest.mark.parametrize(
+    "text", ["entropy", "between(entropy)", "patience(1)", "between(patience(1))", "random", "static"]
+)
+@pytest.mark.parametrize("budget", [0.5, 0.6, 0.75, 1.0, 7])
+def test_a_model_folder_chooses_for_a_budget_what_calibration_does(make_table, tmp_path, text, budget):
+    dev, policy = make_table(seed=3), parse_policy(text)
+    write_policies(tmp_path / "policy.json", [choose(dev, policy, budget=1.0)])
+    (entry,) = read_policies(tmp_path / "policy.json")
+    chosen, expected = within_budget(entry, budget, dev.n_layers), choose(dev, policy, budget=budget).policy
+    assert (replay(chosen, dev) == replay(expected, dev)).all(), f"{chosen} is not {expected}"
+
+
 def test_a_budget_below_everything_chooses_nothing(make_table):
     grid = grids([parse_policy("entropy")], make_table())["entropy"]
-    assert chosen_within(grid, 1.9) is None
+    assert best_within(grid, 1.9) is None
 
 
 def test_folds_share_no_speaker_and_are_about_equally_long(make_table):
