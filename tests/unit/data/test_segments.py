@@ -64,6 +64,6 @@ def test_a_manifest_holds_stretches_and_leaves_out_those_outside_their_file(talk
     rows = read_manifest(path)
     assert [(row.utt_id, row.duration_s, row.wav) for row in rows] == [
         ("a", 1.5, "$data_root/talk.wav#t=0,1.5"),
-        ("b", 1.0, "$data_root/talk.wav#t=9,30"),
     ]
-    assert "lasts 10.00 s" in path.with_suffix(".skipped.txt").read_text()
+    left_out = path.with_suffix(".skipped.txt").read_text()
+    assert "lasts 10.00 s" in left_out and {"b", "c"} <= set(left_out.split())

@@ -62,7 +62,7 @@ def test_a_table_is_kept_until_the_search_changes_and_policies_are_calibrated_on
     kept = read_table(path)
     assert (kept.decoder_macs == made.decoder_macs).all()
     for name in DECODER_SIGNALS:
-        assert choose(kept, parse_policy(name), budget=1.0).policy.threshold is not None
+        assert not choose(kept, parse_policy(name), budget=1.0).policy.is_open
     how["decoder"] = AttentionSearch(spelling_model, options=AttentionOptions(beam_size=1))
     decode_or_reuse(spelling_model, greedy, corpora.tests[0], path, batch_seconds=60.0, **how)
     assert path.stat().st_mtime_ns != at
