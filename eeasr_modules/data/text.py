@@ -197,7 +197,8 @@ class CharVocabulary:
     ---------
     tokens : sequence of str
         In the order of their ids. The blank is `<blank>`, or `<pad>` in a `...ForCTC` checkpoint's
-        vocabulary; the space between words is " ", or "|" in such a checkpoint.
+        vocabulary; the space between words is " ", or "|" in such a checkpoint. Where tokens begin with `▁` they are
+        phones or other units that texts write apart (`m e iː`).
 
     Example
     -------
@@ -210,12 +211,15 @@ class CharVocabulary:
         self.tokens = tuple(tokens)
         self._ids = {token: index for index, token in enumerate(self.tokens)}
         if len(self._ids) != len(self.tokens):
-            raise ValueError("the tokens of a vocabulary must be unique, got some twice")
+            twice = sorted({token for token in self.tokens if self.tokens.count(token) > 1})
+            raise ValueError(f"the tokens of a vocabulary must be unique, got {', '.join(twice[:10])} twice")
         blank = next((token for token in (BLANK, "<pad>") if token in self._ids), None)
         if blank is None:
             raise ValueError(f"a CTC vocabulary needs a token {BLANK} or <pad>, got {list(self.tokens)[:10]}")
         self.blank_index = self._ids[blank]
         self._space = "|" if "|" in self._ids else " "
+        self._apart = any(token.startswith(WORD_START) for token in self.tokens)
+        self._shown = self.spellings
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -229,26 +233,32 @@ class CharVocabulary:
         if tag in self._ids:
             return [self._ids[tag], *self.encode(rest)]
         try:
-            return [self._ids[self._space if character == " " else character] for character in text]
+            return [self._ids[unit] for unit in self._units(text)]
         except KeyError as error:
+            kind = "unit" if self._apart else "character"
             raise ValueError(
-                f"the vocabulary has no character {error.args[0]!r}, which is in {text!r}: normalise it first"
+                f"the vocabulary has no {kind} {error.args[0].lstrip(WORD_START)!r}, which is in {text!r}: "
+                "normalise it first"
             ) from error
 
-    def spells(self, character: str) -> bool:
-        """Whether `encode` has an id for the character."""
-        return (self._space if character == " " else character) in self._ids
+    def lacking(self, text: str) -> set[str]:
+        """Characters (or phones) of a text without language tag that `encode` has no id for."""
+        return {unit.lstrip(WORD_START) if self._apart else unit for unit in self._units(text) if unit not in self._ids}
+
+    def _units(self, text: str) -> list[str]:
+        if self._apart:
+            return [f"{WORD_START}{unit}" for unit in text.split()]
+        return [self._space if character == " " else character for character in text]
 
     @property
     def spellings(self) -> tuple[str, ...]:
         """What each token adds to a transcript: its character, " " for the space, "" for specials."""
         shown = ("" if _is_special(token) else token for token in self.tokens)
-        return tuple(" " if token == self._space else token for token in shown)
+        return tuple(" " if token == self._space else token.replace(WORD_START, " ") for token in shown)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of collapsed ids (see `ctc_collapse`): specials left out, words apart by one space."""
-        tokens = (self.tokens[index] for index in ids)
-        text = "".join(" " if token == self._space else token for token in tokens if not _is_special(token))
+        text = "".join(self._shown[index] for index in ids)
         return " ".join(text.split())
 
     def save(self, folder: Path | str) -> Path:

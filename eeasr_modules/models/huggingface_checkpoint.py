@@ -11,6 +11,7 @@ from torch import nn
 SELF_SUPERVISED = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
 WITH_DECODER = ("whisper", "moonshine")  # their encoders are taken, their decoders left
 KINDS = (*SELF_SUPERVISED, *WITH_DECODER)
+WORD_START = "\u2581"  # of a token that is a word of its own, as SentencePiece marks it
 DEPTHS = ("encoder_layers", "encoder_num_hidden_layers")  # of Whisper, of Moonshine
 DROPOUTS = ("dropout", "hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
 
@@ -180,6 +181,8 @@ def read_checkpoint(source: str, *, attention: str | None, dropout: float | None
     ValueError
         See `checkpoint_config`; also if encoder weights are missing from the checkpoint.
     """
+    from safetensors import SafetensorError
+
     config = checkpoint_config(source)
     check_attention(config, attention)
     hf_config = as_json(config)
@@ -193,7 +196,7 @@ def read_checkpoint(source: str, *, attention: str | None, dropout: float | None
                 dtype=torch.float32,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, RuntimeError) as err:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as err:
         raise ValueError(f"the weights of checkpoint '{source}' cannot be read: {_said(err)}") from err
     if config.model_type in WITH_DECODER:
         model = OnlyEncoder(getattr(model, "encoder", model))
@@ -305,7 +308,8 @@ def checkpoint_vocabulary(source: str) -> list[str] | None:
     """Tokens of a `...ForCTC` checkpoint in the order of their ids; None if the checkpoint has no CTC head.
 
     The blank (the checkpoint's pad token) is called `<pad>`, the space between words `|`, other specials `<...>`, so
-    that `data.text.CharVocabulary` reads the list as it is. An id of the head that no token claims is `<unused_id>`.
+    that `data.text.CharVocabulary` reads the list as it is. Of a phoneme checkpoint each token is a word of its own and
+    begins with `▁`. An id of the head that no token claims is `<unused_id>`.
 
     Arguments
     ---------
@@ -322,6 +326,19 @@ def checkpoint_vocabulary(source: str) -> list[str] | None:
     config = checkpoint_config(source)
     if not is_ctc(config):
         return None
+    settings, ids = (_json_of(source, name) for name in ("tokenizer_config.json", "vocab.json"))
+    if ids is None:
+        raise ValueError(
+            f"checkpoint '{source}' has a CTC head but no readable vocab.json: copy its tokenizer's files into it, or "
+            "give tokens: unigram, for which its head is not needed"
+        )
+    languages = sorted(name for name, value in ids.items() if isinstance(value, dict))
+    if languages:
+        shown = ", ".join(languages[:10]) + (f" and {len(languages) - 10} more" if len(languages) > 10 else "")
+        raise ValueError(
+            f"checkpoint '{source}' has a head and a vocabulary for each of several languages ({shown}), of which none "
+            "can be chosen here: give tokens: unigram, for which its head is not needed"
+        )
     try:
         with _quiet():
             tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(source)
@@ -333,15 +350,41 @@ def checkpoint_vocabulary(source: str) -> list[str] | None:
             f"checkpoint '{source}': expected its pad token to be the blank of its CTC head, id {config.pad_token_id}, "
             f"got {tokenizer.pad_token!r} with id {by_token.get(tokenizer.pad_token)}"
         )
+    phones = "Phoneme" in str((settings or {}).get("tokenizer_class")) or "phone_delimiter_token" in (settings or {})
+    space = None if phones else tokenizer.word_delimiter_token
     tokens = [f"<unused_{index}>" for index in range(config.vocab_size)]
     for token, index in by_token.items():
-        if index < len(tokens):  # a tokenizer adds <s> and </s> that the head need not have
-            tokens[index] = "|" if token == tokenizer.word_delimiter_token else _special(token)
+        if index < len(tokens) and index != config.pad_token_id:  # a tokenizer may add <s> and </s> beyond the head
+            tokens[index] = "|" if token == space else _named(token, index, taken=by_token, phones=phones)
     tokens[config.pad_token_id] = "<pad>"
     return tokens
 
 
-def _special(token: str) -> str:
-    """`[UNK]` as `<unk>`; other tokens unchanged."""
+def _json_of(source: str, name: str) -> dict | None:
+    """A JSON file of a checkpoint; None where it has none, or none that can be read."""
+    from transformers.utils import cached_file
+
+    try:
+        path = cached_file(
+            source,
+            name,
+            local_files_only=not _within_reach(source),
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        read = None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def _named(token: str, index: int, *, taken, phones: bool) -> str:
+    """`[UNK]` as `<unk>`, or with its id where that is another token; a phone with a word's beginning."""
     bracketed = len(token) > 2 and token.startswith("[") and token.endswith("]")
-    return f"<{token[1:-1].lower()}>" if bracketed else token
+    if bracketed:
+        name = f"<{token[1:-1].lower()}>"
+        return f"<{token[1:-1].lower()}_{index}>" if name in (*taken, "<pad>") else name
+    special = len(token) > 1 and token.startswith("<") and token.endswith(">")
+    if token == "<pad>":
+        return f"<pad_{index}>"  # another is the blank
+    return token if special or not phones else f"{WORD_START}{token}"

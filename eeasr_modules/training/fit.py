@@ -4,6 +4,7 @@ import importlib
 import json
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import speechbrain as sb
@@ -102,7 +103,7 @@ def make_vocabulary(config: Config, corpora: Corpora, folder: Path):
         made_from = texts_of(corpora.train)
         vocabulary = train_sentencepiece(made_from, folder, size=config.n_tokens, model_type=config.tokens)
     elif config.encoder == "huggingface" and (tokens := checkpoint_vocabulary(config.source)) is not None:
-        vocabulary = CharVocabulary(tokens)
+        vocabulary = in_case_of(texts, CharVocabulary(tokens))
     elif {read_description(manifest)["normaliser"] for manifest in corpora.train} & {"letters", "none", "ml_superb"}:
         tagged = [split_language(text) for text in texts]
         tags = sorted({tag for tag, _ in tagged} - {""})
@@ -120,22 +121,41 @@ def check_spelling(vocabulary, texts: list[str]) -> None:
         for text in texts:
             vocabulary.encode(text)
         return
-    texts = [split_language(text)[1] for text in texts]
-    lacking = {character for character in set("".join(texts)) if not vocabulary.spells(character)}
+    by_text = [vocabulary.lacking(split_language(text)[1]) for text in texts]
+    lacking = set().union(*by_text)
     if lacking:
-        n_texts = sum(1 for text in texts if lacking & set(text))
+        n_texts = sum(1 for one in by_text if one)
         raise ValueError(
             f"the vocabulary lacks {' '.join(sorted(lacking)[:10])}, which {n_texts} of {len(texts)} training and "
             "validation texts need: choose another normaliser, tokens: bpe, or a checkpoint without a CTC head"
         )
 
 
+def in_case_of(texts: list[str], vocabulary: CharVocabulary) -> CharVocabulary:
+    """The vocabulary of a checkpoint in upper case, where it has lower case only and the texts upper case.
+
+    Its head stays as it is: the ids are the same, a token is the other case of its letter.
+    """
+    lacking = set().union(*(vocabulary.lacking(split_language(text)[1]) for text in texts))
+    upper = upper_case(vocabulary.tokens)
+    if not lacking or len(set(upper)) < len(upper) or not lacking & {*upper}:
+        return vocabulary
+    return CharVocabulary(upper)
+
+
+def upper_case(tokens: Sequence[str]) -> tuple[str, ...]:
+    """Tokens of one letter in upper case, where that is one letter too; others as they are."""
+    return tuple(token.upper() if len(token) == len(token.upper()) == 1 else token for token in tokens)
+
+
 def has_checkpoint_vocabulary(config: Config, vocabulary) -> bool:
     """Whether the run's vocabulary is that of the encoder's own CTC head, which then serves as the last exit."""
     if config.encoder != "huggingface" or config.init_from is not None or not config.checkpoint_head:
         return False
+    if config.tokens != "characters":  # a checkpoint without a tokenizer may still lend its encoder
+        return False
     tokens = checkpoint_vocabulary(config.source)
-    return tokens is not None and tuple(tokens) == vocabulary.tokens
+    return tokens is not None and vocabulary.tokens in (tuple(tokens), upper_case(tokens))
 
 
 def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_head: bool = False) -> MultiExit:
