@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -210,7 +211,10 @@ def _file_of(audio: dict | str, utt_id: str, audio_folder: Path, folder: Path) -
         return folder / audio
     if audio.get("bytes") is None:
         return folder / audio["path"]
-    file = audio_folder / f"{utt_id.replace('/', '_')}{Path(audio.get('path') or 'x.wav').suffix}"
+    # named by content: after rows change places, or where two ids differ by a `/` only, a file is still its row's own
+    content = hashlib.sha256(audio["bytes"]).hexdigest()[:16]
+    name = f"{utt_id.replace('/', '_')[:80]}-{content}{Path(audio.get('path') or 'x.wav').suffix}"
+    file = audio_folder / name
     if not file.is_file() or file.stat().st_size != len(audio["bytes"]):
         audio_folder.mkdir(parents=True, exist_ok=True)
         file.write_bytes(audio["bytes"])

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from eeasr_modules.data.audio_state import audio_digest, audio_state, recordings
 from eeasr_modules.data.manifest import manifest_digest, read_description
 from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.data.shifts import apply_shift
@@ -223,6 +224,7 @@ def table_metadata(
         "n_seen_speakers": evaluation_set.n_seen_speakers,
         "model_digest": model_digest,
         "manifest_digest": "+".join(digests) if limit is None else f"{'+'.join(digests)}/{limit}",
+        "audio_state": audio_state(recordings(evaluation_set.manifests)),
         "normaliser": descriptions[0]["normaliser"],
         "commit": current_commit(),
         "seed": seed,
@@ -245,21 +247,24 @@ def collect_or_reuse(
 ) -> ExitTable:
     """The table at `path` if it is what would be collected; else a new one, written there.
 
-    It is when model, manifest, shift, seed, precision, averaging and beam are the same and no signal is missing.
+    It is when model, manifest, recordings, shift, seed, precision, averaging and beam are the same and no signal is
+    missing. Recordings are the same when their sizes and times of change are, else when their content is. A table of an
+    earlier version does not say what it heard, and is collected again.
     """
     options = {"precision": precision, "average_exits": average_exits, "nbest": nbest}
     metadata = {**metadata, **options}
-    table = stored(path, metadata)
+    table = stored(path, metadata, evaluation_set)
     if table is not None:
         logger.info("%s: model, data and seed are the same, table reused", path)
         return table
+    metadata["audio_digest"] = audio_digest(recordings(evaluation_set.manifests))
     table = collect(model, vocabulary, evaluation_set, metadata=metadata, **options, **collect_options)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_table(table, path)
     return table
 
 
-def stored(path: Path, metadata: dict) -> ExitTable | None:
+def stored(path: Path, metadata: dict, evaluation_set: EvaluationSet) -> ExitTable | None:
     """The table at `path` if it is what would be collected; None if it is not, or is not there."""
     if not path.is_file():
         return None
@@ -268,7 +273,22 @@ def stored(path: Path, metadata: dict) -> ExitTable | None:
     except (ValueError, OSError) as err:
         logger.warning("'%s' cannot be read (%s): collected again", path, err)
         return None
-    return table if _is_what_would_be_collected(table, metadata) else None
+    if not _is_what_would_be_collected(table, metadata):
+        return None
+    return table if _heard_the_same(table, metadata, evaluation_set, path) else None
+
+
+def _heard_the_same(table: ExitTable, metadata: dict, evaluation_set: EvaluationSet, path: Path) -> bool:
+    """Whether the set's recordings are those that the table was made from."""
+    if table.metadata.get("audio_state") == metadata.get("audio_state"):
+        return True
+    if "audio_digest" not in table.metadata:
+        logger.info("%s does not say which recordings it heard: collected again", path)
+        return False
+    if table.metadata["audio_digest"] == audio_digest(recordings(evaluation_set.manifests)):
+        return True
+    logger.warning("%s: recordings of %s have changed, collected again", path, evaluation_set.name)
+    return False
 
 
 def _is_what_would_be_collected(table: ExitTable, metadata: dict) -> bool:

@@ -155,5 +155,5 @@ def _stored(path: Path, metadata: dict) -> ExitTable | None:
     except (ValueError, OSError) as err:
         logger.warning("'%s' cannot be read (%s): decoded again", path, err)
         return None
-    same = ("model_digest", "manifest_digest", "shift", "seed", "precision", "decoding")
+    same = ("model_digest", "manifest_digest", "audio_digest", "shift", "seed", "precision", "decoding")
     return table if all(table.metadata.get(name) == metadata.get(name) for name in same) else None

@@ -44,7 +44,7 @@ def collect_by_share(
     if n_ranks == 1:
         return collect_or_reuse(model, vocabulary, evaluation_set, path, metadata=metadata, **options)
     asked = {name: options.get(name, default) for name, default in _DEFAULTS.items()}
-    whole = stored(path, {**metadata, **asked})
+    whole = stored(path, {**metadata, **asked}, evaluation_set)
     ddp_barrier()  # nobody writes while others still look
     if whole is not None:
         return whole
@@ -55,7 +55,9 @@ def collect_by_share(
     ddp_barrier()
     if if_main_process():
         order = list(manifest_items(evaluation_set.manifests, limit=options.get("limit")))
-        joined = join_tables([read_table(part) for part in parts], order, metadata={**metadata, **asked})
+        shares = [read_table(part) for part in parts]
+        heard = {"audio_digest": shares[0].metadata["audio_digest"]}
+        joined = join_tables(shares, order, metadata={**metadata, **asked, **heard})
         write_table(joined, path)
         for part in parts:
             part.unlink()
