@@ -21,7 +21,9 @@ ensure_torchaudio()
 
 def main(argv: list[str]) -> int:
     """Run everything; 0 when done, 2 when something about the input or the disk was wrong (one sentence says what)."""
+    from eeasr_modules.training.before import leaves_nothing, why_refused
     from eeasr_modules.training.disk import why_not_written
+    from eeasr_modules.training.lock import release_all
     from eeasr_modules.training.run import set_up
 
     if not argv or argv[0] in ("-h", "--help"):
@@ -30,20 +32,28 @@ def main(argv: list[str]) -> int:
     try:
         run = set_up(argv, recipes=Path(__file__).resolve().parent / "recipes")
     except (ValueError, OSError) as err:
+        release_all()
         print(f"train.py: error: {err}", file=sys.stderr)
         return 2
     try:
-        return train_and_report(run)
+        with leaves_nothing(run.folder, new=run.new):
+            return train_and_report(run)
     except Exception as err:
         why = why_not_written(err, folder=run.folder)
         if why is None:
-            raise
+            said = why_refused(err)
+            if said is None:
+                raise
+            print(f"train.py: error: {said}", file=sys.stderr)
+            return 2
         print(
             f"train.py: error: the run folder '{run.folder}' cannot be written ({why}): make room there or mend its "
             "permissions; what was finished is whole, and the same command goes on from it",
             file=sys.stderr,
         )
         return 2
+    finally:
+        release_all()
 
 
 def train_and_report(run) -> int:

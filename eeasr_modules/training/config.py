@@ -12,7 +12,7 @@ from pathlib import Path
 from eeasr_modules.training.cheaper_keys import check_cheaper_start, check_kept_conformer, check_upsample, kept_depth
 from eeasr_modules.training.decoder_keys import check_decoder, check_decoder_start, decoder_settings
 from eeasr_modules.training.keys import ENCODER_KEYS, EVERY, KEYS, keys_of
-from eeasr_modules.training.other_sets import OTHER_KEY, OtherSet, other_sets
+from eeasr_modules.training.other_sets import OTHER_KEY, PURPOSES, OtherSet, other_sets
 from eeasr_modules.training.regime_keys import alphas_of, check_regime, regime_of
 from eeasr_modules.training.yaml_file import load_yaml
 
@@ -140,6 +140,7 @@ def _check_together(config: Config) -> None:
     for name in ("average_exits", "nbest"):
         if getattr(config, name) == 1:
             raise ValueError(f"{name} must be 0 (none) or at least 2, got 1")
+    _check_splits(config)
     check_regime(config)
     check_decoder(config)
     if config.encoder == "conformer":
@@ -149,6 +150,21 @@ def _check_together(config: Config) -> None:
     check_upsample(config)
     if config.init_from is not None:
         _check_start(config)
+
+
+def _check_splits(config: Config) -> None:
+    """No split twice, and none for both choosing and testing."""
+    for purpose in PURPOSES:
+        splits = getattr(config, f"{purpose}_splits")
+        twice = sorted({split for split in splits if splits.count(split) > 1})
+        if twice:
+            raise ValueError(f"{purpose}_splits names {', '.join(twice)} twice, got {splits}: name each split once")
+    both = sorted(set(config.valid_splits) & set(config.test_splits))
+    if both:
+        raise ValueError(
+            f"test_splits and valid_splits both name {', '.join(both)}: checkpoints and thresholds are chosen on "
+            "valid_splits, so test on another"
+        )
 
 
 def _check_conformer(config: Config) -> None:

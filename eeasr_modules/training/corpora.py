@@ -12,6 +12,7 @@ from types import ModuleType
 from eeasr_modules.data.labels import SetDescription, check_label, describe, n_seen_speakers, set_label
 from eeasr_modules.data.manifest import read_description
 from eeasr_modules.training.config import Config, corpora_of, corpus_folders
+from eeasr_modules.training.heard import say_changed
 from eeasr_modules.training.other_sets import OtherSet
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,15 @@ def load_recipe(folder: Path) -> ModuleType:
     return module
 
 
-def prepare_corpora(config: Config, *, recipes: Path, save_folder: Path, may_download: bool) -> Corpora:
+def prepare_corpora(
+    config: Config,
+    *,
+    recipes: Path,
+    save_folder: Path,
+    may_download: bool,
+    heard: Sequence[Path] = (),
+    goes_on: bool = True,
+) -> Corpora:
     """Manifests of all that the configuration names.
 
     Arguments
@@ -86,6 +95,10 @@ def prepare_corpora(config: Config, *, recipes: Path, save_folder: Path, may_dow
         Where manifests go.
     may_download : bool
         Whether a `data_folder` that does not exist is to be fetched (never where the user named one).
+    heard : sequence of Path
+        Manifests that the run folder's model was trained on so far (see `heard`): labels and speakers go by them.
+    goes_on : bool
+        Whether it will be trained on those of today as well.
 
     Raises
     ------
@@ -116,7 +129,9 @@ def prepare_corpora(config: Config, *, recipes: Path, save_folder: Path, may_dow
                 chosen += [theirs[split] for split in getattr(other, f"{name}_splits")]
             also_tests |= {f"{other.name}_{split}": (theirs[split], other.corpus) for split in other.test_splits}
     train, valid = purposes["train"], purposes["valid"]
-    trained_on = [*(describe(manifest) for manifest in train), *_trained_before(config)]
+    learned_from = [*heard, *(train if goes_on or not heard else [])]
+    trained_on = [*(describe(manifest) for manifest in learned_from), *_trained_before(config)]
+    say_changed(train, heard, goes_on=goes_on)
 
     def evaluation_set(name: str, files: list[Path], corpus: str, *, shift: str | None, declared: str | None):
         described = [describe(file) for file in files]

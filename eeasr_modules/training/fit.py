@@ -24,6 +24,7 @@ from eeasr_modules.training.config import Config, corpora_of
 from eeasr_modules.training.corpora import Corpora, texts_of
 from eeasr_modules.training.decoder_keys import decoder_settings
 from eeasr_modules.training.encoder_asr import write_hyperparams
+from eeasr_modules.training.heard import is_trained, note_heard
 from eeasr_modules.training.regimes import OWN_TEACHERS
 from eeasr_modules.training.starting import first_layers, take_encoder, take_over
 from eeasr_modules.training.states import FrozenStates
@@ -89,11 +90,17 @@ def make_vocabulary(config: Config, corpora: Corpora, folder: Path):
     ValueError
         If it cannot spell the training and validation texts.
     """
+    texts = texts_of([*corpora.train, *corpora.valid])
     try:
-        return load_vocabulary(folder)
+        vocabulary = load_vocabulary(folder)
     except FileNotFoundError:
         pass
-    texts = texts_of([*corpora.train, *corpora.valid])
+    else:
+        run = folder.parent
+        only_tests = (folder / "config.json").is_file() and not any((run / "save").glob("CKPT*"))
+        if config.n_epochs and not only_tests and not is_trained(run, config.n_epochs):
+            check_spelling(vocabulary, texts)
+        return vocabulary
     tokens = None
     if config.init_from is not None and not is_pretrained_encoder(config.init_from):
         vocabulary = load_vocabulary(config.init_from)
@@ -284,6 +291,8 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     if not brain.distributed_launch:
         brain.train_sampler = samplers[0]  # SpeechBrain then tells it the epoch, so that each has its own batches
     loaders = [{"batch_sampler": sampler, "num_workers": config.n_workers} for sampler in samplers]
+    if config.n_epochs and sb.utils.distributed.if_main_process() and not is_trained(folder, config.n_epochs):
+        note_heard(folder, corpora.train)
     brain.fit(counter, *datasets, train_loader_kwargs=loaders[0], valid_loader_kwargs=loaders[1])
     averaged(checkpointer, model, config)
     bits = 8 if config.quantised_weights else 16 if config.half_weights else 32

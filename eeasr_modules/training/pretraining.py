@@ -6,7 +6,6 @@ The YAML's keys are `KEYS`; the encoder's are those of the fine-tuning YAMLs.
 import fnmatch
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +22,9 @@ from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.masked_prediction import MaskedPredictor, is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.checkpoints import WholeCheckpointer
+from eeasr_modules.training.command_line import parse
 from eeasr_modules.training.keys import CONFORMER_KEYS, Key
+from eeasr_modules.training.lock import hold
 from eeasr_modules.training.schedule import warmup_cosine
 from eeasr_modules.training.yaml_file import load_yaml
 
@@ -284,14 +285,15 @@ def main(argv: list[str]) -> int:
 
     from eeasr_modules.training.run import log_to
 
-    yaml_path, run_opts, overrides = sb.parse_arguments(argv)
     try:
+        yaml_path, run_opts, overrides = parse(argv)
         settings = load_settings(yaml_path, overrides)
         checked_device(run_opts.device or sb.utils.distributed.infer_device())
-        os.makedirs(settings["output_folder"], exist_ok=True)
+        if sb.utils.distributed.if_main_process():
+            hold(settings["output_folder"])
         log_to(Path(settings["output_folder"]))
         print(pretrain(settings, run_opts=run_opts))
-    except (ValueError, FileNotFoundError) as err:
+    except (ValueError, OSError) as err:
         print(f"pretrain.py: error: {err}", file=sys.stderr)
         return 2
     return 0

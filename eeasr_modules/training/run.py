@@ -2,11 +2,11 @@
 
 import logging
 import os
+import shlex
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import speechbrain as sb
 import torch
 import yaml
 from speechbrain.utils.distributed import ddp_init_group, if_main_process, infer_device, run_on_main
@@ -25,11 +25,15 @@ from eeasr_modules.exits.risk_text import certificate_lines
 from eeasr_modules.exits.table import ExitTable
 from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.weights import model_digest
+from eeasr_modules.training.before import check_language_model, check_recordings, leaves_nothing
 from eeasr_modules.training.collect import table_metadata
+from eeasr_modules.training.command_line import parse
 from eeasr_modules.training.config import Config, load
 from eeasr_modules.training.corpora import Corpora, prepare_corpora
 from eeasr_modules.training.decoding import chosen_decoder, decode_or_reuse
 from eeasr_modules.training.fit import check_run_folder, load_brain_class, make_vocabulary
+from eeasr_modules.training.heard import heard_by, is_trained
+from eeasr_modules.training.lock import hold
 from eeasr_modules.training.sharing import collect_by_share
 from eeasr_modules.training.transcripts import write_transcripts
 
@@ -50,12 +54,15 @@ class Run:
         The run folder.
     corpora : Corpora
         Manifests and labelled test sets.
+    new : tuple of Path
+        What this sitting made that a run which is refused leaves not behind.
     """
 
     config: Config
     run_opts: object
     folder: Path
     corpora: Corpora
+    new: tuple[Path, ...] = ()
 
     @property
     def is_main(self) -> bool:
@@ -78,28 +85,41 @@ def set_up(argv: list[str], *, recipes: Path) -> Run:
     ValueError, FileNotFoundError
         One sentence on the first thing that is wrong.
     """
-    yaml_path, run_opts, overrides = sb.parse_arguments(argv)
-    config = load(yaml_path, overrides, recipes=recipes)
-    replaced = yaml.safe_load(overrides) or {}  # load has refused what is no mapping
+    yaml_path, run_opts, replaced = parse(argv)
+    config = load(yaml_path, replaced, recipes=recipes)
     folder = Path(config.output_folder)
     load_brain_class(config.brain)
     if run_opts.test_only and not (folder / "model" / "config.json").is_file():
         raise FileNotFoundError(f"--test_only needs a trained model in '{folder}/model', there is none: train first")
     single_exit_tables(config)
     _check_device(run_opts)
+    check_language_model(config)
     ddp_init_group(run_opts)
-    options = {"recipes": recipes, "may_download": "data_folder" not in replaced}
-    options["save_folder"] = folder / "manifests"
+    if if_main_process():
+        hold(folder)
+    with leaves_nothing(folder) as new:
+        run = _prepared(argv, config, run_opts, recipes=recipes, may_download="data_folder" not in replaced)
+    return replace(run, new=new)
+
+
+def _prepared(argv: list[str], config: Config, run_opts, *, recipes: Path, may_download: bool) -> Run:
+    """The run, its corpora listed and its vocabulary made."""
+    folder = Path(config.output_folder)
+    goes_on = config.n_epochs and not run_opts.test_only and not is_trained(folder, config.n_epochs)
+    options = {"recipes": recipes, "may_download": may_download, "save_folder": folder / "manifests"}
+    options |= {"heard": heard_by(folder), "goes_on": bool(goes_on)}
     if if_main_process():
         log_to(folder)
     if torch.distributed.is_initialized():  # the run option of that name stays False under torchrun
         run_on_main(prepare_corpora, args=[config], kwargs=options)  # the others then find it made
     corpora = prepare_corpora(config, **options)
     check_run_folder(config, folder)
+    if goes_on:
+        run_on_main(check_recordings, args=[[corpora.dev, *corpora.tests]], kwargs={"sample_rate": config.sample_rate})
     run_on_main(make_vocabulary, args=[config, corpora, folder / "model"])  # SentencePiece may refuse `n_tokens`
     if if_main_process():
         (folder / "hyperparams.yaml").write_text(_resolved(config), encoding="utf-8")
-        (folder / "command.txt").write_text(" ".join(["python", "train.py", *argv]) + "\n", encoding="utf-8")
+        (folder / "command.txt").write_text(shlex.join(["python", "train.py", *argv]) + "\n", encoding="utf-8")
     return Run(config, run_opts, folder, corpora)
 
 

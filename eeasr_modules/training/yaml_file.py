@@ -39,7 +39,7 @@ def load_yaml(path: str | Path, overrides: str | dict = "") -> dict:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no such YAML: '{path}'; those of this project are in hparams/")
-    replaced = _parsed(overrides) if isinstance(overrides, str) else overrides
+    replaced = parsed(overrides) if isinstance(overrides, str) else overrides
     try:
         with path.open(encoding="utf-8") as stream:
             loaded = load_hyperpyyaml(stream)
@@ -50,7 +50,8 @@ def load_yaml(path: str | Path, overrides: str | dict = "") -> dict:
     return {**flatten(loaded), **_plain(replaced)}
 
 
-def _parsed(overrides: str) -> dict:
+def parsed(overrides: str) -> dict:
+    """Overrides as SpeechBrain's command line gives them; ValueError where they are no mapping."""
     import yaml
 
     try:
