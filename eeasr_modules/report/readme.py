@@ -1,7 +1,7 @@
 """The README's tables of results, written from a committed `summary.json` so that no number is typed by hand.
 
 python -m eeasr_modules.report.readme results/an4/summary.json README.md
-python -m eeasr_modules.report.readme results/small/summary.json README.md headline
+python -m eeasr_modules.report.readme results/base/summary.json README.md headline
 """
 
 import json

@@ -18,10 +18,12 @@ def test_the_readme_shows_the_committed_results(root):
     assert results_text(summary) in (root / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_shipped_models_results_are_shown(root):
-    summary = json.loads((root / "results" / "small" / "summary.json").read_text(encoding="utf-8"))
-    assert headline_text(summary) in (root / "README.md").read_text(encoding="utf-8")
-    assert results_text(summary) in (root / "results" / "small" / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["base", "small"])
+def test_the_shipped_models_results_are_shown(root, name):
+    summary = json.loads((root / "results" / name / "summary.json").read_text(encoding="utf-8"))
+    assert results_text(summary) in (root / "results" / name / "README.md").read_text(encoding="utf-8")
+    in_readme = headline_text(summary) in (root / "README.md").read_text(encoding="utf-8")
+    assert in_readme == (name == "base")
 
 
 def test_the_study_shows_the_committed_results(root):
