@@ -51,7 +51,7 @@ def test_the_weights_of_the_model_folder_do_not_fit(tone_corpus, tmp_path, capfd
         raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patched:
-        patched.setattr(safetensors.torch, "save_model", no_room)
+        patched.setattr(safetensors.torch, "save_file", no_room)
         assert train.main(tiny_argv(tone_corpus, tmp_path / "run")) == 2
     assert "No space left on device" in one_sentence(capfd.readouterr().err)
     assert not (tmp_path / "run" / "model" / "model.safetensors").exists()
