@@ -68,6 +68,8 @@ class HuggingFaceEncoder(nn.Module):
         Shorter waveforms: `convolution`, `average` or `signal` (see `Downsampler`).
     downsample_factor : int
         2 or 3: 25 or 16.7 frames a second.
+    target_lang : str or None
+        Language of an MMS checkpoint: its adapter and head are read.
 
     Raises
     ------
@@ -108,13 +110,14 @@ class HuggingFaceEncoder(nn.Module):
         keep_layers: int | None = None,
         downsample: str | None = None,
         downsample_factor: int = 2,
+        target_lang: str | None = None,
     ):
         super().__init__()
         if hf_config is None and source is None:
             raise ValueError("a huggingface encoder needs source, a hub id or a local folder, got null")
         self.ctc = None
         if hf_config is None:
-            read = read_checkpoint(source, attention=attention, dropout=dropout)
+            read = read_checkpoint(source, attention=attention, dropout=dropout, target_lang=target_lang)
             self.model, hf_config, self.ctc = read.model, read.hf_config, read.ctc
             if sample_rate != read.sample_rate:
                 raise ValueError(f"'{source}' was trained at {read.sample_rate} Hz, sample_rate is {sample_rate}")
@@ -142,6 +145,7 @@ class HuggingFaceEncoder(nn.Module):
             "sample_rate": sample_rate,
             "downsample": downsample,
             "downsample_factor": downsample_factor,
+            "target_lang": target_lang,
         }
         self.downsampler = build_downsampler(downsample, downsample_factor)
         self.padded_front_end, self.layerdrop, self.normalise_wavs = padded_front_end, layerdrop, normalise_wavs

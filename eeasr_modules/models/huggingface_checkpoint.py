@@ -164,7 +164,9 @@ def _quiet():
             logging.enable_progress_bar()
 
 
-def read_checkpoint(source: str, *, attention: str | None, dropout: float | None) -> Checkpoint:
+def read_checkpoint(
+    source: str, *, attention: str | None, dropout: float | None, target_lang: str | None = None
+) -> Checkpoint:
     """Encoder, CTC head and input conventions of a checkpoint.
 
     Arguments
@@ -175,6 +177,8 @@ def read_checkpoint(source: str, *, attention: str | None, dropout: float | None
         `eager` or `sdpa`; None for the default of transformers.
     dropout : float or None
         In place of the encoder's; None keeps it.
+    target_lang : str or None
+        Language of an MMS checkpoint, whose adapter and head are loaded.
 
     Raises
     ------
@@ -185,6 +189,8 @@ def read_checkpoint(source: str, *, attention: str | None, dropout: float | None
 
     config = checkpoint_config(source)
     check_attention(config, attention)
+    if target_lang is not None and (not is_ctc(config) or getattr(config, "adapter_attn_dim", None) is None):
+        raise ValueError(f"target_lang must be null: checkpoint '{source}' has no adapters for languages")
     hf_config = as_json(config)
     kind = _class_of(config)
     try:
@@ -196,6 +202,8 @@ def read_checkpoint(source: str, *, attention: str | None, dropout: float | None
                 dtype=torch.float32,
                 output_loading_info=True,
             )
+            if target_lang is not None:
+                model.load_adapter(target_lang, use_safetensors=True)  # also gives the head its size
     except (OSError, ValueError, RuntimeError, SafetensorError) as err:
         raise ValueError(f"the weights of checkpoint '{source}' cannot be read: {_said(err)}") from err
     if config.model_type in WITH_DECODER:
@@ -304,7 +312,14 @@ def shape_of(hf_config: dict) -> dict[str, int]:
     return {"n_layers": hf_config[_depth_name(hf_config)], "dim": hf_config[width]}
 
 
-def checkpoint_vocabulary(source: str) -> list[str] | None:
+def _shown(languages: list[str]) -> str:
+    """The first ten names, and how many more there are."""
+    if not languages:
+        return "it has one only"
+    return ", ".join(languages[:10]) + (f" and {len(languages) - 10} more" if len(languages) > 10 else "")
+
+
+def checkpoint_vocabulary(source: str, *, target_lang: str | None = None) -> list[str] | None:
     """Tokens of a `...ForCTC` checkpoint in the order of their ids; None if the checkpoint has no CTC head.
 
     The blank (the checkpoint's pad token) is called `<pad>`, the space between words `|`, other specials `<...>`, so
@@ -315,11 +330,13 @@ def checkpoint_vocabulary(source: str) -> list[str] | None:
     ---------
     source : str
         Hub id or local folder.
+    target_lang : str or None
+        Language, where the checkpoint has a vocabulary for each of several (MMS).
 
     Raises
     ------
     ValueError
-        If the checkpoint cannot be had, or its tokenizer does not belong to its head.
+        If the checkpoint cannot be had, its tokenizer does not belong to its head, or the language is none of its.
     """
     from transformers import Wav2Vec2CTCTokenizer
 
@@ -333,15 +350,20 @@ def checkpoint_vocabulary(source: str) -> list[str] | None:
             "give tokens: unigram, for which its head is not needed"
         )
     languages = sorted(name for name, value in ids.items() if isinstance(value, dict))
-    if languages:
-        shown = ", ".join(languages[:10]) + (f" and {len(languages) - 10} more" if len(languages) > 10 else "")
+    if target_lang is not None and target_lang not in languages:
         raise ValueError(
-            f"checkpoint '{source}' has a head and a vocabulary for each of several languages ({shown}), of which none "
-            "can be chosen here: give tokens: unigram, for which its head is not needed"
+            f"target_lang must be null or a language of checkpoint '{source}' ({_shown(languages)}), "
+            f"got {target_lang!r}"
+        )
+    if languages and target_lang is None:
+        raise ValueError(
+            f"checkpoint '{source}' has a head and a vocabulary for each of several languages ({_shown(languages)}): "
+            "choose one by target_lang, or give tokens: unigram, for which no head is needed"
         )
     try:
         with _quiet():
-            tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(source)
+            chosen = {} if target_lang is None else {"target_lang": target_lang}
+            tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(source, **chosen)
         by_token = tokenizer.get_vocab()
     except (OSError, ValueError, TypeError, AttributeError, ImportError) as err:
         raise ValueError(f"checkpoint '{source}' has a CTC head but no readable vocab.json: {_said(err)}") from err
@@ -352,7 +374,8 @@ def checkpoint_vocabulary(source: str) -> list[str] | None:
         )
     phones = "Phoneme" in str((settings or {}).get("tokenizer_class")) or "phone_delimiter_token" in (settings or {})
     space = None if phones else tokenizer.word_delimiter_token
-    tokens = [f"<unused_{index}>" for index in range(config.vocab_size)]
+    n_tokens = config.vocab_size if target_lang is None else max(ids[target_lang].values()) + 1
+    tokens = [f"<unused_{index}>" for index in range(n_tokens)]
     for token, index in by_token.items():
         if index < len(tokens) and index != config.pad_token_id:  # a tokenizer may add <s> and </s> beyond the head
             tokens[index] = "|" if token == space else _named(token, index, taken=by_token, phones=phones)

@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 FIXED = ("exit_layers", "encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "tokens")
 FIXED += ("n_tokens", "share_projection", "sample_rate", "corpus", "freeze_encoder", "exit_weights")
 FIXED += ("source", "head", "head_dim", "normaliser", "regime", "first_step_share", "self_condition")
-FIXED += ("keep_layers", "downsample", "downsample_factor", "upsample")
+FIXED += ("keep_layers", "downsample", "downsample_factor", "upsample", "target_lang")
 # what runs meant that began before a key of FIXED was there; else null
 UNTOLD = {"head": "linear", "regime": "joint", "first_step_share": 0.5, "self_condition": False}
 UNTOLD |= {"downsample_factor": 2, "upsample": False}
@@ -109,7 +109,7 @@ def make_vocabulary(config: Config, corpora: Corpora, folder: Path):
     elif config.tokens != "characters":
         made_from = texts_of(corpora.train)
         vocabulary = train_sentencepiece(made_from, folder, size=config.n_tokens, model_type=config.tokens)
-    elif config.encoder == "huggingface" and (tokens := checkpoint_vocabulary(config.source)) is not None:
+    elif config.encoder == "huggingface" and (tokens := _own_vocabulary(config)) is not None:
         vocabulary = in_case_of(texts, CharVocabulary(tokens))
     elif {read_description(manifest)["normaliser"] for manifest in corpora.train} & {"letters", "none", "ml_superb"}:
         tagged = [split_language(text) for text in texts]
@@ -155,13 +155,18 @@ def upper_case(tokens: Sequence[str]) -> tuple[str, ...]:
     return tuple(token.upper() if len(token) == len(token.upper()) == 1 else token for token in tokens)
 
 
+def _own_vocabulary(config: Config) -> list[str] | None:
+    """The vocabulary of the checkpoint's CTC head, of the chosen language where it has several; None without a head."""
+    return checkpoint_vocabulary(config.source, target_lang=config.target_lang)
+
+
 def has_checkpoint_vocabulary(config: Config, vocabulary) -> bool:
     """Whether the run's vocabulary is that of the encoder's own CTC head, which then serves as the last exit."""
     if config.encoder != "huggingface" or config.init_from is not None or not config.checkpoint_head:
         return False
     if config.tokens != "characters":  # a checkpoint without a tokenizer may still lend its encoder
         return False
-    tokens = checkpoint_vocabulary(config.source)
+    tokens = _own_vocabulary(config)
     return tokens is not None and vocabulary.tokens in (tuple(tokens), upper_case(tokens))
 
 

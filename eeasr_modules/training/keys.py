@@ -188,6 +188,7 @@ CONFORMER_KEYS: dict[str, Key] = {
 # n_layers and dim are the checkpoint's
 HUGGINGFACE_KEYS: dict[str, Key] = {
     "source": Key(str, optional=True),
+    "target_lang": Key(str, optional=True),
     "attention": Key(str, optional=True, choices=("sdpa", "eager")),
     "checkpoint_head": Key(bool),
     "padded_front_end": Key(bool),

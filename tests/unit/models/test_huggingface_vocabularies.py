@@ -4,20 +4,23 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny_checkpoint import save_checkpoint
-from transformers import Wav2Vec2PhonemeCTCTokenizer
+from transformers import AutoModelForCTC, Wav2Vec2PhonemeCTCTokenizer
 
 from eeasr_modules.data.text import CharVocabulary, load_vocabulary
 from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary, read_checkpoint
+from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.fit import check_spelling, has_checkpoint_vocabulary, in_case_of
 
 PHONES = ["<pad>", "<s>", "</s>", "<unk>", "m", "e", "iː", "n", "tʃ"]
 LOWER = ["<pad>", "<s>", "</s>", "<unk>", "|", *"etaonihsrdlumwcfgypbvk'xjqz"]
 
 
-def checkpoint(folder, tokens, *, settings=None):
+def checkpoint(folder, tokens, *, settings=None, **shape):
     """A tiny `...ForCTC` checkpoint with these tokens."""
-    save_checkpoint(folder, kind="wav2vec2", n_layers=1, ctc=True, vocab_size=len(tokens))
+    save_checkpoint(folder, kind="wav2vec2", **{"n_layers": 1, **shape}, ctc=True, vocab_size=len(tokens))
     (folder / "vocab.json").write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
     if settings is not None:
         (folder / "tokenizer_config.json").write_text(json.dumps(settings))
@@ -63,7 +66,12 @@ class TestLowerCase:
         assert vocabulary.decode(stock.encode("it's")) == "IT'S"
         assert in_case_of(["yes"], stock) is stock
         config = SimpleNamespace(
-            encoder="huggingface", init_from=None, source=source, tokens="characters", checkpoint_head=True
+            encoder="huggingface",
+            init_from=None,
+            source=source,
+            tokens="characters",
+            checkpoint_head=True,
+            target_lang=None,
         )
         assert has_checkpoint_vocabulary(config, vocabulary) and has_checkpoint_vocabulary(config, stock)
         assert not has_checkpoint_vocabulary(config, CharVocabulary())
@@ -85,7 +93,7 @@ def test_a_folder_without_tokenizer_is_one_sentence_and_lends_its_encoder(tmp_pa
     with pytest.raises(ValueError, match=r"no readable vocab\.json: copy its tokenizer's files .* or give tokens: uni"):
         checkpoint_vocabulary(source)
     config = SimpleNamespace(
-        encoder="huggingface", init_from=None, source=source, tokens="unigram", checkpoint_head=True
+        encoder="huggingface", init_from=None, source=source, tokens="unigram", checkpoint_head=True, target_lang=None
     )
     assert not has_checkpoint_vocabulary(config, CharVocabulary())
     assert read_checkpoint(source, attention=None, dropout=None).ctc is not None
@@ -97,8 +105,71 @@ def test_several_languages_are_one_sentence(tmp_path, language):
     source = checkpoint(tmp_path / "mms", LOWER, settings=settings)
     by_language = {name: {token: index for index, token in enumerate(LOWER)} for name in ("eng", "fra")}
     (tmp_path / "mms" / "vocab.json").write_text(json.dumps(by_language))
-    with pytest.raises(ValueError, match=r"several languages \(eng, fra\).*give tokens: unigram"):
+    with pytest.raises(
+        ValueError, match=r"several languages \(eng, fra\): choose one by target_lang, or give tokens: unigram"
+    ):
         checkpoint_vocabulary(source)
+
+
+FRENCH = [*LOWER, "é", "ç"]
+
+
+@pytest.fixture
+def mms(tmp_path):
+    """A tiny checkpoint with an adapter, a head and a vocabulary for English and for French, as stock saves them."""
+    torch.manual_seed(0)
+    source = checkpoint(
+        tmp_path / "mms",
+        LOWER,
+        settings={"target_lang": None},
+        n_layers=2,
+        adapter_attn_dim=4,
+        do_stable_layer_norm=True,
+    )
+    vocabularies = {"eng": LOWER, "fra": FRENCH}
+    by_language = {name: {token: i for i, token in enumerate(tokens)} for name, tokens in vocabularies.items()}
+    (tmp_path / "mms" / "vocab.json").write_text(json.dumps(by_language))
+    for language, tokens in vocabularies.items():
+        model = AutoModelForCTC.from_pretrained(source, vocab_size=len(tokens), ignore_mismatched_sizes=True)
+        adapters = model._get_adapters()
+        for weights in adapters.values():
+            torch.nn.init.normal_(weights)
+        save_file(
+            {k: v.detach().clone() for k, v in adapters.items()}, tmp_path / "mms" / f"adapter.{language}.safetensors"
+        )
+    return source
+
+
+class TestLanguages:
+    @pytest.mark.parametrize(("language", "tokens"), [("eng", LOWER), ("fra", FRENCH)])
+    def test_the_chosen_one_has_its_adapter_head_and_vocabulary(self, mms, tmp_path, language, tokens):
+        assert len(checkpoint_vocabulary(mms, target_lang=language)) == len(tokens)
+        stock = AutoModelForCTC.from_pretrained(mms)
+        stock.load_adapter(language)
+        encoder = {"encoder": "huggingface", "source": mms, "target_lang": language, "normalise_wavs": False}
+        config = {"encoder": encoder, "exit_layers": [2], "n_tokens": len(tokens), "blank_index": 0}
+        model = MultiExit({**config, "checkpoint_head": True}).eval()
+        wav = torch.randn(1, 8000)
+        with torch.no_grad():
+            theirs = torch.log_softmax(stock.eval()(wav).logits, dim=-1)
+            ours = model(wav, torch.tensor([8000]))[0][-1]
+            torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+            model.save(tmp_path / "model")
+            assert torch.equal(MultiExit.load(tmp_path / "model")(wav, torch.tensor([8000]))[0][-1], ours)
+
+    def test_a_language_that_it_has_not_or_whose_adapter_is_gone(self, mms, tmp_path):
+        with pytest.raises(ValueError, match=r"target_lang must be null or a language of .* \(eng, fra\), got 'deu'"):
+            checkpoint_vocabulary(mms, target_lang="deu")
+        (tmp_path / "mms" / "adapter.fra.safetensors").unlink()
+        with pytest.raises(ValueError, match=r"the weights of checkpoint '.*mms' cannot be read"):
+            read_checkpoint(mms, attention=None, dropout=None, target_lang="fra")
+
+    def test_a_language_of_a_checkpoint_that_has_one_only(self, tmp_path):
+        source = checkpoint(tmp_path / "one", LOWER)
+        with pytest.raises(ValueError, match=r"target_lang must be null or a language of .* \(it has one only\)"):
+            checkpoint_vocabulary(source, target_lang="fra")
+        with pytest.raises(ValueError, match="has no adapters for languages"):
+            read_checkpoint(source, attention=None, dropout=None, target_lang="fra")
 
 
 @pytest.mark.parametrize("change", ["cut", "gone"])
