@@ -55,3 +55,8 @@ def test_a_python_that_will_not_do_is_reported_in_one_sentence(tmp_path, which):
     assert len(said) == 1 and "Python 3.11 or later" in said[0], done.stderr
     assert "3.9.18" in said[0] or which == "missing"
     assert not venv.exists()
+
+
+def test_ci_names_tests_that_are_there():
+    named = set(re.findall(r"tests/[\w/]+\.py", (ROOT / ".ci" / "run").read_text(encoding="utf-8")))
+    assert len(named) > 5 and not [path for path in sorted(named) if not (ROOT / path).is_file()]
