@@ -270,9 +270,12 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
         frames_for, rate = model.frames_for, config.sample_rate
         warn_of_short(train_items, encode=vocabulary.encode, frames_for=frames_for, sample_rate=rate)
     if config.cache_states and config.n_epochs:
-        states = FrozenStates(folder / "states", model)
-        states.fill([*train_items.values(), *valid_items.values()], read, sample_rate=config.sample_rate)
-        read = states
+        model.to(run_opts.device or sb.utils.distributed.infer_device())
+        if sb.utils.distributed.if_main_process():
+            everything = [*train_items.values(), *valid_items.values()]
+            FrozenStates(folder / "states", model).fill(everything, read, sample_rate=config.sample_rate)
+        sb.utils.distributed.ddp_barrier()  # the others read what the first has computed
+        read = FrozenStates(folder / "states", model)
     datasets = [build_dataset(items, read=read, encode=vocabulary.encode) for items in (train_items, valid_items)]
     samplers = [
         dynamic_batches(
