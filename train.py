@@ -21,10 +21,9 @@ ensure_torchaudio()
 
 def main(argv: list[str]) -> int:
     """Run everything; 0 when done, 2 when something about the input or the disk was wrong (one sentence says what)."""
-    from eeasr_modules.training.before import leaves_nothing, why_refused
-    from eeasr_modules.training.disk import why_not_written
-    from eeasr_modules.training.lock import release_all
+    from eeasr_modules.training.admission import leaves_nothing, why_refused
     from eeasr_modules.training.run import set_up
+    from eeasr_modules.training.run_folder import release_all, why_not_written
 
     if not argv or argv[0] in ("-h", "--help"):
         print(__doc__)
@@ -59,8 +58,8 @@ def main(argv: list[str]) -> int:
 def train_and_report(run) -> int:
     """Everything after the checks; 0."""
     from eeasr_modules.report import closing_lines, write_report
-    from eeasr_modules.training.card import write_card
     from eeasr_modules.training.fit import fit
+    from eeasr_modules.training.publish.hub import write_card
     from eeasr_modules.training.run import calibrate, collect_all, single_exit_tables
 
     model = fit(run.config, run.corpora, folder=run.folder, run_opts=run.run_opts)

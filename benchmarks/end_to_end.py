@@ -41,11 +41,11 @@ from front_end import bare_products, convolution_sizes  # noqa: E402
 from transformers import Wav2Vec2Config  # noqa: E402
 
 from eeasr_modules.data.text import CharVocabulary  # noqa: E402
-from eeasr_modules.exits.policies import Static  # noqa: E402
+from eeasr_modules.exits.policies.protocol import Static  # noqa: E402
 from eeasr_modules.models import MultiExit  # noqa: E402
-from eeasr_modules.report.tables import markdown_table  # noqa: E402
+from eeasr_modules.models.fast.switches import made_faster  # noqa: E402
+from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
 from eeasr_modules.runtime import Engine  # noqa: E402
-from eeasr_modules.runtime.faster import made_faster  # noqa: E402
 
 BUDGET = 9.5
 SHARES = (0.0, 0.0015, 0.0363, 0.3405, 0.5011, 0.1206)
@@ -101,8 +101,8 @@ def shares_of(traces: Path) -> tuple[float, ...]:
         Folder with `ee40`.
     """
     from eeasr_modules.exits import import_transcripts, parse_policy
-    from eeasr_modules.exits.cross_fit import cross_fit
-    from eeasr_modules.exits.score import lines_of, point_numbers
+    from eeasr_modules.exits.measure.exitbench import lines_of, point_numbers
+    from eeasr_modules.exits.tuning.calibration import cross_fit
 
     table = import_transcripts(traces, "clean", model="ee40")
     (chosen,) = cross_fit(table, parse_policy("gain"), budgets=(BUDGET,)).exit_index

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from eeasr_modules.exits import choose, exit_costs, oracle_c, parse_policy, policy_curve, replay, static_line  # noqa: E402
-from eeasr_modules.exits.table import ExitTable  # noqa: E402
+from eeasr_modules.exits.tables.table import ExitTable  # noqa: E402
 
 MANY = 1000  # thresholds
 

@@ -37,12 +37,12 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from eeasr_modules.data.text import CharVocabulary  # noqa: E402
-from eeasr_modules.exits.policies import Static  # noqa: E402
-from eeasr_modules.exits.policy_text import parse_policy  # noqa: E402
+from eeasr_modules.exits.policies.protocol import Static  # noqa: E402
+from eeasr_modules.exits.policies.text import parse_policy  # noqa: E402
 from eeasr_modules.models import MultiExit  # noqa: E402
 from eeasr_modules.models.walk import WalkState  # noqa: E402
 from eeasr_modules.runtime import Engine  # noqa: E402
-from eeasr_modules.runtime.bench_ways import Stock, greedy  # noqa: E402
+from eeasr_modules.runtime.benchmark.ways import Stock, greedy  # noqa: E402
 
 LARGE = {
     "hidden_size": 1024,

@@ -4,7 +4,8 @@
 
 TRACES is the folder with `ee40`, `kd4`, `dkd23` and `nonee12`. One thread; each part's numbers are kept under `--cache`
 and not worked out again (delete a file there to have it measured afresh). Writes results.json, README.md and a
-picture per set, and what ExitBench compares with (eeasr_modules/exits/score_baselines.py). No transcripts are written.
+picture per set, and what ExitBench compares with (eeasr_modules/exits/measure/exitbench_baselines.py). No transcripts
+are written.
 
 Protocol: cross-fitted over ten folds of speakers (fits, thresholds, floors and ceilings from other speakers); depth
 weighted by seconds guessed from the references' lengths, which no policy reads; intervals over speakers, 1,000 draws.
@@ -30,9 +31,9 @@ from exit_traces_words import measure_fusion, with_scores, word_scores  # noqa: 
 from exit_traces_writing import write_results  # noqa: E402
 
 from eeasr_modules.exits import ExitTable, choose, import_transcripts, parse_policy, replay  # noqa: E402
-from eeasr_modules.exits.cross_fit import cross_fit  # noqa: E402
-from eeasr_modules.exits.score import lines_of, point_numbers, score_table  # noqa: E402
-from eeasr_modules.exits.stats import signal_aurocs  # noqa: E402
+from eeasr_modules.exits.measure.exitbench import lines_of, point_numbers, score_table  # noqa: E402
+from eeasr_modules.exits.measure.overthinking import signal_aurocs  # noqa: E402
+from eeasr_modules.exits.tuning.calibration import cross_fit  # noqa: E402
 
 SETS = ("clean", "other")
 BUDGETS = (5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0)

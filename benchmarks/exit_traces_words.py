@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from eeasr_modules.exits import ExitTable
-from eeasr_modules.exits.fitted import KINDS, Fitted
-from eeasr_modules.exits.fitting import RecordedScores, scores_of
-from eeasr_modules.exits.folds import speaker_folds
+from eeasr_modules.exits.policies.fitted import KINDS, Fitted
+from eeasr_modules.exits.tables.parts import speaker_folds
+from eeasr_modules.exits.tuning.fit import RecordedScores, scores_of
 
 N_FOLDS = 10  # of fusion
 
@@ -112,7 +112,7 @@ def fused_errors(table: ExitTable, *, folder: Path) -> dict[str, np.ndarray]:
     """
 
     def work() -> dict[str, np.ndarray]:
-        from eeasr_modules.exits import fusion
+        from eeasr_modules.exits.measure import fusion
 
         _, (fused,) = fusion.FusionModel.fit_fused([table], n_parts=N_FOLDS)
         errors = {"fused": fused.errors}

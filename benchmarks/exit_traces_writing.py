@@ -28,7 +28,7 @@ def write_results(results: dict[str, Any], folder: Path, *, root: Path) -> None:
     _write(folder / "README.md", readme_text(kept))
     for name in ("clean", "other"):
         draw(kept, name, folder / f"frontier_{name}.png")
-    _write(root / "eeasr_modules" / "exits" / "score_baselines.py", baselines_text(kept))
+    _write(root / "eeasr_modules" / "exits" / "measure" / "exitbench_baselines.py", baselines_text(kept))
     document = root / "docs" / "choosing-an-exit-policy.md"
     if document.is_file():
         text = document.read_text("utf-8")
@@ -60,7 +60,7 @@ def public(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def baselines_text(results: dict[str, Any]) -> str:
-    """The source of eeasr_modules/exits/score_baselines.py.
+    """The source of eeasr_modules/exits/measure/exitbench_baselines.py.
 
     Arguments
     ---------

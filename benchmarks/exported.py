@@ -22,9 +22,9 @@ import numpy as np
 import torch
 
 from eeasr_modules.runtime import EarlyExitASR
-from eeasr_modules.runtime.bench_material import read_material
-from eeasr_modules.runtime.export import check_export, export_model
-from eeasr_modules.runtime.onnx_loop import OnnxASR
+from eeasr_modules.runtime.files.inputs import read_material
+from eeasr_modules.runtime.onnx.export import check_export, export_model
+from eeasr_modules.runtime.onnx.loop import OnnxASR
 
 
 def checked(model: str, export: Path, manifest: str) -> list[str]:

@@ -30,7 +30,7 @@ ensure_torchaudio()
 import torch  # noqa: E402
 from transformers import Wav2Vec2Config, Wav2Vec2Model  # noqa: E402
 
-from eeasr_modules.models.fast_front_end import faster_front_end  # noqa: E402
+from eeasr_modules.models.fast.front_end import faster_front_end  # noqa: E402
 
 LARGE = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
 SHAPES = {"base": {}, "large": {**LARGE, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}}

@@ -29,7 +29,6 @@ from eeasr_modules.exits import (  # noqa: E402
     bootstrap_difference,
     bootstrap_wer,
     choose,
-    cross_fit,
     decide,
     import_transcripts,
     mean_cost,
@@ -39,10 +38,11 @@ from eeasr_modules.exits import (  # noqa: E402
     speaker_folds,
     static_line,
 )
-from eeasr_modules.exits.combinations import with_threshold  # noqa: E402
-from eeasr_modules.exits.curve import thresholds_of  # noqa: E402
-from eeasr_modules.report.calibrating import lacking_signals  # noqa: E402
-from eeasr_modules.report.tables import markdown_table  # noqa: E402
+from eeasr_modules.exits.policies.combine import with_threshold  # noqa: E402
+from eeasr_modules.exits.tuning import calibration  # noqa: E402
+from eeasr_modules.exits.tuning.curve import thresholds_of  # noqa: E402
+from eeasr_modules.report.numbers.budgets import lacking_signals  # noqa: E402
+from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
 
 SETS = ("clean", "other")
 BUDGETS = (7.0, 8.0, 9.0, 10.0)
@@ -101,7 +101,7 @@ def charged_emitted(table: ExitTable, policy: Policy, budgets: tuple[float, ...]
 
 def cross_fitted(table: ExitTable, text: str) -> tuple[list[dict[str, Any]], np.ndarray]:
     """A policy's numbers at each budget, charged decided, and the exits that it emitted."""
-    fitted = cross_fit(table, parse_policy(text), budgets=BUDGETS, n_thresholds=N_THRESHOLDS)
+    fitted = calibration(table, parse_policy(text), budgets=BUDGETS, n_thresholds=N_THRESHOLDS)
     pairs = zip(BUDGETS, fitted.exit_index, fitted.emitted, strict=True)
     return [{"budget": budget, **numbers(table, Decisions(*one))} for budget, *one in pairs], fitted.emitted
 

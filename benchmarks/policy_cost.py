@@ -24,11 +24,14 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 
 from eeasr_modules.exits import parse_policy  # noqa: E402
-from eeasr_modules.exits.fitting import fit_model  # noqa: E402
-from eeasr_modules.exits.lexical_signals import lexical_signals  # noqa: E402
-from eeasr_modules.exits.signals_text import text_signals_at_exit, uniform  # noqa: E402
-from eeasr_modules.exits.table import ExitTable  # noqa: E402
-from eeasr_modules.exits.word_resources import word_resources  # noqa: E402
+from eeasr_modules.exits.tables.table import ExitTable  # noqa: E402
+from eeasr_modules.exits.tables.text_signals import (  # noqa: E402
+    lexical_signals,
+    text_signals_at_exit,
+    uniform,
+)
+from eeasr_modules.exits.tuning.fit import fit_model  # noqa: E402
+from eeasr_modules.exits.words.resources import word_resources  # noqa: E402
 
 BATCH, N_BATCHES, N_WORDS = 32, 30, 18
 LAYERS = (2, 4, 6, 8, 10, 12)

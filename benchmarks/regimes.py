@@ -50,9 +50,9 @@ ensure_torchaudio()
 import torch  # noqa: E402
 from regimes_tables import PAGES, SINGLE, as_markdown, folder_name, joined, with_tables  # noqa: E402
 
+from eeasr_modules.training.config.config import load_yaml  # noqa: E402
 from eeasr_modules.training.fit import fit  # noqa: E402
 from eeasr_modules.training.run import collect_all, set_up  # noqa: E402
-from eeasr_modules.training.yaml_file import load_yaml  # noqa: E402
 
 TEACHER = SINGLE
 LOGGERS = (None, "eeasr_modules", "speechbrain.utils.train_logger", "speechbrain.utils.epoch_loop")

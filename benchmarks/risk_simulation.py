@@ -4,8 +4,8 @@
         [--policies "between(8, 12, entropy)"] [--certificate_policies "gain"] [--draws 500] [--out results/risk]
 
 Each `--sets` names exit tables of one model (`eeasr import-transcripts`, or a run's `tables/`). Writes `risk.json`
-and `risk.md`. *Violated* is a promise of which some part is not so (`exits.risk`): the excess outside the tail, the
-share in the tail, or the bound on all blocks where none loses more than 100 points. Tables:
+and `risk.md`. *Violated* is a promise of which some part is not so (`exits.tuning.risk`): the excess outside the tail,
+the share in the tail, or the bound on all blocks where none loses more than 100 points. Tables:
 
 1. *known truth*: made-up losses whose mean is exactly the limit: how often a p-value is at most delta.
 2. *heavy tails*: made-up speakers of whom few lose much; policies that harm more and more. True numbers from a large
@@ -17,7 +17,7 @@ share in the tail, or the bound on all blocks where none loses more than 100 poi
 5. *what the tail costs*: layers saved by these certificates and by those of before, which tested the clipped mean alone
    at delta and said nothing of the tail.
 6. *shift*: calibrated on one whole set, used on another, where nothing is promised; re-calibrated without labels.
-7. *speakers needed*: arithmetic, see `exits.risk_sizes`.
+7. *speakers needed*: arithmetic, see `exits.tuning.risk_terms`.
 """
 
 import argparse
@@ -30,12 +30,12 @@ import numpy as np
 from risk_simulation_text import json_lines, page
 
 from eeasr_modules.exits import ExitTable, Policy, parse_policies, policy_curve, read_table, replay
-from eeasr_modules.exits.combinations import Between, open_leaf
-from eeasr_modules.exits.fitted import Fitted
-from eeasr_modules.exits.p_values import P_VALUES
-from eeasr_modules.exits.recalibration import match_exits, match_signal
-from eeasr_modules.exits.risk import control_risk, risk_outcome
-from eeasr_modules.exits.risk_losses import (
+from eeasr_modules.exits.policies.combine import Between, open_leaf
+from eeasr_modules.exits.policies.fitted import Fitted
+from eeasr_modules.exits.tuning.p_values import P_VALUES
+from eeasr_modules.exits.tuning.recalibration import match_exits, match_signal
+from eeasr_modules.exits.tuning.risk import control_risk, risk_outcome
+from eeasr_modules.exits.tuning.risk_losses import (
     WORST_POINTS,
     RiskTarget,
     block_numbers,
@@ -47,8 +47,8 @@ from eeasr_modules.exits.risk_losses import (
     reference_errors,
     scaled_losses,
 )
-from eeasr_modules.exits.risk_sequence import above_clip, sequence_tests
-from eeasr_modules.exits.risk_sizes import needed_table
+from eeasr_modules.exits.tuning.risk_sequence import above_clip, sequence_tests
+from eeasr_modules.exits.tuning.risk_terms import needed_table
 
 DELTA = 0.1
 N_LABELLED = 50

@@ -33,9 +33,9 @@ import torch  # noqa: E402
 
 from eeasr_modules.data.text import CharVocabulary  # noqa: E402
 from eeasr_modules.models import MultiExit  # noqa: E402
-from eeasr_modules.report.tables import markdown_table  # noqa: E402
+from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
 from eeasr_modules.runtime import EarlyExitASR  # noqa: E402
-from eeasr_modules.runtime.bench_material import read_material  # noqa: E402
+from eeasr_modules.runtime.files.inputs import read_material  # noqa: E402
 
 
 def base_shaped(folder: str) -> str:

@@ -27,13 +27,12 @@ ensure_torchaudio()
 
 import torch  # noqa: E402
 
-from eeasr_modules.exits.signals_text import text_signals_at_exit  # noqa: E402
+from eeasr_modules.exits.tables.text_signals import text_signals_at_exit  # noqa: E402
 from eeasr_modules.models import MultiExit, Walk  # noqa: E402
-from eeasr_modules.models.decode import average_posteriors, greedy_decode  # noqa: E402
-from eeasr_modules.models.nbest import NBest  # noqa: E402
-from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, acoustic_signals  # noqa: E402
-from eeasr_modules.models.word_signals import WordFrames, word_signals  # noqa: E402
-from eeasr_modules.training.config import load  # noqa: E402
+from eeasr_modules.models.decoding.beam import NBest  # noqa: E402
+from eeasr_modules.models.decoding.greedy import average_posteriors, greedy_decode  # noqa: E402
+from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, WordFrames, acoustic_signals, word_signals  # noqa: E402  # noqa: E402
+from eeasr_modules.training.config.config import load  # noqa: E402
 
 BEAM = 8
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ'"

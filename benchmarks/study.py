@@ -42,7 +42,7 @@ from study_tables import (  # noqa: E402
     trace_rows,
 )
 
-from eeasr_modules.report.tables import markdown_table  # noqa: E402
+from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
 
 CORPORA = {
     "AN4": "an4_test",

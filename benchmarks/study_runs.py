@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from eeasr_modules.exits import ExitTable, choose, parse_policy, read_table, replay
-from eeasr_modules.exits.bootstrap import bootstrap_difference
-from eeasr_modules.exits.fusion import FusionModel, fuse, fused_table
-from eeasr_modules.exits.score import lines_of, point_numbers
+from eeasr_modules.exits.measure.bootstrap import bootstrap_difference
+from eeasr_modules.exits.measure.exitbench import lines_of, point_numbers
+from eeasr_modules.exits.measure.fusion import FusionModel, fuse, fused_table
 
 KEPT = (
     *("label", "n_utterances", "n_speakers", "n_ref_words", "n_layers", "exit_layers", "wer_per_exit"),

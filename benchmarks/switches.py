@@ -22,7 +22,7 @@ import torch
 
 from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
-from eeasr_modules.exits.edits import count_edits
+from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.runtime import EarlyExitASR
 
 WAYS = [("stock", "float32"), ("fast", "float32"), ("fast", "bfloat16"), ("fast", "int8")]

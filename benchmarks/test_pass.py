@@ -29,8 +29,8 @@ ensure_torchaudio()
 import torch  # noqa: E402
 
 from eeasr_modules.models import MultiExit  # noqa: E402
-from eeasr_modules.training.collect import read_exits  # noqa: E402
-from eeasr_modules.training.config import load  # noqa: E402
+from eeasr_modules.training.config.config import load  # noqa: E402
+from eeasr_modules.training.test_pass import read_exits  # noqa: E402
 
 BATCH = 8
 

@@ -4,4 +4,8 @@ Rooms: `exits` (tables, policies, bounds, statistics; numpy only), `models` (enc
 signals), `data` (manifests, text, audio), `training` (one Brain), `report` (tables, figures, page), `cli`.
 """
 
+from eeasr_modules import old_names
+
 __version__ = "0.1.0"
+
+old_names.install()

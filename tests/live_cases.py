@@ -5,7 +5,7 @@ import pytest
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import POLICIES
 from eeasr_modules.runtime import Engine
-from eeasr_modules.runtime.compaction import WhenItPays
+from eeasr_modules.runtime.engine import WhenItPays
 
 SEED = 11  # of the exit tables in conftest
 

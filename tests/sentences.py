@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from eeasr_modules.exits.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable
 
 WORDS = [
     *("the", "a", "of", "and", "to", "in", "he", "was", "that", "it", "his", "her", "with", "as", "had", "for", "she"),

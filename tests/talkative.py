@@ -11,7 +11,7 @@ from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import ExitTable, choose, parse_policy, write_policies
 from eeasr_modules.models import MultiExit
 from eeasr_modules.models.weights import model_digest
-from eeasr_modules.training.collect import read_exits
+from eeasr_modules.training.test_pass import read_exits
 
 ENCODER = {
     "encoder": "conformer",
@@ -49,7 +49,7 @@ def noises(n: int = 33, *, seed: int = 3) -> list[torch.Tensor]:
 
 
 def table_of(model: MultiExit, wavs: list[torch.Tensor], *, shift: int = 0) -> ExitTable:
-    """What `training.collect` would write of these, one at a time; references are the last exit's, a little wrong."""
+    """What `training.test_pass` would write of these, one at a time; references are the last exit's, a little wrong."""
     vocabulary, rows, signals, n_frames = CharVocabulary(), [], {}, []
     device = next(model.parameters()).device
     for wav in wavs:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from eeasr_modules.commands.parsing import add_command, whole_number
+from eeasr_modules.commands.options import add_command, whole_number
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -47,9 +47,9 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
 
 def _benchmark(options: argparse.Namespace) -> None:
     from eeasr_modules.runtime import EarlyExitASR
-    from eeasr_modules.runtime.bench import bench_policies, run_benchmark
-    from eeasr_modules.runtime.bench_material import noise, read_material
-    from eeasr_modules.runtime.bench_text import benchmark_csv, benchmark_markdown, write_benchmark
+    from eeasr_modules.runtime.benchmark.bench import bench_policies, run_benchmark
+    from eeasr_modules.runtime.benchmark.text import benchmark_csv, benchmark_markdown, write_benchmark
+    from eeasr_modules.runtime.files.inputs import noise, read_material
 
     batches = [whole_number("--batch", part) for part in options.batch.split(",")]
     if options.limit is not None and options.limit < 1:
@@ -120,7 +120,7 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from eeasr_modules.runtime.export import check_export, export_model
+    from eeasr_modules.runtime.onnx.export import check_export, export_model
 
     chosen = {"policy": options.policy, "budget": options.budget}
     written = export_model(options.model, options.output, format=options.format, int8=options.int8, **chosen)
@@ -140,7 +140,7 @@ def _add_report(commands: argparse._SubParsersAction) -> None:
 def _report(options: argparse.Namespace) -> None:
     import time
 
-    from eeasr_modules.report.live import write_live_page
+    from eeasr_modules.report.render.live import write_live_page
 
     if options.every < 1:
         raise ValueError(f"--every must be at least 1, got {options.every}")
@@ -159,6 +159,6 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
-    from eeasr_modules.training.pushing import push
+    from eeasr_modules.training.publish.hub import push
 
     print("\n".join(push(options.model, options.repo_id, private=options.private, dry_run=options.dry_run).lines()))

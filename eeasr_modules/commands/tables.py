@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from eeasr_modules.commands.parsing import Parser, add_command, numbers
+from eeasr_modules.commands.options import Parser, add_command, numbers
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -62,7 +62,7 @@ def _add_analyze(commands: argparse._SubParsersAction) -> None:
 
 def _analyze(options: argparse.Namespace) -> None:
     from eeasr_modules.exits import parse_policies, parse_policy, read_table
-    from eeasr_modules.exits.risk_losses import parse_risk
+    from eeasr_modules.exits.tuning.risk_losses import parse_risk
     from eeasr_modules.report import DEFAULT_POLICIES, closing_lines, write_report
 
     policies = parse_policies(options.policies or DEFAULT_POLICIES)
@@ -151,9 +151,8 @@ def _add_score(commands: argparse._SubParsersAction) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     from eeasr_modules.exits import parse_policies
-    from eeasr_modules.exits.score import BUDGETS, score_table
-    from eeasr_modules.exits.score_choices import read_choices
-    from eeasr_modules.exits.score_text import score_markdown, write_score
+    from eeasr_modules.exits.measure.exitbench import BUDGETS, read_choices, score_table
+    from eeasr_modules.exits.measure.exitbench_text import score_markdown, write_score
 
     table = _scored_table(options)
     try:
@@ -174,7 +173,7 @@ def _score(options: argparse.Namespace) -> None:
 
 def _scored_table(options: argparse.Namespace):
     from eeasr_modules.exits import read_table
-    from eeasr_modules.exits.plain_transcripts import read_plain
+    from eeasr_modules.exits.tables.plain_transcripts import read_plain
 
     if not options.source.endswith(".parquet"):
         return read_plain(

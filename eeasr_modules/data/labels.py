@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
-from eeasr_modules.data.segments import split_segment, with_segment
+from eeasr_modules.data.waveform import split_segment, with_segment
 
 LABELS = ("in_domain", "shifted", "ood", "unknown")
 

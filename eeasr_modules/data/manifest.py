@@ -8,6 +8,8 @@ and nothing is redone while the inputs stay as they were.
 
 A corpus is one function `prepare(data_folder, save_folder, *, splits) -> dict[str, Path]` which lists
 `Utterance`s and hands each split to `write_manifest`.
+
+Whether the recordings of a manifest are still those that something was made from.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eeasr_modules.data.audio_files import SILENT_S, look_at_audio
-from eeasr_modules.data.segments import with_segment
+from eeasr_modules.data.waveform import split_segment, with_segment
 
 logger = logging.getLogger(__name__)
 
@@ -290,3 +292,33 @@ def _log_skipped(skipped: Mapping[str, Sequence[str]], path: Path) -> None:
         first = "; ".join(name.replace("\t", ": ") for name in names[:3])
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         logger.warning("%s: %d utterances left out, %s: %s%s", path.name, len(names), reason, first, more)
+
+
+def recordings(manifests: Sequence[Path]) -> list[Path]:
+    """Audio files of manifests, each once, in their order; of a stretch the whole file."""
+    files: dict[Path, None] = {}
+    for manifest in manifests:
+        root = read_description(manifest)["data_folder"]
+        files |= dict.fromkeys(Path(split_segment(audio_path(row.wav, root))[0]) for row in read_manifest(manifest))
+    return list(files)
+
+
+def audio_state(files: Sequence[Path]) -> str:
+    """SHA-256 over size and time of change of each file: cheap, and another one wherever content may have changed."""
+    digest = hashlib.sha256()
+    for file in files:
+        status = file.stat() if file.exists() else None
+        digest.update(repr(status and (status.st_size, status.st_mtime_ns)).encode())
+    return digest.hexdigest()
+
+
+def audio_digest(files: Sequence[Path]) -> str:
+    """SHA-256 over the files' contents: the same for copies of the same recordings."""
+    digest = hashlib.sha256()
+    for file in files:
+        if not file.exists():
+            digest.update(b"missing")
+            continue
+        with open(os.fspath(file), "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()

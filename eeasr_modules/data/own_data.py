@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from eeasr_modules.common.text_files import read_lines
 from eeasr_modules.data.listings import (
     AUDIO_COLUMNS,
     DATA_ROOT,
@@ -21,8 +22,7 @@ from eeasr_modules.data.listings import (
     read_listing,
     value_of,
 )
-from eeasr_modules.data.segments import with_segment
-from eeasr_modules.text_files import read_lines
+from eeasr_modules.data.waveform import with_segment
 
 logger = logging.getLogger(__name__)
 

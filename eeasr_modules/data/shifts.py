@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from eeasr_modules import compat
-from eeasr_modules.data.resampling import resample
+from eeasr_modules.data.audio import resample
 
 compat.ensure_torchaudio()
 

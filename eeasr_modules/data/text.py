@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from eeasr_modules.spelling import APOSTROPHES, separated, upper_case
+from eeasr_modules.common.spelling import APOSTROPHES, separated, upper_case
 
 BLANK = "<blank>"
 ENGLISH_CHARACTERS = (BLANK, " ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'")

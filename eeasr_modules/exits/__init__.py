@@ -1,32 +1,46 @@
 """Exit tables and all that is worked out from them, without a model: numpy, scipy, rapidfuzz only."""
 
-from eeasr_modules.exits.bootstrap import (
-    Interval,
-    bootstrap_above_static,
-    bootstrap_difference,
-    bootstrap_wer,
+from eeasr_modules.exits.measure.bootstrap import Interval, bootstrap_above_static, bootstrap_difference, bootstrap_wer
+from eeasr_modules.exits.measure.bounds import Frontier, gap_closed, oracle_a, oracle_b, oracle_c, static_line
+from eeasr_modules.exits.measure.edits import count_character_errors, count_edits, count_word_edits
+from eeasr_modules.exits.measure.overthinking import Overthinking, auroc, overthinking, pooled_wer, signal_auroc
+from eeasr_modules.exits.policies.combine import check_against
+from eeasr_modules.exits.policies.files import read_fitted, read_policies, write_fitted, write_policies
+from eeasr_modules.exits.policies.fitted import KINDS, Fitted
+from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.policies.text import POLICIES, parse_policies, parse_policy
+from eeasr_modules.exits.tables.importers import import_transcripts
+from eeasr_modules.exits.tables.parquet import read_table, write_table
+from eeasr_modules.exits.tables.parts import speaker_folds
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.text_signals import (
+    LEXICAL_SIGNALS,
+    lexical_signals,
+    text_signals,
+    text_signals_at_exit,
+    uniform,
 )
-from eeasr_modules.exits.bounds import Frontier, gap_closed, oracle_a, oracle_b, oracle_c, static_line
-from eeasr_modules.exits.calibration import Calibrated, budget_cost, calibrated_curve, choose, refuse_same_set
-from eeasr_modules.exits.choices import Decisions, choice_point, decide, exit_costs, mean_cost, policy_costs, replay
-from eeasr_modules.exits.combinations import check_against
-from eeasr_modules.exits.cross_fit import CrossFit, cross_fit
-from eeasr_modules.exits.curve import Curve, policy_curve
-from eeasr_modules.exits.edits import count_character_errors, count_edits, count_word_edits
-from eeasr_modules.exits.fitted import KINDS, Fitted
-from eeasr_modules.exits.fitted_file import read_fitted, write_fitted
-from eeasr_modules.exits.fitting import cross_fitted, fit_model, models_of, scores_of, with_models
-from eeasr_modules.exits.folds import speaker_folds
-from eeasr_modules.exits.lexical_signals import LEXICAL_SIGNALS, lexical_signals
-from eeasr_modules.exits.parquet import read_table, write_table
-from eeasr_modules.exits.policies import Policy
-from eeasr_modules.exits.policy_file import read_policies, write_policies
-from eeasr_modules.exits.policy_text import POLICIES, parse_policies, parse_policy
-from eeasr_modules.exits.signals_text import text_signals, text_signals_at_exit, uniform
-from eeasr_modules.exits.stats import Overthinking, auroc, overthinking, pooled_wer, signal_auroc
-from eeasr_modules.exits.table import ExitTable
-from eeasr_modules.exits.transcripts import import_transcripts
-from eeasr_modules.exits.word_resources import WordResources, word_resources
+from eeasr_modules.exits.tuning.calibration import (
+    Calibrated,
+    CrossFit,
+    budget_cost,
+    calibrated_curve,
+    choose,
+    cross_fit,
+    refuse_same_set,
+)
+from eeasr_modules.exits.tuning.curve import Curve, policy_curve
+from eeasr_modules.exits.tuning.fit import cross_fitted, fit_model, models_of, scores_of, with_models
+from eeasr_modules.exits.tuning.replay import (
+    Decisions,
+    choice_point,
+    decide,
+    exit_costs,
+    mean_cost,
+    policy_costs,
+    replay,
+)
+from eeasr_modules.exits.words.resources import WordResources, word_resources
 
 __all__ = [
     "KINDS",

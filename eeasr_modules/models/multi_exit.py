@@ -12,9 +12,8 @@ from torch import nn
 
 from eeasr_modules.models.attention_decoder import AttentionDecoder
 from eeasr_modules.models.encoders import build_encoder
-from eeasr_modules.models.heads import build_heads
-from eeasr_modules.models.huggingface import HuggingFaceEncoder
-from eeasr_modules.models.self_conditioning import SelfConditioning
+from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
+from eeasr_modules.models.heads import SelfConditioning, build_heads
 from eeasr_modules.models.walk import Walk
 from eeasr_modules.models.weights import read_weights, weight_files, write_weights
 

@@ -3,8 +3,8 @@
 Imports `exits` only.
 """
 
-from eeasr_modules.report.summary import Evaluated, evaluated, summarise
-from eeasr_modules.report.writing import closing_lines, write_report
+from eeasr_modules.report.numbers.summary import Evaluated, evaluated, summarise
+from eeasr_modules.report.render.files import closing_lines, write_report
 
 DEFAULT_POLICIES = (
     "between(random), between(entropy), between(confidence), between(margin), "

@@ -1,18 +1,18 @@
 """Transcribing live: decisions per utterance while the model runs, audio of any kind, results as dataclasses.
 
-Names are imported when they are first asked for, so that `runtime.onnx_loop` works without torch.
+Names are imported when they are first asked for, so that `runtime.onnx.loop` works without torch.
 """
 
 from importlib import import_module
 
 _HOMES = {
-    "Draft": "underway",
+    "Draft": "chunks",
     "EarlyExitASR": "recogniser",
     "Engine": "engine",
-    "Recognised": "leaving",
+    "Recognised": "batch",
     "TranscribeBatch": "ray_actor",
     "Transcript": "transcript",
-    "Word": "words",
+    "Word": "transcript",
 }
 
 __all__ = ["Draft", "EarlyExitASR", "Engine", "Recognised", "TranscribeBatch", "Transcript", "Word"]

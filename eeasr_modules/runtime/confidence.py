@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from eeasr_modules.data.waveform import fault
-from eeasr_modules.exits.word_confidence import MAP_FILE, ConfidenceMap, fit_confidence_map
-from eeasr_modules.models.precision import computed_in
-from eeasr_modules.runtime.words import Word, spell_words
+from eeasr_modules.exits.words.confidence import MAP_FILE, ConfidenceMap, fit_confidence_map
+from eeasr_modules.models.device import computed_in
+from eeasr_modules.runtime.transcript import Word, spell_words
 
 if TYPE_CHECKING:
     from eeasr_modules.runtime.engine import Engine
@@ -74,9 +74,9 @@ def fit_confidence(
     ValueError
         When the model is no folder, there are no references, or an exit has too few words.
     """
-    from eeasr_modules.exits.plain_transcripts import NORMALISERS
+    from eeasr_modules.exits.tables.plain_transcripts import NORMALISERS
     from eeasr_modules.models.weights import model_digest
-    from eeasr_modules.runtime.bench_material import read_material
+    from eeasr_modules.runtime.files.inputs import read_material
     from eeasr_modules.runtime.recogniser import EarlyExitASR
 
     if normaliser not in NORMALISERS:

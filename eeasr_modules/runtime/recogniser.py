@@ -12,22 +12,19 @@ import torch
 
 from eeasr_modules.data.audio import AudioReader, as_waveform
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
-from eeasr_modules.exits.policies import Policy, Static
-from eeasr_modules.models.attention_search import AttentionOptions, AttentionSearch
-from eeasr_modules.models.beam import BeamDecoder, BeamOptions
+from eeasr_modules.exits.policies.protocol import Policy, Static
+from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
+from eeasr_modules.models.decoding.beam import BeamDecoder, BeamOptions
 from eeasr_modules.models.device import checked_device
+from eeasr_modules.models.fast.switches import check_switches, made_faster
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.runtime.assembling import assembled
-from eeasr_modules.runtime.choosing import choose_policy
-from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, chunks
-from eeasr_modules.runtime.compaction import Always, Compaction, measure_compaction
-from eeasr_modules.runtime.drifting import ON_DRIFT, LiveWatch, reference_of
-from eeasr_modules.runtime.engine import Engine
-from eeasr_modules.runtime.faster import check_switches, made_faster
-from eeasr_modules.runtime.leaving import OnExit, Recognised
+from eeasr_modules.runtime.batch import OnExit, Recognised
+from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, OnDraft, Pool, Underway, assembled, chunks
+from eeasr_modules.runtime.drift_watch import ON_DRIFT, LiveWatch, reference_of
+from eeasr_modules.runtime.engine import Always, Compaction, Engine, measure_compaction
+from eeasr_modules.runtime.policy_choice import choose_policy
 from eeasr_modules.runtime.sources import Source, find_source
 from eeasr_modules.runtime.transcript import Transcript
-from eeasr_modules.runtime.underway import OnDraft, Pool, Underway
 
 logger = logging.getLogger(__name__)
 

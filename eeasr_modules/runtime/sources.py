@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, load_vocabulary
-from eeasr_modules.exits.calibration import Calibrated
-from eeasr_modules.exits.policy_file import read_policies
-from eeasr_modules.exits.word_confidence import MAP_FILE, ConfidenceMap, read_confidence_map
+from eeasr_modules.exits.policies.files import read_policies
+from eeasr_modules.exits.tuning.calibration import Calibrated
+from eeasr_modules.exits.words.confidence import MAP_FILE, ConfidenceMap, read_confidence_map
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.weights import model_digest, weight_files
 
@@ -128,7 +128,7 @@ def _confidence_map(folder: Path) -> ConfidenceMap | None:
 
 
 def _of_checkpoint(name: str) -> Source:
-    from eeasr_modules.models.huggingface_checkpoint import checkpoint_config, checkpoint_vocabulary
+    from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_config, checkpoint_vocabulary
 
     tokens = checkpoint_vocabulary(name)
     if tokens is None:

@@ -10,18 +10,15 @@ from speechbrain.utils.train_logger import FileTrainLogger
 
 from eeasr_modules.data.pipeline import n_samples_of
 from eeasr_modules.data.text import split_language
-from eeasr_modules.exits.edits import count_edits
+from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.models.attention_decoder import misspelled
-from eeasr_modules.models.decode import greedy_decode
-from eeasr_modules.models.distilling import confidence_weights
-from eeasr_modules.models.losses import utterance_ctc_losses
-from eeasr_modules.training.curves import Samples, extra_logger
-from eeasr_modules.training.distillation import Distillation, load_teacher
-from eeasr_modules.training.layer_groups import decayed_groups
-from eeasr_modules.training.regime_keys import alphas_of, regime_of
+from eeasr_modules.models.decoding.greedy import greedy_decode
+from eeasr_modules.models.losses import confidence_weights, utterance_ctc_losses
+from eeasr_modules.training.config.checks import alphas_of, regime_of
+from eeasr_modules.training.logs import Samples, extra_logger
+from eeasr_modules.training.objectives import Distillation, Spelling, load_teacher
+from eeasr_modules.training.optimiser import decayed_groups, lr_share
 from eeasr_modules.training.regimes import OWN_TEACHERS
-from eeasr_modules.training.schedule import lr_share
-from eeasr_modules.training.spelling import Spelling
 
 
 class ExitBrain(sb.Brain):

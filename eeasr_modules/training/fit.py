@@ -1,10 +1,14 @@
-"""From a checked configuration and manifests to a trained model folder."""
+"""Which utterances CTC cannot align, because they have more tokens than frames.
+
+From a checked configuration and manifests to a trained model folder.
+"""
 
 import importlib
+import itertools
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import speechbrain as sb
@@ -15,21 +19,67 @@ from speechbrain.utils.epoch_loop import EpochCounter
 from eeasr_modules.data.manifest import read_description
 from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batches, manifest_items
 from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, split_language, train_sentencepiece
-from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary
+from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_vocabulary
 from eeasr_modules.models.masked_prediction import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.training.alignable import warn_of_short
-from eeasr_modules.training.checkpoints import WholeCheckpointer
-from eeasr_modules.training.config import Config, corpora_of
-from eeasr_modules.training.corpora import Corpora, texts_of
-from eeasr_modules.training.decoder_keys import decoder_settings
-from eeasr_modules.training.encoder_asr import write_hyperparams
-from eeasr_modules.training.heard import is_trained, note_heard
+from eeasr_modules.training.config.checks import decoder_settings
+from eeasr_modules.training.config.config import Config, corpora_of
+from eeasr_modules.training.corpora import Corpora, is_trained, note_heard, texts_of
+from eeasr_modules.training.initialisation import first_layers, take_encoder, take_over
+from eeasr_modules.training.publish.encoder_asr import write_hyperparams
 from eeasr_modules.training.regimes import OWN_TEACHERS
-from eeasr_modules.training.starting import first_layers, take_encoder, take_over
+from eeasr_modules.training.run_folder import WholeCheckpointer
 from eeasr_modules.training.states import FrozenStates
 
 logger = logging.getLogger(__name__)
+
+
+def frames_needed(tokens: list[int]) -> int:
+    """Frames of the shortest CTC path: one a token, and a blank between equal ones.
+
+    Example
+    -------
+    >>> frames_needed([5, 3, 3, 3])
+    6
+    """
+    return len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
+
+
+def warn_of_short(
+    items: Mapping[str, dict],
+    *,
+    encode: Callable[[str], list[int]],
+    frames_for: Callable[[torch.Tensor], torch.Tensor],
+    sample_rate: int,
+) -> int:
+    """How many utterances have too few frames for their tokens: nothing is learned from them, which is logged.
+
+    Arguments
+    ---------
+    items : mapping
+        As `manifest_items` gives them.
+    encode : callable
+        Text -> token indices.
+    frames_for : callable
+        The encoder's: samples -> frames.
+    sample_rate : int
+        Hz.
+    """
+    n_samples = torch.tensor([round(item["duration"] * sample_rate) for item in items.values()])
+    n_frames = frames_for(n_samples).tolist()
+    needed = (frames_needed(encode(item["words"])) for item in items.values())
+    short = [utt_id for utt_id, has, needs in zip(items, n_frames, needed, strict=True) if has < needs]
+    if short:
+        logger.warning(
+            "%d of %d training utterances (%.1f %%) have fewer frames than CTC needs for their tokens, and teach "
+            "nothing (the first is %s): give tokens: bpe, a smaller downsample_factor, or downsample: null",
+            len(short),
+            len(items),
+            100.0 * len(short) / len(items),
+            short[0],
+        )
+    return len(short)
+
 
 # what may not change between the sittings of one run: its checkpoints would not fit or would mean something else
 FIXED = ("exit_layers", "encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "tokens")

@@ -21,12 +21,11 @@ from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.masked_prediction import MaskedPredictor, is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.training.checkpoints import WholeCheckpointer
-from eeasr_modules.training.command_line import parse
-from eeasr_modules.training.keys import CONFORMER_KEYS, Key
-from eeasr_modules.training.lock import hold
-from eeasr_modules.training.schedule import warmup_cosine
-from eeasr_modules.training.yaml_file import load_yaml
+from eeasr_modules.training.config.command_line import parse
+from eeasr_modules.training.config.config import load_yaml
+from eeasr_modules.training.config.keys import CONFORMER_KEYS, Key
+from eeasr_modules.training.optimiser import warmup_cosine
+from eeasr_modules.training.run_folder import WholeCheckpointer, hold
 
 logger = logging.getLogger(__name__)
 

@@ -13,29 +13,26 @@ from speechbrain.utils.distributed import ddp_init_group, if_main_process, infer
 
 from eeasr_modules.data.pipeline import AudioCache
 from eeasr_modules.data.text import load_vocabulary
-from eeasr_modules.exits.calibration import Calibrated, choose
-from eeasr_modules.exits.certifying import certify
-from eeasr_modules.exits.drift import drift_reference
-from eeasr_modules.exits.parquet import read_table
-from eeasr_modules.exits.policies import Policy
-from eeasr_modules.exits.policy_file import write_policies
-from eeasr_modules.exits.policy_text import parse_policies, parse_policy
-from eeasr_modules.exits.risk_losses import target_of
-from eeasr_modules.exits.risk_text import certificate_lines
-from eeasr_modules.exits.table import ExitTable
+from eeasr_modules.exits.policies.files import write_policies
+from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.policies.text import parse_policies, parse_policy
+from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tuning.calibration import Calibrated, choose
+from eeasr_modules.exits.tuning.drift import drift_reference
+from eeasr_modules.exits.tuning.risk import certify
+from eeasr_modules.exits.tuning.risk_losses import target_of
+from eeasr_modules.exits.tuning.risk_terms import certificate_lines
 from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.weights import model_digest
-from eeasr_modules.training.before import check_language_model, check_recordings, leaves_nothing
-from eeasr_modules.training.collect import table_metadata
-from eeasr_modules.training.command_line import parse
-from eeasr_modules.training.config import Config, load
-from eeasr_modules.training.corpora import Corpora, prepare_corpora
-from eeasr_modules.training.decoding import chosen_decoder, decode_or_reuse
+from eeasr_modules.training.admission import check_language_model, check_recordings, leaves_nothing
+from eeasr_modules.training.config.command_line import parse
+from eeasr_modules.training.config.config import Config, load
+from eeasr_modules.training.corpora import Corpora, heard_by, is_trained, prepare_corpora
 from eeasr_modules.training.fit import check_run_folder, load_brain_class, make_vocabulary
-from eeasr_modules.training.heard import heard_by, is_trained
-from eeasr_modules.training.lock import hold
-from eeasr_modules.training.sharing import collect_by_share
-from eeasr_modules.training.transcripts import write_transcripts
+from eeasr_modules.training.run_folder import hold
+from eeasr_modules.training.test_pass import table_metadata, write_transcripts
+from eeasr_modules.training.test_pass_search import chosen_decoder, collect_by_share, decode_or_reuse
 
 logger = logging.getLogger(__name__)
 

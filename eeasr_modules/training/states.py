@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from eeasr_modules.data.segments import split_segment
+from eeasr_modules.data.waveform import split_segment
 from eeasr_modules.models.multi_exit import MultiExit
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from eeasr_modules.common.text_files import read_lines, read_text
 from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.download import download, unpack
 from eeasr_modules.data.manifest import Utterance, require_files, write_manifest
 from eeasr_modules.data.text import normalise_an4
-from eeasr_modules.text_files import read_lines, read_text
 
 CORPUS = "AN4"
 URL = "http://www.speech.cs.cmu.edu/databases/an4/an4_sphere.tar.gz"

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from eeasr_modules.common.spelling import composed
 from eeasr_modules.data.manifest import Utterance, write_manifest
 from eeasr_modules.data.own_data import Entry, find_split, read_split
 from eeasr_modules.data.text import NORMALISERS
-from eeasr_modules.spelling import composed
 
 CORPUS = "Custom"
 RULES = (*NORMALISERS, "none")

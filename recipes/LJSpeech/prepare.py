@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from eeasr_modules.common.text_files import read_lines
 from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.manifest import Utterance, require_files, write_manifest
 from eeasr_modules.data.text import normalise_english
-from eeasr_modules.text_files import read_lines
 
 CORPUS = "LJSpeech"
 CHAPTERS = {"train": range(1, 49), "dev": range(49, 50), "test": range(50, 51)}  # published without splits

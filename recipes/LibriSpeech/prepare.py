@@ -11,9 +11,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from eeasr_modules.common.text_files import read_lines
 from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.manifest import Utterance, write_manifest
-from eeasr_modules.text_files import read_lines
 
 CORPUS = "LibriSpeech"
 SPLITS = ("train-clean-100", "dev-clean", "test-clean", "test-other")

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from eeasr_modules.common.text_files import read_lines
 from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.manifest import Utterance, write_manifest
 from eeasr_modules.data.text import normalise_ml_superb
-from eeasr_modules.text_files import read_lines
 
 CORPUS = "MLSUPERB"
 SPLITS = ("10min_train", "1h_train", "10min_dev", "10min_test")

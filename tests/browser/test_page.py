@@ -10,7 +10,7 @@ import pytest
 from chromium import AXE, CHROMIUM, DRIVER, NO_AXE, Chromium
 
 from eeasr_modules.exits import ExitTable
-from eeasr_modules.exits.risk_losses import RiskTarget
+from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.report import write_report
 
 pytestmark = [

@@ -7,8 +7,8 @@ import runpy
 import pytest
 from scipy.stats import binom
 
-from eeasr_modules.exits.risk_sizes import needed_table
-from eeasr_modules.report.readme import headline_text, results_text
+from eeasr_modules.exits.tuning.risk_terms import needed_table
+from eeasr_modules.report.render.readme import headline_text, results_text
 
 INTERVAL = re.compile(r"([+-]\d+\.\d\d) \[([+-]\d+\.\d\d), ([+-]\d+\.\d\d)\]")
 

@@ -13,7 +13,7 @@ PROGRAMS = sorted(
     for path in (ROOT / "train.py", *(ROOT / "benchmarks").glob("*.py"), *(ROOT / "recipes").glob("*/*.py"))
     if '__name__ == "__main__"' in path.read_text(encoding="utf-8")
 )
-MODULES = ["eeasr_modules.training.ship", "eeasr_modules.training.run"]
+MODULES = ["eeasr_modules.training.publish.release", "eeasr_modules.training.run"]
 UNTIL_TORCH = """
 import os, runpy, sys
 class Watch:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from tiny_checkpoint import write_start_of
 
-from eeasr_modules.training.yaml_file import load_yaml
+from eeasr_modules.training.config.config import load_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-config = pytest.importorskip("eeasr_modules.training.config", reason="training.config is not there yet")
-keys = pytest.importorskip("eeasr_modules.training.keys", reason="training.keys is not there yet")
+config = pytest.importorskip("eeasr_modules.training.config.config", reason="training.config is not there yet")
+keys = pytest.importorskip("eeasr_modules.training.config.keys", reason="training.keys is not there yet")
 SHARED = sorted((ROOT / "hparams" / "shared").glob("*.yaml"))
 # pretraining has keys of its own: tests/unit/training/test_pretraining.py
 TOP = sorted(path for path in (ROOT / "hparams").glob("*.yaml") if not path.name.startswith("pretrain_"))

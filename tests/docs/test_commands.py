@@ -91,8 +91,7 @@ def check_training(one, recipes):
     """Every key is one of that YAML's, and has a value that it may have."""
     import speechbrain as sb
 
-    from eeasr_modules.training.config import check
-    from eeasr_modules.training.yaml_file import load_yaml
+    from eeasr_modules.training.config.config import check, load_yaml
 
     words = list(one.words[2:])
     if not words:
@@ -141,7 +140,7 @@ def check_script(one):
 def check_pretraining(words, given):
     from speechbrain.core import RunOptions
 
-    from eeasr_modules.training.yaml_file import load_yaml
+    from eeasr_modules.training.config.config import load_yaml
 
     known = {*load_yaml(ROOT / words[1]), *RunOptions().as_dict()} if len(words) > 1 else set()
     assert not (extra := {option.removeprefix("--") for option in given} - known), f"unknown keys {extra}"

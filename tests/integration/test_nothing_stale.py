@@ -12,7 +12,7 @@ from small_corpus import make_corpus
 from tiny_run import tiny_argv
 
 import train
-from eeasr_modules.exits.parquet import read_table
+from eeasr_modules.exits.tables.parquet import read_table
 
 
 @pytest.fixture
@@ -100,9 +100,8 @@ class TestPaths:
 
 class TestRunFolder:
     def test_a_second_process_is_told_who_holds_the_folder(self, argv, root, tmp_path, capsys):
-        code = (
-            "from eeasr_modules.training.lock import hold; import sys; hold(sys.argv[1]); print(1, flush=True); input()"
-        )
+        hold = "from eeasr_modules.training.run_folder import hold; import sys; hold(sys.argv[1])"
+        code = f"{hold}; print(1, flush=True); input()"
         command = [sys.executable, "-c", code, str(tmp_path / "run")]
         with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
             other.stdout.readline()

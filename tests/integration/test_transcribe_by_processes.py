@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from eeasr_modules.runtime.sharding import part_paths
+from eeasr_modules.runtime.files.shards import part_paths
 
 pytestmark = pytest.mark.slow
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eeasr_modules.text_files import read_lines, read_text
+from eeasr_modules.common.text_files import read_lines, read_text
 from eeasr_modules.training.corpora import load_recipe
 
 

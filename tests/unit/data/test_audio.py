@@ -5,12 +5,11 @@ import pytest
 import soundfile
 import torch
 
-from eeasr_modules.data import resampling, sound_files
-from eeasr_modules.data.audio import AudioReader, as_waveform, read_audio, read_speech
+from eeasr_modules.data import audio as resampling
+from eeasr_modules.data import sound_files
+from eeasr_modules.data.audio import AudioReader, as_waveform, read_audio, read_speech, resample
 from eeasr_modules.data.audio_files import audio_duration_s, find_audio
-from eeasr_modules.data.resampling import resample
-from eeasr_modules.data.segments import with_segment
-from eeasr_modules.data.waveform import rounded
+from eeasr_modules.data.waveform import rounded, with_segment
 
 RATE = 16000
 

@@ -2,7 +2,7 @@
 
 import os
 
-from eeasr_modules.data.audio_state import audio_digest, audio_state
+from eeasr_modules.data.manifest import audio_digest, audio_state
 from eeasr_modules.data.own_data import _file_of
 
 

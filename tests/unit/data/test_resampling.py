@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from eeasr_modules.compat import ensure_torchaudio
-from eeasr_modules.data import resampling
-from eeasr_modules.data.resampling import resample, resampled
+from eeasr_modules.data import audio
+from eeasr_modules.data.audio import resample, resampled
 
 USUAL = [8000, 11025, 16000, 22050, 24000, 32000, 44100, 48000, 96000, 192000]
 ODD = [4001, 7999, 11127, 16001, 44101, 44056, 96001, 383999]
@@ -40,8 +40,8 @@ def test_tones_of_any_rate_keep_their_pitch_loudness_and_length(rate, to_rate):
 
 @pytest.mark.parametrize("rate", [44100, 11025, 24000])
 def test_the_sparse_matrix_is_the_filter_of_torchaudio(rate):
-    wav, (step, new) = tones(rate) + 0.1 * torch.randn(int(0.8 * rate)), resampling._period(rate, 16000)
-    by_matrix = torch.from_numpy(resampling._by_periods(wav.numpy(), step, new))
+    wav, (step, new) = tones(rate) + 0.1 * torch.randn(int(0.8 * rate)), audio._period(rate, 16000)
+    by_matrix = torch.from_numpy(audio._by_periods(wav.numpy(), step, new))
     torch.testing.assert_close(by_matrix, resample(wav, rate, 16000), atol=1e-4, rtol=0)
 
 
@@ -55,7 +55,7 @@ def test_what_the_new_rate_cannot_hold_is_taken_out(rate):
 @pytest.mark.parametrize("size", [700, 40000])
 def test_blocks_come_out_as_the_whole_does(rate, size, monkeypatch):
     wav = tones(rate, 6.3)
-    monkeypatch.setattr(resampling, "BLOCK_SAMPLES", 5000)
+    monkeypatch.setattr(audio, "BLOCK_SAMPLES", 5000)
     blocks = list(resampled(torch.split(wav, size), rate, 16000))
     assert len(blocks) > 5
     torch.testing.assert_close(torch.cat(blocks), resample(wav, rate, 16000), atol=3e-7, rtol=0)
@@ -65,7 +65,7 @@ def test_blocks_come_out_as_the_whole_does(rate, size, monkeypatch):
 
 PEAK = """
 import re, sys, scipy.sparse, torch
-from eeasr_modules.data.resampling import resample, resampled
+from eeasr_modules.data.audio import resample, resampled
 def mb(name): return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
 resample(torch.zeros(44100), 44100, 16000)
 for rate in map(int, sys.argv[1:]):

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from eeasr_modules.common.spelling import normalise_words
 from eeasr_modules.data.text import (
     BLANK,
     NORMALISERS,
@@ -18,7 +19,6 @@ from eeasr_modules.data.text import (
     normalise_ml_superb,
     train_sentencepiece,
 )
-from eeasr_modules.spelling import normalise_words
 
 
 @pytest.mark.parametrize(

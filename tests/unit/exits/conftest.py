@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eeasr_modules.exits.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable
 
 
 def random_table(seed: int = 0, *, n: int = 30, layers=(2, 4, 6, 8), n_speakers: int = 10, macs: bool = True):

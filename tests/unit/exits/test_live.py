@@ -4,12 +4,11 @@ import numpy as np
 import pytest
 from sentences import sentence_table
 
-from eeasr_modules.exits.calibration import choose
-from eeasr_modules.exits.choices import replay
-from eeasr_modules.exits.lexical_signals import LEXICAL_SIGNALS, lexical_signals
-from eeasr_modules.exits.policy_text import parse_policy
-from eeasr_modules.exits.signals_text import TEXT_SIGNALS, text_signals_at_exit
-from eeasr_modules.exits.word_resources import word_resources
+from eeasr_modules.exits.policies.text import parse_policy
+from eeasr_modules.exits.tables.text_signals import LEXICAL_SIGNALS, TEXT_SIGNALS, lexical_signals, text_signals_at_exit
+from eeasr_modules.exits.tuning.calibration import choose
+from eeasr_modules.exits.tuning.replay import replay
+from eeasr_modules.exits.words.resources import word_resources
 
 TEXTS = ["gain", "gain_text", "between(lexical)", "lexical_text", "between(4, 8, gain)", "any(gain, patience(2, 0))"]
 

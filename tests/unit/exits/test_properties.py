@@ -8,15 +8,15 @@ hypothesis = pytest.importorskip("hypothesis")
 from hypothesis import HealthCheck, given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from eeasr_modules.exits.bounds import oracle_a, oracle_b, oracle_c, static_line  # noqa: E402
-from eeasr_modules.exits.choices import choice_point, decide, exit_costs, needed_signals, replay  # noqa: E402
-from eeasr_modules.exits.combinations import with_threshold  # noqa: E402
-from eeasr_modules.exits.curve import policy_curve  # noqa: E402
-from eeasr_modules.exits.fitted import KINDS, Fitted  # noqa: E402
-from eeasr_modules.exits.fitting import fit_model, scores_of  # noqa: E402
-from eeasr_modules.exits.policies import PATIENCE_SIGNALS, THRESHOLD_SIGNALS, exits_back, lagged, reach_of  # noqa: E402
-from eeasr_modules.exits.policy_text import POLICIES, parse_policy  # noqa: E402
-from eeasr_modules.exits.table import ExitTable  # noqa: E402
+from eeasr_modules.exits.measure.bounds import oracle_a, oracle_b, oracle_c, static_line  # noqa: E402
+from eeasr_modules.exits.policies.combine import with_threshold  # noqa: E402
+from eeasr_modules.exits.policies.fitted import KINDS, Fitted  # noqa: E402
+from eeasr_modules.exits.policies.protocol import PATIENCE_SIGNALS, THRESHOLD_SIGNALS, exits_back, lagged, reach_of  # noqa: E402
+from eeasr_modules.exits.policies.text import POLICIES, parse_policy  # noqa: E402
+from eeasr_modules.exits.tables.table import ExitTable  # noqa: E402
+from eeasr_modules.exits.tuning.curve import policy_curve  # noqa: E402
+from eeasr_modules.exits.tuning.fit import fit_model, scores_of  # noqa: E402
+from eeasr_modules.exits.tuning.replay import choice_point, decide, exit_costs, needed_signals, replay  # noqa: E402
 
 FAST = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 LAGGED = {lagged(name, lag) for name in ("cross_entropy", "binary_cross_entropy") for lag in (2, 3)}

@@ -10,7 +10,7 @@ from tiny_checkpoint import save_checkpoint
 from transformers import AutoModelForCTC, Wav2Vec2PhonemeCTCTokenizer
 
 from eeasr_modules.data.text import CharVocabulary, load_vocabulary
-from eeasr_modules.models.huggingface_checkpoint import checkpoint_vocabulary, read_checkpoint
+from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_vocabulary, read_checkpoint
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.fit import check_spelling, has_checkpoint_vocabulary, in_case_of
 

@@ -3,8 +3,12 @@
 import pytest
 import torch
 
-from eeasr_modules.models.masked_prediction import MaskedPredictor, is_pretrained_encoder, pretrained_weights
-from eeasr_modules.models.masked_targets import ClusterTargets
+from eeasr_modules.models.masked_prediction import (
+    ClusterTargets,
+    MaskedPredictor,
+    is_pretrained_encoder,
+    pretrained_weights,
+)
 
 ENCODER = {"encoder": "conformer", "n_layers": 2, "dim": 16, "n_heads": 2, "ffn_dim": 32, "n_mels": 20, "dropout": 0.0}
 

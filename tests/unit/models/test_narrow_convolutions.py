@@ -9,9 +9,9 @@ from small_checkpoints import CHECKPOINTS, folders
 from torch import nn
 
 from eeasr_modules.models import MultiExit
+from eeasr_modules.models.device import NarrowConvolution, narrow_in_float32
 from eeasr_modules.models.encoders import build_encoder
-from eeasr_modules.models.huggingface import HuggingFaceEncoder
-from eeasr_modules.models.precision import NarrowConvolution, narrow_in_float32
+from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
 
 __all__ = ["folders"]
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from eeasr_modules.data.text import CharVocabulary
-from eeasr_modules.exits.policy_text import parse_policy
+from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.walk import Walk
 from eeasr_modules.runtime.engine import Engine
-from eeasr_modules.training.collect import read_exits
+from eeasr_modules.training.test_pass import read_exits
 
 TINY_WAV2VEC2 = {
     "model_type": "wav2vec2",

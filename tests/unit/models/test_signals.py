@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from eeasr_modules.exits.policies import MOST_LAGS as policies_lags
+from eeasr_modules.exits.policies.protocol import MOST_LAGS as policies_lags
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, SIGNALS, acoustic_signals
 from eeasr_modules.models.signals import MOST_LAGS as models_lags
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from eeasr_modules.data.text import CharVocabulary, train_sentencepiece
-from eeasr_modules.models.decode import greedy_decode
-from eeasr_modules.models.word_signals import WORD_SIGNALS, WordFrames, word_signals
+from eeasr_modules.models.decoding.greedy import greedy_decode
+from eeasr_modules.models.signals import WORD_SIGNALS, WordFrames, word_signals
 
 SPELLINGS = ("", " ", "A", "B")
 WORDS = WordFrames(SPELLINGS, blank_index=0)

@@ -205,7 +205,7 @@ def test_json_lines_as_nemo_writes_them_name_stretches_of_one_file(recipe, folde
 
 @pytest.mark.parametrize(("start", "end"), [("start", "end"), ("start_time", "end_time"), ("start_s", "end_s")])
 def test_a_row_means_the_same_stretch_in_training_and_in_the_commands(recipe, folder, tmp_path, start, end):
-    from eeasr_modules.runtime.bench_material import read_material
+    from eeasr_modules.runtime.files.inputs import read_material
 
     content = f"wav,text,{start},{end}\na/long.wav,one,1,2.5\na/long.wav,two,2.5,-1\n"
     rows, _ = listed(recipe, folder, tmp_path, "train.csv", content)

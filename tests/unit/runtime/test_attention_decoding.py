@@ -8,10 +8,10 @@ from talkative import noises, table_of, talkative_model
 
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import parse_policy
-from eeasr_modules.exits.choices import replay
-from eeasr_modules.models.attention_search import DECODER_SIGNALS, AttentionOptions, AttentionSearch
+from eeasr_modules.exits.tuning.replay import replay
+from eeasr_modules.models.decoding.attention import DECODER_SIGNALS, AttentionOptions, AttentionSearch
 from eeasr_modules.runtime import EarlyExitASR
-from eeasr_modules.runtime.words import Word
+from eeasr_modules.runtime.transcript import Word
 
 OPTIONS = AttentionOptions(beam_size=2)
 SHAPE = {"n_layers": 1, "dim": 16, "n_heads": 2, "ffn_dim": 32}

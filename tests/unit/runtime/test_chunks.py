@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eeasr_modules.runtime.chunks import chunks, stitch
-from eeasr_modules.runtime.words import Word
+from eeasr_modules.runtime.transcript import Word
 
 RATE = 1000
 

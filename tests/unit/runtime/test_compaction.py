@@ -2,7 +2,7 @@
 
 import torch
 
-from eeasr_modules.runtime.compaction import WhenItPays, measure_compaction
+from eeasr_modules.runtime.engine import WhenItPays, measure_compaction
 
 
 def test_it_says_yes_where_layers_save_more_than_the_copy_costs():

@@ -10,7 +10,7 @@ import torch
 from talkative import noises
 
 from eeasr_modules.cli import main
-from eeasr_modules.exits.word_confidence import read_confidence_map
+from eeasr_modules.exits.words.confidence import read_confidence_map
 from eeasr_modules.runtime import EarlyExitASR, confidence
 from eeasr_modules.runtime.confidence import fit_confidence, words_of_exits
 

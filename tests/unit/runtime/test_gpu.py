@@ -11,10 +11,10 @@ from small_checkpoints import CHECKPOINTS, folders  # noqa: F401
 from talkative import ENCODER, table_of, talkative_model
 
 from eeasr_modules.exits import choose, parse_policy, replay
+from eeasr_modules.models.device import computed_in
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.precision import computed_in
 from eeasr_modules.runtime import EarlyExitASR
-from eeasr_modules.training.collect import read_exits
+from eeasr_modules.training.test_pass import read_exits
 
 pytestmark = pytest.mark.gpu
 GPU = torch.device("cuda")

@@ -5,10 +5,9 @@ from tiny_run import TINY, YAML
 
 from eeasr_modules.data.pipeline import AudioCache
 from eeasr_modules.data.text import CharVocabulary
-from eeasr_modules.training.config import check
+from eeasr_modules.training.config.config import check, load_yaml
 from eeasr_modules.training.corpora import prepare_corpora
 from eeasr_modules.training.fit import build_model
-from eeasr_modules.training.yaml_file import load_yaml
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from eeasr_modules.exits import choose, parse_policy
-from eeasr_modules.exits.parquet import read_table
-from eeasr_modules.models.attention_search import DECODER_SIGNALS, AttentionOptions, AttentionSearch
-from eeasr_modules.training.collect import collect, table_metadata
-from eeasr_modules.training.decoding import chosen_decoder, decode, decode_or_reuse
+from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.models.decoding.attention import DECODER_SIGNALS, AttentionOptions, AttentionSearch
 from eeasr_modules.training.fit import build_model
+from eeasr_modules.training.test_pass import collect, table_metadata
+from eeasr_modules.training.test_pass_search import chosen_decoder, decode, decode_or_reuse
 
 KEYS = {"attention_decoder": True, "decoder_layers": 1, "decoder_heads": 2, "decoder_ffn_dim": 32}
 

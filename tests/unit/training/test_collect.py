@@ -8,12 +8,11 @@ import pytest
 import torch
 
 from eeasr_modules.data.pipeline import manifest_items
-from eeasr_modules.exits.edits import count_edits
-from eeasr_modules.exits.parquet import read_table, write_table
-from eeasr_modules.models.decode import greedy_decode
-from eeasr_modules.models.signals import ACOUSTIC_SIGNALS
-from eeasr_modules.models.word_signals import WORD_SIGNALS
-from eeasr_modules.training.collect import collect, collect_or_reuse, length_batches, table_metadata
+from eeasr_modules.exits.measure.edits import count_edits
+from eeasr_modules.exits.tables.parquet import read_table, write_table
+from eeasr_modules.models.decoding.greedy import greedy_decode
+from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, WORD_SIGNALS
+from eeasr_modules.training.test_pass import collect, collect_or_reuse, length_batches, table_metadata
 
 
 class TestLengthBatches:

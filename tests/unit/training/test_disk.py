@@ -7,8 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eeasr_modules.training.checkpoints import WholeCheckpointer
-from eeasr_modules.training.disk import why_not_written
+from eeasr_modules.training.run_folder import WholeCheckpointer, why_not_written
 
 FULL = "/dev/full"
 needs_dev_full = pytest.mark.skipif(not os.path.exists(FULL), reason="no /dev/full on this system")

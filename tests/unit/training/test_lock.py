@@ -7,11 +7,12 @@ import sys
 
 import pytest
 
-from eeasr_modules.training.lock import hold, release_all
+from eeasr_modules.training.run_folder import hold, release_all
 
 
 def test_a_folder_is_held_until_its_process_ends_however_that_is(tmp_path, root):
-    code = f"from eeasr_modules.training.lock import hold; hold({str(tmp_path)!r}); print('held', flush=True); input()"
+    held = f"from eeasr_modules.training.run_folder import hold; hold({str(tmp_path)!r})"
+    code = f"{held}; print('held', flush=True); input()"
     other = subprocess.Popen(
         [sys.executable, "-c", code], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -10,7 +10,7 @@ from tiny_run import TINY, tiny_argv
 import train
 from eeasr_modules.models.masked_prediction import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.training.config import load
+from eeasr_modules.training.config.config import load
 from eeasr_modules.training.fit import build_model
 from eeasr_modules.training.pretraining import KEYS, list_audio, load_settings, main, pretrain
 

@@ -12,13 +12,11 @@ from tiny_checkpoint import write_start_of
 from eeasr_modules.data.pipeline import AudioCache, build_dataset, manifest_items
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.training.brain import ExitBrain
-from eeasr_modules.training.config import check
+from eeasr_modules.training.config.checks import regime_of
+from eeasr_modules.training.config.config import check, load_yaml
 from eeasr_modules.training.fit import build_model, fit
-from eeasr_modules.training.layer_groups import decayed_groups, depth_of
-from eeasr_modules.training.regime_keys import regime_of
+from eeasr_modules.training.optimiser import SCHEDULES, decayed_groups, depth_of, lr_share
 from eeasr_modules.training.regimes import REGIMES, Regime
-from eeasr_modules.training.schedule import SCHEDULES, lr_share
-from eeasr_modules.training.yaml_file import load_yaml
 
 ROOT = Path(__file__).resolve().parents[3]
 READY = sorted((ROOT / "hparams" / "regimes").glob("*.yaml"))
@@ -104,7 +102,7 @@ class TestLayerDecay:
         assert [group["lr_scale"] for group in groups] == [0.25, 0.5, 1.0]
 
     def test_layers_of_a_hugging_face_encoder_are_told_from_its_front_end(self):
-        from eeasr_modules.models.huggingface import HuggingFaceEncoder
+        from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
 
         shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
         shape |= {"conv_dim": [8] * 7, "conv_kernel": [10, 3, 3, 3, 3, 2, 2], "num_conv_pos_embeddings": 4}

@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from eeasr_modules.exits.table import ExitTable
-from eeasr_modules.training.transcripts import write_transcripts
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.training.test_pass import write_transcripts
 
 WORDS = ("A", "B", "C", "YES", "NO", "GO", "STOP")
 

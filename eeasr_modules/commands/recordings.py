@@ -1,0 +1,164 @@
+"""Commands that hear recordings: `transcribe`, `try`, `demo`."""
+
+import argparse
+import sys
+
+from eeasr_modules.commands.options import Parser, add_command, add_model_choice
+
+
+def add(commands: argparse._SubParsersAction) -> None:
+    """Add `transcribe`, `try`, `demo` to the parser's commands.
+
+    Arguments
+    ---------
+    commands : argparse._SubParsersAction
+        Of the parser of `eeasr`.
+    """
+    _add_transcribe(commands)
+    _add_try(commands)
+    _add_demo(commands)
+
+
+def _add_transcribe(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(commands, "transcribe", _transcribe, "transcribe recordings, each as deep as its policy says")
+    parser.add_argument("model", metavar="MODEL", help="folder of a model or CTC checkpoint, or an id on the hub")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="AUDIO", help="files, folders, .txt lists, .csv manifests, - for a list on stdin"
+    )
+    add_model_choice(parser)
+    parser.add_argument("-o", "--output", metavar="PATH", help="a .jsonl, .csv, .txt or .srt (default: print)")
+    parser.add_argument("--format", choices=("jsonl", "csv", "txt", "srt"), help="where the name does not say it")
+    parser.add_argument(
+        "--batch-seconds", type=float, default=60.0, metavar="S", help="padded audio in a batch (default: 60)"
+    )
+    _add_decoding(parser)
+    parser.add_argument(
+        "--pool-survivors", "--pool_survivors", action="store_true", help="keep deep layers' batches full (GPU)"
+    )
+    parser.add_argument(
+        "--on-drift",
+        choices=("off", "warn", "full_depth"),
+        default="off",
+        help="when speech is no longer like that of calibration (default: off, nobody watches)",
+    )
+    parser.add_argument(
+        "--progressive", action="store_true", help="say on standard error what every exit hears, as it is heard"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_decoding(parser: Parser) -> None:
+    parser.add_argument(
+        "--decoding",
+        choices=("greedy", "beam", "attention"),
+        help="beam: search at the exit that is taken; attention: by its decoder, where the model has one",
+    )
+    parser.add_argument("--lm", metavar="FILE", help="n-gram model of words for the beam: ARPA or KenLM binary")
+    parser.add_argument("--beam-size", type=int, default=60, metavar="N", help="transcripts kept (default: 60)")
+    parser.add_argument("--lm-weight", type=float, default=0.8, metavar="W", help="of the model (default: 0.8)")
+    parser.add_argument("--word-score", type=float, default=1.5, metavar="S", help="for every word (default: 1.5)")
+    parser.add_argument(
+        "--attention-beam-size", type=int, default=10, metavar="N", help="the decoder's; 1: greedy (default: 10)"
+    )
+    parser.add_argument(
+        "--attention-ctc-weight", type=float, default=0.3, metavar="W", help="share of CTC in it (default: 0.3)"
+    )
+
+
+def _decoding(options: argparse.Namespace):
+    from eeasr_modules.models.decoding.attention import AttentionOptions
+    from eeasr_modules.models.decoding.beam import BeamOptions
+
+    if options.decoding == "attention":
+        if options.lm is not None:
+            raise ValueError("--lm is for the CTC beam: leave out --decoding attention, or --lm")
+        return AttentionOptions(options.attention_beam_size, options.attention_ctc_weight)
+    if options.lm is not None and options.decoding == "greedy":
+        raise ValueError("--lm needs a beam: leave out --decoding greedy")
+    if options.lm is None and options.decoding != "beam":
+        return None
+    return BeamOptions(options.beam_size, options.lm, lm_weight=options.lm_weight, word_score=options.word_score)
+
+
+def _transcribe(options: argparse.Namespace) -> int:
+    from eeasr_modules.runtime import EarlyExitASR
+    from eeasr_modules.runtime.files.shards import Ranks
+    from eeasr_modules.runtime.files.transcribe import local_device, transcribe_files
+
+    ranks = Ranks.from_environment()
+    asr = EarlyExitASR.from_pretrained(
+        options.model,
+        policy=options.policy,
+        budget=options.budget,
+        device=local_device(options.device, ranks),
+        batch_seconds=options.batch_seconds,
+        pool_survivors=options.pool_survivors,
+        front_end=options.front_end,
+        precision=options.precision,
+        decoding=_decoding(options),
+        on_drift=options.on_drift,
+    )
+    tally = transcribe_files(
+        asr,
+        options.inputs,
+        output=options.output,
+        format=options.format,
+        standard_input=sys.stdin,
+        progress=False if options.quiet else None,
+        progressive=options.progressive,
+        ranks=ranks,
+    )
+    if ranks.is_first:
+        print(f"eeasr: {asr.policy}: {tally}", file=sys.stderr)
+    return 1 if tally.n_failed + tally.n_failed_before else 0
+
+
+def _add_try(commands: argparse._SubParsersAction) -> None:
+    parser = add_command(commands, "try", _try, "hear a model on your own voice, exit by exit")
+    parser.add_argument("arguments", nargs="*", metavar="[MODEL] [AUDIO ...]", help="none: record by the microphone")
+    parser.add_argument("--sentences", metavar="FILE", help="what is said, one sentence a line")
+    add_model_choice(parser)
+
+
+def _try(options: argparse.Namespace) -> None:
+    from eeasr_modules.runtime import EarlyExitASR
+    from eeasr_modules.runtime.microphone import hear, model_and_files, read_sentences, run_trials, trial_lines
+
+    model, files = model_and_files(options.arguments)
+    sentences = read_sentences(options.sentences)
+    asr = EarlyExitASR.from_pretrained(
+        model,
+        policy=options.policy,
+        budget=options.budget,
+        device=options.device,
+        front_end=options.front_end,
+        precision=options.precision,
+    )
+    wavs = hear(files, sentences, sample_rate=asr.source.config.get("sample_rate", 16000))
+    trials = run_trials(asr, wavs, sentences)
+    print("\n".join(trial_lines(trials, exit_layers=asr.source.exit_layers, policy=str(asr.policy))))
+
+
+def _add_demo(commands: argparse._SubParsersAction) -> None:
+    about = "a page on this machine: speak, and see every exit and policy at work"
+    parser = add_command(commands, "demo", _demo, about)
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="folder or hub id (default: the shipped model)")
+    parser.add_argument("--port", type=int, metavar="N", help="of 127.0.0.1 (default: a free one from 7860 up)")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    add_model_choice(parser)
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from eeasr_modules.demo.app import serve
+    from eeasr_modules.runtime import EarlyExitASR
+    from eeasr_modules.runtime.microphone import default_model
+
+    asr = EarlyExitASR.from_pretrained(
+        options.model or default_model(),
+        policy=options.policy,
+        budget=options.budget,
+        device=options.device,
+        front_end=options.front_end,
+        precision=options.precision,
+    )
+    serve(asr, port=options.port, open_browser=not options.no_browser)

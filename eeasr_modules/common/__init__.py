@@ -1,0 +1,1 @@
+"""What every room may import: nothing of ours in it, no torch."""

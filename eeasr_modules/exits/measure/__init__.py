@@ -1,0 +1,1 @@
+"""What choices are worth: edits, bounds, intervals, comparisons, fusion, ExitBench."""

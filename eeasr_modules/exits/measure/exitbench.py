@@ -1,0 +1,377 @@
+"""ExitBench: anyone's per-exit transcripts, and anyone's choices of exits, scored in one frozen way.
+
+What ExitBench reads and how it weighs: decisions made elsewhere, and sets recognised by their references.
+
+ExitBench: anyone's per-exit transcripts, and anyone's choices of exits, scored in one frozen way.
+
+Definitions, files and rules: docs/exitbench.md. In short: word errors are pooled; depth is weighted by seconds; on the
+sets that `KNOWN_SETS` recognises by their references, seconds come from the references' lengths, so that
+everybody's depth counts the same; open policies are cross-fitted over ten folds of speakers
+(`cross_fit.speaker_folds`); intervals are 1,000 draws of speakers from a fixed seed.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits.measure.bootstrap import Interval, bootstrap_above_static, bootstrap_wer
+from eeasr_modules.exits.measure.bounds import Frontier, gap_closed, oracle_a, oracle_b, oracle_c, static_line
+from eeasr_modules.exits.measure.edits import count_word_edits
+from eeasr_modules.exits.measure.exitbench_baselines import BASELINES, KNOWN_SETS
+from eeasr_modules.exits.measure.overthinking import overthinking, pooled_wer
+from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.tables.plain_transcripts import NORMALISERS, approximate_duration_s, layer_of, read_rows
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tuning.calibration import cross_fit
+from eeasr_modules.exits.tuning.replay import decide, exit_costs, mean_cost
+
+
+@dataclass(frozen=True, eq=False)
+class Choices:
+    """Somebody's decisions on the utterances of a table.
+
+    Arguments
+    ---------
+    name : str
+        What they are called in the score.
+    exit_index : np.ndarray of shape (n_utterances,)
+        From 0.
+    hypotheses : np.ndarray of shape (n_utterances,), or None
+        What was emitted, where it is not the exit's own transcript (fusion).
+    """
+
+    name: str
+    exit_index: np.ndarray
+    hypotheses: np.ndarray | None = None
+
+
+def read_choices(path: str | Path, table: ExitTable) -> Choices:
+    """Decisions from a file of rows `id, exit_layer[, hypothesis]`, TSV or JSON lines.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    table : ExitTable
+        Whose utterances were decided.
+
+    Returns
+    -------
+    Choices
+        In the table's order.
+
+    Raises
+    ------
+    ValueError
+        When an utterance is missing, unknown or decided twice, or a layer has no exit.
+    """
+    rows = {utt_id: i for i, utt_id in enumerate(table.utt_ids)}
+    index_of = {int(layer): k for k, layer in enumerate(table.exit_layers)}
+    exit_index = np.full(table.n_utterances, -1)
+    emitted: dict[int, str] = {}
+    for place, row in read_rows(Path(path), needed=("id", "exit_layer")):
+        i, layer = rows.get(str(row["id"]).strip(), -1), layer_of(row["exit_layer"], place)
+        if i < 0:
+            raise ValueError(f"{place}: the table has no utterance {row['id']!r}")
+        if layer not in index_of:
+            raise ValueError(f"{place}: the table has exits after layers {list(index_of)}, not after {layer}")
+        if exit_index[i] >= 0:
+            raise ValueError(f"{place} decides {row['id']!r} again; every id stands once")
+        exit_index[i] = index_of[layer]
+        if row.get("hypothesis") is not None:
+            emitted[i] = str(row["hypothesis"])
+    if (exit_index < 0).any():
+        missing = table.utt_ids[exit_index < 0]
+        raise ValueError(f"{path} must decide every utterance, but {len(missing)} are missing, such as {missing[0]!r}")
+    if emitted and len(emitted) < table.n_utterances:
+        raise ValueError(
+            f"{path} must give a hypothesis for every utterance or for none, got {len(emitted)} of {table.n_utterances}"
+        )
+    hypotheses = np.array([emitted[i] for i in range(len(emitted))], dtype=object) if emitted else None
+    return Choices(Path(path).name, exit_index, hypotheses)
+
+
+def set_digest(table: ExitTable) -> str | None:
+    """What a set is recognised by: ids and references, whatever their order, case and punctuation.
+
+    Arguments
+    ---------
+    table : ExitTable
+        With references.
+
+    Returns
+    -------
+    str or None
+        SHA-256 of the sorted lines `id<tab>REFERENCE`; None without references.
+    """
+    if table.references is None:
+        return None
+    lines = sorted(f"{utt_id}\t{NORMALISERS['words'](said)}" for utt_id, said in zip(table.utt_ids, table.references))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def bench_table(table: ExitTable) -> ExitTable:
+    """The table as ExitBench weights it: on a known set, seconds from the references' lengths.
+
+    Arguments
+    ---------
+    table : ExitTable
+        Anyone's.
+
+    Returns
+    -------
+    ExitTable
+        The same one where the set is not known.
+    """
+    if set_digest(table) not in KNOWN_SETS:
+        return table
+    seconds = approximate_duration_s([NORMALISERS["words"](said) for said in table.references])
+    return replace(
+        table,
+        duration_s=seconds,
+        cost_layers=seconds[:, None] * table.exit_layers,
+        cost_macs=None,
+        head_macs=None,
+        metadata={**table.metadata, "duration_is_approximate": True},
+    )
+
+
+SCORE_VERSION = 1
+BUDGETS = (7 / 12, 8 / 12, 9 / 12, 10 / 12)  # shares of full depth; on twelve layers 7, 8, 9, 10
+N_DRAWS = 1000
+SEED = 0
+
+
+def score_table(
+    table: ExitTable,
+    *,
+    policies: Sequence[Policy] = (),
+    choices: Sequence[Choices] = (),
+    budgets: Sequence[float] = BUDGETS,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """Everything that ExitBench says about a table, policies and choices on it.
+
+    Arguments
+    ---------
+    table : ExitTable
+        Transcripts of every exit.
+    policies : sequence of policies
+        Open ones are cross-fitted at every budget; the others are replayed as they are.
+    choices : sequence of Choices
+        Decisions made elsewhere.
+    budgets : sequence of float
+        Mean depths: up to 1 shares of the full depth, above 1 layers.
+    say : callable or None
+        Told what is being fitted: some fits take minutes.
+
+    Returns
+    -------
+    dict
+        As docs/exitbench.md lists; JSON can hold it.
+
+    Raises
+    ------
+    ValueError
+        When a budget is not reachable, or a policy cannot decide on this table.
+    """
+    table = bench_table(table)
+    known = KNOWN_SETS.get(set_digest(table))
+    lines = lines_of(table)
+    layers = [budget_layers(budget, table) for budget in budgets]
+    baselines = BASELINES.get(known, [])
+    single = next((wer for one in baselines if one["kind"] == "single exit" for wer in one["wer_at"].values()), None)
+    return {
+        "schema_version": SCORE_VERSION,
+        "set": _set_numbers(table, known),
+        "exits": [_exit_numbers(table, k) for k in range(table.n_exits)],
+        "oracles": {name: _oracle_point(table, chosen) for name, chosen in _oracles(table).items()},
+        "overthinking": vars(overthinking(table.errors)),
+        "single_exit_wer": single,
+        "budgets": [
+            {"layers": b, "static": _finite(lines[0].at(b)), "oracle_c": _finite(lines[1].at(b))} for b in layers
+        ],
+        "policies": [_score_policy(policy, table, layers, lines, say) for policy in policies],
+        "choices": [{"name": one.name, "points": [_choice_point(one, table, lines)]} for one in choices],
+        "baselines": baselines,
+    }
+
+
+def budget_layers(budget: float, table: ExitTable) -> float:
+    """A budget as a mean depth.
+
+    Arguments
+    ---------
+    budget : float
+        Up to 1 a share of the last exit's depth, above 1 layers.
+    table : ExitTable
+        Whose depth.
+
+    Returns
+    -------
+    float
+    """
+    first, last = table.exit_layers[0], table.exit_layers[-1]
+    layers = budget * last if budget <= 1 else budget
+    if not first <= layers <= last:
+        raise ValueError(f"a budget must lie between the first and the last exit, {first} and {last}, got {budget:g}")
+    return round(float(layers), 6)
+
+
+def point_numbers(
+    table: ExitTable, exit_index: np.ndarray, *, lines: tuple[Frontier, Frontier], errors: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Depth, WER, the two lines there, gap closed and intervals of one choice of exits.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+    exit_index : np.ndarray of shape (n_utterances,)
+        What was chosen, from 0.
+    lines : tuple of Frontier
+        Static line and oracle C of the table.
+    errors : np.ndarray of shape (n_utterances,), or None
+        Word errors of what was emitted; None takes the chosen exit's.
+
+    Returns
+    -------
+    dict
+        depth, saved, wer, wer_interval, static, oracle_c, above_static, above_static_interval, gap_closed.
+    """
+    rows = np.arange(table.n_utterances)
+    emitted = table.errors[rows, exit_index] if errors is None else errors
+    depth = mean_cost(table.cost_layers[rows, exit_index], table.duration_s)
+    wer = pooled_wer(emitted, table.n_ref_words)
+    own = bootstrap_wer(emitted, table.n_ref_words, speakers=table.speakers, rng=_rng(), n_draws=N_DRAWS)
+    # what was emitted stands as one more exit, too dear for any static mixture to use
+    beyond = np.full((table.n_utterances, 1), 1e9 * table.cost_layers.max())
+    above = bootstrap_above_static(
+        np.full(table.n_utterances, table.n_exits),
+        np.column_stack([table.errors, emitted]),
+        costs=np.column_stack([table.cost_layers, beyond]),
+        chosen_costs=table.cost_layers[rows, exit_index],
+        n_ref_words=table.n_ref_words,
+        weights=table.duration_s,
+        speakers=table.speakers,
+        rng=_rng(),
+        n_draws=N_DRAWS,
+    )
+    return {
+        "depth": depth,
+        "saved": 1.0 - depth / float(table.exit_layers[-1]),
+        "wer": wer,
+        "wer_interval": _ends(own),
+        "static": _finite(lines[0].at(depth)),
+        "oracle_c": _finite(lines[1].at(depth)),
+        "above_static": above.estimate,
+        "above_static_interval": _ends(above),
+        "gap_closed": _finite(gap_closed(depth, wer, static=lines[0], oracle=lines[1])),
+    }
+
+
+def lines_of(table: ExitTable) -> tuple[Frontier, Frontier]:
+    """Static line and oracle C of a table, by depth.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+
+    Returns
+    -------
+    tuple of Frontier
+    """
+    common = {"n_ref_words": table.n_ref_words, "weights": table.duration_s}
+    costs = exit_costs(table)
+    return static_line(table.errors, costs, **common), oracle_c(table.errors, costs, **common)
+
+
+def _set_numbers(table: ExitTable, known: str | None) -> dict[str, Any]:
+    return {
+        "set_name": table.metadata.get("set_name"),
+        "known_as": known,
+        "digest": set_digest(table),
+        "model_name": table.metadata.get("model_name"),
+        "n_utterances": table.n_utterances,
+        "n_speakers": len(set(table.speakers)) if "" not in table.speakers else None,
+        "n_ref_words": int(table.n_ref_words.sum()),
+        "duration_s": float(table.duration_s.sum()),
+        "duration_is_approximate": bool(table.metadata.get("duration_is_approximate", False)),
+        "n_dropped": int(table.metadata.get("n_dropped", 0)),
+        "normaliser": table.metadata.get("normaliser"),
+    }
+
+
+def _exit_numbers(table: ExitTable, k: int) -> dict[str, Any]:
+    errors = table.errors[:, k]
+    interval = bootstrap_wer(errors, table.n_ref_words, speakers=table.speakers, rng=_rng(), n_draws=N_DRAWS)
+    cer = pooled_wer(table.n_char_errors[:, k], table.n_ref_chars)
+    return {"layer": int(table.exit_layers[k]), "wer": interval.estimate, "wer_interval": _ends(interval), "cer": cer}
+
+
+def _oracles(table: ExitTable) -> Mapping[str, np.ndarray]:
+    return {"a": oracle_a(table.errors), "b": oracle_b(table.errors, table.cost_layers)}
+
+
+def _oracle_point(table: ExitTable, exit_index: np.ndarray) -> dict[str, Any]:
+    rows = np.arange(table.n_utterances)
+    errors = table.errors[rows, exit_index]
+    interval = bootstrap_wer(errors, table.n_ref_words, speakers=table.speakers, rng=_rng(), n_draws=N_DRAWS)
+    depth = mean_cost(table.cost_layers[rows, exit_index], table.duration_s)
+    return {"wer": interval.estimate, "wer_interval": _ends(interval), "depth": depth}
+
+
+def _score_policy(
+    policy: Policy,
+    table: ExitTable,
+    layers: Sequence[float],
+    lines: tuple[Frontier, Frontier],
+    say: Callable[[str], None] | None,
+) -> dict[str, Any]:
+    rows = np.arange(table.n_utterances)
+    if not policy.is_open:
+        chosen = decide(policy, table)
+        points = [point_numbers(table, chosen.decided, lines=lines, errors=table.errors[rows, chosen.emitted])]
+        return {"name": str(policy), "protocol": "as given", "points": points}
+
+    def on_fold(done: int, n_folds: int) -> None:
+        if say is not None:
+            say(f"{policy}: fitting fold {done + 1} of {n_folds}")
+
+    fitted = cross_fit(table, policy, budgets=layers, on_fold=on_fold)
+    points = [
+        {"budget": budget, **point_numbers(table, decided, lines=lines, errors=table.errors[rows, emitted])}
+        for budget, decided, emitted in zip(layers, fitted.exit_index, fitted.emitted)
+    ]
+    return {"name": str(policy), "protocol": "cross-fitted over 10 folds of speakers", "points": points}
+
+
+def _choice_point(choices: Choices, table: ExitTable, lines: tuple[Frontier, Frontier]) -> dict[str, Any]:
+    errors = None
+    if choices.hypotheses is not None:
+        if table.references is None:
+            raise ValueError(
+                f"{choices.name} gives hypotheses, but the table has no references to count errors against"
+            )
+        normal = NORMALISERS.get(str(table.metadata.get("normaliser")), NORMALISERS["none"])
+        pairs = zip(table.references, choices.hypotheses)
+        errors = np.array([count_word_edits(said, normal(heard)) for said, heard in pairs])
+    emits = "the exit's transcript" if errors is None else "transcripts of its own"
+    return {"emits": emits, **point_numbers(table, choices.exit_index, lines=lines, errors=errors)}
+
+
+def _ends(interval: Interval) -> list[float]:
+    return [interval.low, interval.high]
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(SEED)

@@ -1,0 +1,405 @@
+"""Region fusion: an output rule that puts the better of what the exits said into each place of the transcript.
+
+At every exit the new transcript is compared with the transcript fused so far. In each region where they disagree the
+earlier variant stays if boosted trees predict that it has fewer errors, by more than a margin; everywhere else the
+new words are taken. The fused transcript may so have fewer errors than every exit's, for no time of the encoder: it
+is reported beside the oracles of single exits, not under them (its own is `lattice_errors`).
+
+A fusion model is fitted on dev tables: the target of a region is how the utterance's errors change when the earlier
+variant is put there. The trees are fitted twice, first on the regions between consecutive exits, then also on those
+that arise when fusing with the first trees (imitation on the learner's own states, Ross et al. 2011). Each part of
+the speakers is fused by trees of the other parts; all parts' trees, averaged, are the model.
+
+Fitting a fusion model on dev tables; see `eeasr_modules.exits.measure.fusion` for what is fitted.
+
+References are read here, and nowhere else when fusing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from eeasr_modules.exits.measure.edits import edit_counts
+from eeasr_modules.exits.measure.regions import AtExit, Heard, Keeps, feature_names, pass_exit
+from eeasr_modules.exits.policies.fitted import common_exits, described
+from eeasr_modules.exits.policies.gain import exit_position, signal_of
+from eeasr_modules.exits.policies.trees import Trees, mean_of_trees
+from eeasr_modules.exits.tables.parts import speaker_folds
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.text_signals import text_signals
+from eeasr_modules.exits.tuning.replay import needed_signal
+from eeasr_modules.exits.words.alignment import splice
+from eeasr_modules.exits.words.resources import common_language, word_spelling
+
+N_PARTS = 5
+MARGIN = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class FusionModel:
+    """Which variant of a disagreement to keep.
+
+    Arguments
+    ---------
+    signals : tuple of str
+        Signals of utterances that the trees see.
+    language : str
+        Whose words are looked up.
+    exit_layers : tuple of int
+        Exits, from 1, rising.
+    trees : Trees
+        Predict the change of errors when the earlier variant stays.
+    margin : float
+        Errors that the earlier variant must be predicted to save.
+    model_digest : str or None
+        Of the model whose tables it was fitted on; None fuses for any model.
+    fitted_on : dict
+        Of `described`.
+    name : str
+        "fusion".
+    """
+
+    signals: tuple[str, ...]
+    language: str
+    exit_layers: tuple[int, ...]
+    trees: Trees
+    margin: float = MARGIN
+    model_digest: str | None = None
+    fitted_on: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "fusion"
+
+    @classmethod
+    def fit(
+        cls, tables: Sequence[ExitTable], *, name: str = "fusion", signals: tuple[str, ...] = ("entropy",)
+    ) -> "FusionModel":
+        """Fit on dev tables.
+
+        Arguments
+        ---------
+        tables : sequence of ExitTable
+            Dev data, all with the same exits, with references.
+        name : str
+            What the model is called.
+        signals : tuple of str
+            Stored or derived; may be empty.
+
+        Returns
+        -------
+        FusionModel
+
+        Raises
+        ------
+        ValueError
+            When exits differ, a table lacks a signal or its references, or the exits never disagree.
+        """
+        return cls.fit_fused(tables, name=name, signals=signals)[0]
+
+    @classmethod
+    def fit_fused(
+        cls,
+        tables: Sequence[ExitTable],
+        *,
+        name: str = "fusion",
+        signals: tuple[str, ...] = ("entropy",),
+        n_parts: int = N_PARTS,
+    ) -> tuple["FusionModel", list[ExitTable]]:
+        """Fit on dev tables, and fuse them by parts of the model that never saw the speaker.
+
+        Arguments
+        ---------
+        tables : sequence of ExitTable
+            As for `fit`.
+        name : str
+            As for `fit`.
+        signals : tuple of str
+            As for `fit`.
+        n_parts : int
+            Parts of speakers.
+
+        Returns
+        -------
+        tuple of (FusionModel, list of ExitTable)
+            The tables as `fused_table` makes them: what policies for fused output are calibrated on.
+        """
+        exit_layers, digest = common_exits(tables)
+        language = common_language(tables)
+        trees, fused = fit_fusion(tables, signals=signals, margin=MARGIN, n_parts=n_parts)
+        model = cls(tuple(signals), language, exit_layers, trees, MARGIN, digest, described(tables), name)
+        return model, [fused_table(table, texts) for table, texts in zip(tables, fused)]
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The signals, the transcript, and the exit's layer."""
+        return (*self.signals, "hypothesis", "exit_layer")
+
+    def start(self, n: int) -> np.ndarray:
+        """What the exits passed left: None, of shape (n, 1)."""
+        return np.full((n, 1), None, dtype=object)
+
+    def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Fuse this exit's transcripts; to be asked at every exit that is passed, the last one too.
+
+        Arguments
+        ---------
+        signals : mapping of str to np.ndarray of shape (n,)
+            Of `needs`.
+        state : np.ndarray of shape (n, 1)
+            Of `start` or the exit before.
+
+        Returns
+        -------
+        tuple of np.ndarray
+            Fused transcripts, objects of shape (n,); and the state.
+        """
+        k = exit_position(signals["exit_layer"], self.exit_layers)
+        scalars = np.array([signals[name] for name in self.signals], dtype=np.float64).reshape(-1, len(state)).T
+        heard, _ = pass_exit(
+            list(signals["hypothesis"]),
+            list(state[:, 0]),
+            exit_index=k,
+            scalars=scalars,
+            spelling=word_spelling(self.language),
+            keeps=lambda features, utterance: self.trees.predict(features) < -self.margin,
+        )
+        fused, left = np.empty(len(state), dtype=object), np.empty((len(state), 1), dtype=object)
+        fused[:] = [" ".join(one.words) for one in heard]
+        left[:, 0] = heard
+        return fused, left
+
+    def content(self) -> dict[str, Any]:
+        """All but the trees."""
+        return {
+            "signals": list(self.signals),
+            "language": self.language,
+            "margin": self.margin,
+            "features": list(feature_names(self.signals)),
+        }
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The trees."""
+        return self.trees.arrays("")
+
+    @classmethod
+    def from_content(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "FusionModel":
+        """The model that `content` and `arrays` describe.
+
+        Arguments
+        ---------
+        content : mapping
+            Of `content`, with name, exit_layers, model_digest and fitted_on added by the file.
+        arrays : mapping
+            Of `arrays`.
+
+        Returns
+        -------
+        FusionModel
+
+        Raises
+        ------
+        ValueError
+            When the file's features are not those of this version, or trees are missing.
+        """
+        signals = tuple(content["signals"])
+        if tuple(content["features"]) != feature_names(signals):
+            raise ValueError("fusion was fitted on other features than this version computes; fit it again")
+        return cls(
+            signals=signals,
+            language=content["language"],
+            exit_layers=tuple(content["exit_layers"]),
+            trees=Trees.from_arrays(arrays, ""),
+            margin=float(content["margin"]),
+            model_digest=content["model_digest"],
+            fitted_on=content["fitted_on"],
+            name=content["name"],
+        )
+
+
+def fuse(table: ExitTable, model: FusionModel) -> np.ndarray:
+    """The fused transcript of every exit: what would be emitted if the utterance stopped there.
+
+    Arguments
+    ---------
+    table : ExitTable
+        With the signals that the model needs.
+    model : FusionModel
+        Fitted on other data.
+
+    Returns
+    -------
+    np.ndarray of str objects, of shape (n_utterances, n_exits)
+
+    Raises
+    ------
+    ValueError
+        When the exits are not the model's, or a signal is missing.
+    """
+    signals = {name: needed_signal(table, name, policy="fusion") for name in model.needs}
+    fused, state = np.empty(table.hypotheses.shape, dtype=object), model.start(table.n_utterances)
+    for k in range(table.n_exits):
+        fused[:, k], state = model.step({name: values[:, k] for name, values in signals.items()}, state)
+    return fused
+
+
+def fused_table(table: ExitTable, hypotheses: np.ndarray, *, output: str = "fused") -> ExitTable:
+    """The same table with fused transcripts: their errors are counted, and their text signals computed, anew.
+
+    Acoustic signals stay; signals of words, which belong to the exits' own transcripts, do not.
+
+    Arguments
+    ---------
+    table : ExitTable
+        With references.
+    hypotheses : np.ndarray of str objects, of shape (n_utterances, n_exits)
+        Of `fuse`.
+    output : str
+        What the metadata calls them.
+
+    Returns
+    -------
+    ExitTable
+
+    Raises
+    ------
+    ValueError
+        When the table has no references to count errors by.
+    """
+    if table.references is None:
+        raise ValueError("errors of fused transcripts are counted on references, and the table has none")
+    return replace(
+        table,
+        hypotheses=hypotheses,
+        **edit_counts(hypotheses, table.references),
+        signals={**table.signals, **text_signals(hypotheses)},
+        word_lists={},
+        averaged=None,
+        metadata={**table.metadata, "output": output},
+    )
+
+
+MOST_CHANGE = 3.0
+TREE_KNOBS = {"n_trees": 100, "learning_rate": 0.08, "min_samples_leaf": 60}
+
+
+def fit_fusion(
+    tables: Sequence[ExitTable], *, signals: Sequence[str], margin: float, n_parts: int
+) -> tuple[Trees, list[np.ndarray]]:
+    """Trees fitted on dev tables, and the tables fused by trees that never saw the speaker.
+
+    Arguments
+    ---------
+    tables : sequence of ExitTable
+        With references.
+    signals : sequence of str
+        Of utterances.
+    margin : float
+        Errors that an earlier variant must be predicted to save.
+    n_parts : int
+        Parts of speakers.
+
+    Returns
+    -------
+    trees : Trees
+        Those of all parts, averaged.
+    fused : list of np.ndarray of shape (n_utterances, n_exits)
+        Transcripts of each table.
+    """
+    walks = [_Walk.of(table, signals=signals) for table in tables]
+    parts = [speaker_folds(table, n_parts) for table in tables]
+    never = [_LabelledRegions.of(walk, lambda features, _: np.zeros(len(features), dtype=bool)) for walk in walks]
+    first = _fit_parts(never, parts, n_parts)
+    own = [_LabelledRegions.of(walk, _keeps_of_parts(first, part, margin)) for walk, part in zip(walks, parts)]
+    trees = _fit_parts([*never, *own], [*parts, *parts], n_parts)
+    fused = [walk.run(_keeps_of_parts(trees, part, margin))[0] for walk, part in zip(walks, parts)]
+    return mean_of_trees(trees), fused
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """A table, ready to be fused again and again."""
+
+    table: ExitTable
+    scalars: np.ndarray  # (n_utterances, n_exits, n_signals)
+    language: str
+
+    @classmethod
+    def of(cls, table: ExitTable, *, signals: Sequence[str]) -> "_Walk":
+        if table.references is None:
+            raise ValueError(
+                f"fusion is fitted on references, and the table of {table.metadata.get('set_name')} has none"
+            )
+        columns = [signal_of(table, name) for name in signals]
+        scalars = np.stack(columns, axis=2) if columns else np.zeros((*table.hypotheses.shape, 0))
+        return cls(table, scalars, str(table.metadata.get("language", "en")))
+
+    def run(self, keeps: Keeps) -> tuple[np.ndarray, list[tuple[AtExit, list[Heard | None]]]]:
+        """Fused transcripts (n_utterances, n_exits), and at each exit its regions and what was heard before."""
+        heard: list[Heard | None] = [None] * self.table.n_utterances
+        fused, passed = np.empty(self.table.hypotheses.shape, dtype=object), []
+        for k in range(self.table.n_exits):
+            before = heard
+            heard, at_exit = pass_exit(
+                list(self.table.hypotheses[:, k]),
+                before,
+                exit_index=k,
+                scalars=self.scalars[:, k],
+                spelling=word_spelling(self.language),
+                keeps=keeps,
+            )
+            fused[:, k] = [" ".join(one.words) for one in heard]
+            passed.append((at_exit, before))
+        return fused, passed
+
+
+@dataclass(frozen=True, eq=False)
+class _LabelledRegions:
+    """Regions of a walk, with what the trees are to predict."""
+
+    features: np.ndarray  # (n_regions, n_features)
+    utterance: np.ndarray  # (n_regions,)
+    change: np.ndarray  # (n_regions,)
+
+    @classmethod
+    def of(cls, walk: _Walk, keeps: Keeps) -> "_LabelledRegions":
+        references = [reference.split() for reference in walk.table.references]
+        features, utterance, change = [], [], []
+        for at_exit, before in walk.run(keeps)[1]:
+            for i, found in enumerate(at_exit.found):
+                words = at_exit.words[i]
+                errors = Levenshtein.distance(references[i], words) if found else 0
+                for region in found:
+                    spliced = splice(words, before[i].words, [region])
+                    change.append(Levenshtein.distance(references[i], spliced) - errors)
+            if len(at_exit.features):
+                features.append(at_exit.features)
+                utterance.append(at_exit.utterance)
+        if not features:
+            raise ValueError("fusion needs exits that disagree, and all transcripts of the dev table are equal")
+        return cls(np.concatenate(features), np.concatenate(utterance), np.array(change, dtype=np.float64))
+
+
+def _fit_parts(rows: Sequence[_LabelledRegions], parts: Sequence[np.ndarray], n_parts: int) -> list[Trees]:
+    """Trees for each part of speakers, fitted on the others."""
+    features = np.concatenate([one.features for one in rows])
+    change = np.clip(np.concatenate([one.change for one in rows]), -MOST_CHANGE, MOST_CHANGE)
+    part = np.concatenate([of_utterance[one.utterance] for one, of_utterance in zip(rows, parts)])
+    fitted = []
+    for held_out in range(n_parts):
+        chosen = part != held_out
+        chosen = chosen if chosen.any() else ~chosen
+        fitted.append(Trees.fit(features[chosen], change[chosen], **TREE_KNOBS))
+    return fitted
+
+
+def _keeps_of_parts(trees: Sequence[Trees], part: np.ndarray, margin: float) -> Keeps:
+    """Each utterance decided by the trees that never saw its speaker."""
+
+    def decide(features: np.ndarray, utterance: np.ndarray) -> np.ndarray:
+        predicted, of_row = np.zeros(len(features)), part[utterance]
+        for one in np.unique(of_row):
+            predicted[of_row == one] = trees[one].predict(features[of_row == one])
+        return predicted < -margin
+
+    return decide

@@ -1,0 +1,370 @@
+"""Regions where exits disagree: fused, seen as features, and the best path through them.
+
+What a fusion model sees of a region where an exit's transcript disagrees with the transcript fused so far.
+
+Both variants of the region are described by their words and by who said the same before. What later exits need of
+the exits passed is kept per utterance (`Heard`).
+
+Fusing the transcripts of one exit with what was heard before, whoever decides which variants stay.
+
+What fusion could reach at best: the path with the fewest errors through the aligned variants.
+
+The transcript of an exit is a path of words. Where an earlier exit disagrees with it, the earlier variant leads from
+the region's beginning to its end as another way. The *best path* follows, in each region, whichever variant makes the
+fewest errors in the end; every exit's own transcript is among the paths, so it has at most oracle A's errors. Like
+every oracle it is chosen with the reference known, among many paths, and optimistic for it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.words.alignment import Region, regions
+from eeasr_modules.exits.words.features import NO_NEIGHBOUR_ZIPF
+from eeasr_modules.exits.words.resources import WordSpelling
+
+UNCOMMON_ZIPF = 4.0  # how far words are below this is summed
+RARE_ZIPF = 2.0
+EMPTY_ZIPF = 8.0  # of the rarest word where there is none
+_OF_VARIANT = (
+    "n_words",
+    "n_unknown",
+    "n_rare",
+    "rarity",
+    "least_zipf",
+    "n_chars",
+    "char_score",
+    "char_score_mean",
+    "n_no_vowel",
+)
+_OF_PAIR = (
+    "distance",
+    "distance_unspaced",
+    "same_letters",
+    "zipf_before",
+    "zipf_after",
+    "support",
+    "earlier_support",
+    "support_in_place",
+    "earlier_support_in_place",
+    "earlier_age",
+    "n_regions",
+    "n_words_in_all",
+    "place",
+    "exit_index",
+)
+FEATURES = (
+    *_OF_VARIANT,
+    *(f"earlier_{name}" for name in _OF_VARIANT),
+    *(f"{name}_difference" for name in _OF_VARIANT),
+    *_OF_PAIR,
+)
+
+
+class Heard(NamedTuple):
+    """What an utterance's exits so far leave to the next one.
+
+    Arguments
+    ---------
+    words : list of str
+        The fused transcript.
+    ages : list of int
+        How many exits each of its words has lasted.
+    transcripts : tuple of str
+        Those of all exits so far, each between spaces.
+    scalars : np.ndarray of shape (n_scalars,)
+        Signals of the last exit.
+    """
+
+    words: list[str]
+    ages: list[int]
+    transcripts: tuple[str, ...]
+    scalars: np.ndarray
+
+
+def feature_names(scalars: Sequence[str]) -> tuple[str, ...]:
+    """Names of the columns that `region_rows` gives.
+
+    Arguments
+    ---------
+    scalars : sequence of str
+        Signals of utterances.
+
+    Returns
+    -------
+    tuple of str
+    """
+    return (*FEATURES, *scalars, *(f"{name}_earlier" for name in scalars))
+
+
+def region_rows(
+    words: list[str],
+    heard: Heard,
+    found: Sequence[Region],
+    *,
+    exit_index: int,
+    scalars: np.ndarray,
+    spelling: WordSpelling,
+) -> list[list[float]]:
+    """Features of every region of disagreement of one utterance at one exit.
+
+    Arguments
+    ---------
+    words : list of str
+        This exit's transcript.
+    heard : Heard
+        Of the exits before.
+    found : sequence of Region
+        `regions(words, heard.words)`.
+    exit_index : int
+        From 0.
+    scalars : np.ndarray of shape (n_scalars,)
+        Signals of this exit.
+    spelling : WordSpelling
+        Of the language.
+
+    Returns
+    -------
+    list of lists of float, (n_regions, n_features)
+        Columns as `feature_names` says.
+    """
+    shared = [float(len(found)), float(len(words))]
+    signals = [*scalars, *heard.scalars]
+    # the exit before is what the earlier variant mostly comes from, and would support it always
+    others = heard.transcripts[:-1]
+    rows = []
+    for region in found:
+        ours, theirs = words[region.start : region.end], heard.words[region.other_start : region.other_end]
+        before = words[region.start - 1] if region.start else ""
+        after = words[region.end] if region.end < len(words) else ""
+        of_ours, of_theirs = _of_variant(ours, spelling), _of_variant(theirs, spelling)
+        text, other = " ".join(ours), " ".join(theirs)
+        letters, other_letters = "".join(ours), "".join(theirs)
+        rows.append(
+            [
+                *of_ours,
+                *of_theirs,
+                *(a - b for a, b in zip(of_ours, of_theirs)),
+                float(Levenshtein.distance(text, other)),
+                float(Levenshtein.distance(letters, other_letters)),
+                float(letters == other_letters),
+                spelling.resources.zipf(before) if before else NO_NEIGHBOUR_ZIPF,
+                spelling.resources.zipf(after) if after else NO_NEIGHBOUR_ZIPF,
+                _support(text, others),
+                _support(other, others),
+                _support(" ".join(filter(None, (before, text, after))), others),
+                _support(" ".join(filter(None, (before, other, after))), others),
+                float(min(heard.ages[region.other_start : region.other_end], default=0)),
+                *shared,
+                region.start / max(1, len(words)),
+                float(exit_index),
+                *signals,
+            ]
+        )
+    return rows
+
+
+def _of_variant(words: list[str], spelling: WordSpelling) -> list[float]:
+    """The columns `_OF_VARIANT`; sums are by hand, since a region is a word or two."""
+    n_unknown = n_rare = rarity = n_chars = score = n_no_vowel = 0.0
+    least = EMPTY_ZIPF
+    for word in words:
+        zipf, length, char_score, _, no_vowel, _ = spelling.row(word)
+        n_unknown += zipf == 0
+        n_rare += zipf < RARE_ZIPF
+        rarity += max(0.0, UNCOMMON_ZIPF - zipf)
+        least = min(least, zipf)
+        n_chars += length
+        score += char_score
+        n_no_vowel += no_vowel
+    n = float(len(words))
+    return [n, n_unknown, n_rare, rarity, least, n_chars, score, score / (1 + n_chars + n), n_no_vowel]
+
+
+def _support(text: str, transcripts: Sequence[str]) -> float:
+    """How many transcripts hold the words; -1 for no words."""
+    return float(sum(f" {text} " in one for one in transcripts)) if text else -1.0
+
+
+# asked with features (n_regions, n_features) and the utterance of each: True where the earlier variant stays
+Keeps = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, eq=False)
+class AtExit:
+    """All regions of a batch at one exit.
+
+    Arguments
+    ---------
+    words : list of lists of str, n_utterances long
+        The exit's transcripts.
+    found : list of lists of Region, n_utterances long
+        Where each disagrees with what was heard before.
+    features : np.ndarray of shape (n_regions, n_features)
+        Of `region_rows`; empty without regions.
+    utterance : np.ndarray of shape (n_regions,)
+        Which utterance a region belongs to.
+    """
+
+    words: list[list[str]]
+    found: list[list[Region]]
+    features: np.ndarray
+    utterance: np.ndarray
+
+
+def pass_exit(
+    texts: list[str],
+    heard: list[Heard | None],
+    *,
+    exit_index: int,
+    scalars: np.ndarray,
+    spelling: WordSpelling,
+    keeps: Keeps,
+) -> tuple[list[Heard], AtExit]:
+    """Fuse one exit's transcripts with what was heard before.
+
+    Arguments
+    ---------
+    texts : list of str, n_utterances long
+        Transcripts of this exit.
+    heard : list of Heard or None, n_utterances long
+        Of the exits before; None at the first exit.
+    exit_index : int
+        From 0.
+    scalars : np.ndarray of shape (n_utterances, n_scalars)
+        Signals of this exit.
+    spelling : WordSpelling
+        Of the language.
+    keeps : callable
+        See `Keeps`; asked once for all regions of the batch, and not where there are none.
+
+    Returns
+    -------
+    heard : list of Heard, n_utterances long
+        With this exit.
+    at_exit : AtExit
+        What was decided upon.
+    """
+    words = [text.split() for text in texts]
+    found = [[] if old is None or old.words == new else regions(new, old.words) for new, old in zip(words, heard)]
+    rows, of_row = [], []
+    for i, here in enumerate(found):
+        if here:
+            rows += region_rows(words[i], heard[i], here, exit_index=exit_index, scalars=scalars[i], spelling=spelling)
+            of_row += [i] * len(here)
+    features, utterance = np.array(rows), np.array(of_row, dtype=np.int64)
+    kept = iter(keeps(features, utterance)) if rows else iter(())
+    after = []
+    for new, old, here, text_scalars in zip(words, heard, found, scalars):
+        text = (f" {' '.join(new)} ",)
+        if old is None:
+            after.append(Heard(new, [1] * len(new), text, text_scalars))
+            continue
+        stays = [next(kept) for _ in here]
+        fused, ages = _combine(new, old, here, stays)
+        after.append(Heard(fused, ages, old.transcripts + text, text_scalars))
+    return after, AtExit(words, found, features, utterance)
+
+
+def _combine(new: list[str], old: Heard, found: list[Region], stays: list[bool]) -> tuple[list[str], list[int]]:
+    """The fused words, and how many exits each has lasted."""
+    words, ages, at, old_at = [], [], 0, 0
+    for region, stay in zip([*found, None], [*stays, False]):
+        end = len(new) if region is None else region.start
+        words += new[at:end]
+        ages += [age + 1 for age in old.ages[old_at : old_at + end - at]]
+        if region is None:
+            break
+        if stay:
+            words += old.words[region.other_start : region.other_end]
+            ages += old.ages[region.other_start : region.other_end]
+        else:
+            words += new[region.start : region.end]
+            ages += [1] * (region.end - region.start)
+        at, old_at = region.end, region.other_end
+    return words, ages
+
+
+def best_path_errors(reference: Sequence[str], transcripts: Sequence[Sequence[str]]) -> int:
+    """Fewest errors of any path through the variants of several transcripts.
+
+    Arguments
+    ---------
+    reference : sequence of str
+        Words that were said.
+    transcripts : sequence of sequences of str
+        Words of each transcript; the others are aligned with the last one.
+
+    Returns
+    -------
+    int
+        Substitutions + deletions + insertions.
+
+    Example
+    -------
+    >>> best_path_errors("the cat sat".split(), ["the cat set".split(), "a cat sat".split()])
+    0
+    """
+    *others, words = (list(words) for words in transcripts)
+    ways = {(region.start, region.end, tuple(other[region.other_start : region.other_end]))
+            for other in others if other != words for region in regions(words, other)}  # fmt: skip
+    if not ways:
+        return Levenshtein.distance(list(reference), words)
+    word_ids = {word: i for i, word in enumerate(set(reference))}
+    said = np.array([word_ids[word] for word in reference], dtype=np.int64)
+    here = np.arange(len(said) + 1)
+
+    def after(errors: np.ndarray, heard: Sequence[str]) -> np.ndarray:
+        """Fewest errors against each beginning of the reference, some words later."""
+        for word in heard:
+            wrong = said != word_ids.get(word, -1)
+            longer = errors + 1
+            longer[1:] = np.minimum(longer[1:], errors[:-1] + wrong)
+            errors = np.minimum.accumulate(longer - here) + here  # words of the reference left out
+        return errors
+
+    leaving: dict[int, list[tuple[int, tuple[str, ...]]]] = {}
+    for start, end, variant in sorted(ways):
+        leaving.setdefault(start, []).append((end, variant))
+    at = [None] * (len(words) + 1)  # errors at each place between the words
+    at[0] = here.copy()
+    for place in range(len(words) + 1):
+        arrived = at[place]
+        for end, variant in leaving.get(place, ()):
+            reached = after(arrived, variant)
+            at[end] = reached if at[end] is None else np.minimum(at[end], reached)
+        if place < len(words):
+            reached = after(at[place], words[place : place + 1])
+            at[place + 1] = reached if at[place + 1] is None else np.minimum(at[place + 1], reached)
+    return int(at[-1][-1])
+
+
+def lattice_errors(table: ExitTable) -> np.ndarray:
+    """Fewest errors that fusing the exits up to each one could make.
+
+    Arguments
+    ---------
+    table : ExitTable
+        With references; its hypotheses those of the exits, not fused ones.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances, n_exits)
+
+    Raises
+    ------
+    ValueError
+        When the table has no references.
+    """
+    if table.references is None:
+        raise ValueError("the best path is found with the references, and the table has none")
+    errors = np.empty(table.hypotheses.shape, dtype=np.int64)
+    for i, (texts, reference) in enumerate(zip(table.hypotheses, table.references)):
+        said, heard = reference.split(), [text.split() for text in texts]
+        for k in range(table.n_exits):
+            errors[i, k] = best_path_errors(said, heard[: k + 1])
+    return errors

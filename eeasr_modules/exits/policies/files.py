@@ -1,0 +1,279 @@
+"""Policies on disk: the `policy.json` of a model folder, and beside it the fitted models that it names.
+
+Fitted models on disk, beside the `policy.json` that names them: `<name>.json`, and `<name>.npz` for large arrays.
+
+Nothing is run on reading: JSON, and arrays of numbers without pickle.
+
+Calibrated policies on disk: the `policy.json` of a model folder, and the fitted models that it names beside it.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from eeasr_modules.exits.policies.fitted import KINDS, FittedModel
+from eeasr_modules.exits.policies.text import parse_policy
+from eeasr_modules.exits.tuning.calibration import Calibrated
+from eeasr_modules.exits.tuning.curve import Curve
+from eeasr_modules.exits.tuning.drift import DriftReference
+from eeasr_modules.exits.tuning.fit import models_of, with_models
+
+FITTED_VERSION = 1
+
+
+def write_fitted(folder: str | Path, model: FittedModel) -> str:
+    """Write a fitted model; its JSON file appears last and only when everything is whole.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where; made if needed.
+    model : FittedModel
+        What to write.
+
+    Returns
+    -------
+    str
+        Digest of what was written, for `read_fitted` to compare with.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {key: np.asarray(value) for key, value in model.arrays().items()}
+    content = {
+        "schema_version": FITTED_VERSION,
+        "name": model.name,
+        "exit_layers": [int(layer) for layer in model.exit_layers],
+        "model_digest": model.model_digest,
+        "fitted_on": dict(model.fitted_on),
+        **model.content(),
+        "arrays_digest": _arrays_digest(arrays) if arrays else None,
+    }
+    text = json.dumps(content, indent=1) + "\n"
+    if arrays:
+        aside = folder / f"{model.name}.npz.tmp"
+        with aside.open("wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(aside, folder / f"{model.name}.npz")
+    aside = folder / f"{model.name}.json.tmp"
+    aside.write_text(text, encoding="utf-8")
+    os.replace(aside, folder / f"{model.name}.json")
+    return _text_digest(text)
+
+
+def read_fitted(
+    folder: str | Path, name: str, *, model_digest: str | None = None, digest: str | None = None
+) -> FittedModel:
+    """A fitted model that `write_fitted` wrote.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Where it is.
+    name : str
+        A key of `KINDS`.
+    model_digest : str or None
+        The recogniser that it is to decide for; None does not ask.
+    digest : str or None
+        What `write_fitted` returned; None does not ask.
+
+    Returns
+    -------
+    FittedModel
+
+    Raises
+    ------
+    FileNotFoundError
+        When a file is not there.
+    ValueError
+        When it is none of this version, is another than was asked for, or was fitted on another recogniser.
+    """
+    if name not in KINDS:
+        raise ValueError(f"a fitted policy must be one of {', '.join(KINDS)}, got {name!r}")
+    path = Path(folder) / f"{name}.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"no fitted model of the policy {name} at {path}; calibrate it on a dev table")
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+        version, theirs = content["schema_version"], content["model_digest"]
+        if version != FITTED_VERSION or content["name"] != name:
+            raise ValueError(
+                f"{path} must hold {name} of version {FITTED_VERSION}, got {content['name']} of version {version}"
+            )
+        arrays = _read_arrays(path.with_suffix(".npz"), content["arrays_digest"])
+        model = KINDS[name].load().from_content(content, arrays)
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as err:
+        raise ValueError(f"{path} must hold a fitted model as write_fitted leaves it, got {err!r}") from err
+    if digest is not None and digest != _text_digest(text):
+        raise ValueError(f"{path} is not the file that was written with its policies; calibrate again, or restore it")
+    if model_digest is not None and theirs is not None and theirs != model_digest:
+        raise ValueError(
+            f"{path} was fitted on the exits of model {theirs}, but this is model {model_digest}; calibrate on a dev "
+            f"table of this model"
+        )
+    return model
+
+
+def _read_arrays(path: Path, digest: str | None) -> dict[str, np.ndarray]:
+    if digest is None:
+        return {}
+    if not path.is_file():
+        raise FileNotFoundError(f"no arrays at {path}, which {path.with_suffix('.json').name} needs; calibrate again")
+    try:
+        with np.load(path, allow_pickle=False) as stored:  # pickle would run what the file says
+            arrays = {key: stored[key] for key in stored.files}
+    except (ValueError, OSError, EOFError, AttributeError, BadZipFile) as err:
+        raise ValueError(f"{path} must hold arrays of numbers as write_fitted leaves them, got {err!r}") from err
+    if _arrays_digest(arrays) != digest:
+        raise ValueError(f"{path} does not belong to the {path.with_suffix('.json').name} beside it; calibrate again")
+    return arrays
+
+
+def _arrays_digest(arrays: dict[str, np.ndarray]) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for key in sorted(arrays):
+        value = np.ascontiguousarray(arrays[key])
+        digest.update(f"{key}\x1f{value.dtype.str}\x1f{value.shape}\x1f".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.blake2b(text.encode("utf-8"), digest_size=16).hexdigest()
+
+
+POLICIES_VERSION = 1
+
+
+def write_policies(path: str | Path, calibrated: Sequence[Calibrated], *, default: str | None = None) -> None:
+    """Write calibrated policies as JSON; the file appears only when it is whole, its fitted models before it.
+
+    Arguments
+    ---------
+    path : str or Path
+        Such as `policy.json` in a model folder.
+    calibrated : sequence of Calibrated
+        At least one.
+    default : str or None
+        Text of the policy that decides where none is named; None takes the first.
+    """
+    if not calibrated:
+        raise ValueError(f"{path} must hold at least one policy, got none")
+    path = Path(path)
+    default = default or str(calibrated[0].policy)
+    parse_policy(default)
+    content = {
+        "schema_version": POLICIES_VERSION,
+        "policy": default,
+        "model_digest": calibrated[0].calibrated_on.get("model_digest"),
+        "fitted": {name: write_fitted(path.parent, model) for name, model in _models(path, calibrated).items()},
+        "policies": [_entry(item) for item in calibrated],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+
+
+def read_policies(path: str | Path, *, model_digest: str | None = None) -> list[Calibrated]:
+    """Calibrated policies from a file that `write_policies` wrote; the default one first.
+
+    Arguments
+    ---------
+    path : str or Path
+        The file.
+    model_digest : str or None
+        The recogniser that they are to decide for; None does not ask.
+
+    Returns
+    -------
+    list of Calibrated
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file, or a fitted model is not beside it.
+    ValueError
+        When it does not hold policies of this version, or those of another recogniser.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no calibrated policies at {path}; calibrate on a dev table first")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["schema_version"]
+        theirs, default = content["model_digest"], content["policy"]
+        fitted = dict(content.get("fitted", {}))  # files of before there were fitted policies have none
+        entries = content["policies"]
+        items = [_from_entry(entry, {}) for entry in entries]
+    except (json.JSONDecodeError, KeyError, TypeError) as err:
+        raise ValueError(f"{path} must hold calibrated policies as write_policies leaves them, got {err!r}") from err
+    if version != POLICIES_VERSION:
+        raise ValueError(f"{path} must be of version {POLICIES_VERSION}, got {version}")
+    if model_digest is not None and theirs is not None and theirs != model_digest:
+        raise ValueError(
+            f"{path} was calibrated on the exits of model {theirs}, but this is model {model_digest}; calibrate on a "
+            f"dev table of this model"
+        )
+    if fitted:
+        models = {
+            name: read_fitted(path.parent, name, model_digest=model_digest, digest=digest)
+            for name, digest in fitted.items()
+        }
+        items = [_from_entry(entry, models) for entry in entries]
+    return sorted(items, key=lambda item: str(item.policy) != default)
+
+
+def _models(path: Path, calibrated: Sequence[Calibrated]) -> dict[str, FittedModel]:
+    """Every fitted model that the policies need, by name."""
+    found: dict[str, FittedModel] = {}
+    for item in calibrated:
+        for name, model in models_of(item.policy).items():
+            if found.setdefault(name, model) is not model:
+                raise ValueError(
+                    f"{path} holds one fitted model of each name, but {name} comes with several; calibrate all on the "
+                    f"same dev table"
+                )
+    return found
+
+
+def _entry(item: Calibrated) -> dict[str, Any]:
+    points = zip(item.grid.policies, item.grid.cost.tolist(), item.grid.wer.tolist())
+    return {
+        "policy": str(item.policy),
+        "open_policy": str(item.open_policy),
+        "rule": item.rule,
+        "cost": item.cost,
+        "dev_cost": item.dev_cost,
+        "dev_wer": item.dev_wer,
+        "calibrated_on": item.calibrated_on,
+        "grid": [{"policy": str(policy), "cost": cost, "wer": wer} for policy, cost, wer in points],
+        "drift": None if item.drift is None else {"signal": item.drift.signal, "scores": item.drift.scores},
+        "promise": item.promise,
+    }
+
+
+def _from_entry(entry: dict[str, Any], models: Mapping[str, FittedModel]) -> Calibrated:
+    grid, drift = entry["grid"], entry.get("drift")  # files of before there was a watch have none
+    return Calibrated(
+        policy=with_models(parse_policy(entry["policy"]), models),
+        open_policy=parse_policy(entry["open_policy"]),
+        rule=entry["rule"],
+        cost=entry["cost"],
+        dev_cost=entry["dev_cost"],
+        dev_wer=entry["dev_wer"],
+        grid=Curve(
+            tuple(with_models(parse_policy(point["policy"]), models) for point in grid),
+            np.array([point["cost"] for point in grid]),
+            np.array([point["wer"] for point in grid]),
+        ),
+        calibrated_on=entry["calibrated_on"],
+        drift=None if drift is None else DriftReference(drift["signal"], tuple(drift["scores"])),
+        promise=entry.get("promise"),  # files of before certificates said what they rest on have none
+    )

@@ -1,0 +1,222 @@
+"""Policies from text: `entropy(0.12)`, `patience(2, 0.1)`, `any(entropy(0.1), patience(1, 0))`.
+
+The text is what YAML, command line, tables and reports hold; `str(policy)` gives it back. It is read as
+Python syntax by `ast`, and only names of policies, numbers, parentheses and the words of patience are let through:
+nothing is run. Where several policies may stand, `paper` stands for all of `PAPER`.
+"""
+
+import ast
+import difflib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from eeasr_modules.exits.policies.combine import BETWEEN_FORM, Between, Combination, is_policy
+from eeasr_modules.exits.policies.fitted import KINDS, Fitted
+from eeasr_modules.exits.policies.protocol import (
+    COMPARED,
+    EMITTED,
+    PATIENCE_SIGNALS,
+    THRESHOLD_SIGNALS,
+    MostConfident,
+    Patience,
+    Policy,
+    Random,
+    Static,
+    Threshold,
+    finite_number,
+)
+
+
+def _arguments(name: str, given: tuple, least: int, most: int, form: str) -> tuple:
+    """Arguments filled up with None to `most`."""
+    if not least <= len(given) <= most:
+        raise ValueError(f"{name} must be written {form}, got {len(given)} arguments")
+    return (*given, *[None] * (most - len(given)))
+
+
+def _between(given: tuple) -> Between:
+    if len(given) not in (1, 3):
+        raise ValueError(f"between must be written {BETWEEN_FORM}, got {len(given)} arguments")
+    return Between(*given) if len(given) == 3 else Between(None, None, given[0])
+
+
+def _threshold(name: str) -> Callable[[tuple], Threshold]:
+    form = f"{name}(threshold), or {name} to have it calibrated"
+    return lambda given: Threshold(name, *_arguments(name, given, 0, 1, form))
+
+
+def _fitted(name: str) -> Callable[[tuple], Fitted]:
+    form = f"{name}(threshold), or {name} to have it calibrated"
+    return lambda given: Fitted(name, *_arguments(name, given, 0, 1, form))
+
+
+def _patience(name: str) -> Callable[[tuple], Patience]:
+    form = (
+        f"{name}(k, threshold), or {name}(k) to have the threshold calibrated, and at the end perhaps pairs (compared "
+        "with the whole run) and first (whose first member is emitted)"
+    )
+
+    def made(given: tuple) -> Patience:
+        words = [one for one in given if isinstance(one, str)]
+        numbers = tuple(one for one in given if not isinstance(one, str))
+        k, threshold = _arguments(name, numbers, 1, 2, form)
+        said = {("compared" if word in COMPARED else "emits"): word for word in words}
+        if len(said) < len(words) or list(given[: len(numbers)]) != list(numbers):
+            raise ValueError(f"{name} must be written {form}")
+        return Patience(name, k, threshold, **said)
+
+    return made
+
+
+def _entropy_per_token(given: tuple) -> Threshold:
+    """The same threshold where entropy is a mean over frames and tokens, in the unit of `entropy`."""
+    form = "entropy_per_token(threshold, number of tokens)"
+    threshold, n_tokens = _arguments("entropy_per_token", given, 2, 2, form)
+    if isinstance(n_tokens, bool) or not isinstance(n_tokens, int) or n_tokens < 1:
+        raise ValueError(f"entropy_per_token must be written {form}, got {n_tokens!r} tokens")
+    value = finite_number("entropy_per_token", "threshold", threshold)
+    return Threshold("entropy", float(f"{value * n_tokens:.12g}"))
+
+
+# name in a policy's text -> what makes it from its arguments (numbers and policies, in order)
+POLICIES: dict[str, Callable[[tuple], Any]] = {
+    "static": lambda given: Static(*_arguments("static", given, 0, 1, "static(layer), or static")),
+    "random": lambda given: Random(*_arguments("random", given, 0, 1, "random(probability), or random")),
+    **{name: _threshold(name) for name in THRESHOLD_SIGNALS},
+    **{name: _patience(name) for name in PATIENCE_SIGNALS},
+    "entropy_per_token": _entropy_per_token,
+    "most_confident": lambda given: MostConfident(*_arguments("most_confident", given, 0, 0, "most_confident")),
+    **{name: _fitted(name) for name in KINDS},
+    "any": lambda given: Combination("any", given),
+    "all": lambda given: Combination("all", given),
+    "between": _between,
+}
+
+# All rules of Berrebbi et al. (2022) as their code has them (docs/paper.md): with the thresholds published there, whose
+# entropies are means over frames and the 32 tokens, and calibrated.
+PAPER = (
+    "static",
+    "random",
+    "confidence(0.9)",
+    "confidence(0.955)",
+    "confidence",
+    "entropy_per_token(0.005, 32)",
+    "entropy_per_token(0.0045, 32)",
+    "entropy",
+    "margin(0.55)",
+    "margin",
+    "most_confident",
+    "patience(2, 0.1, pairs, first)",
+    "patience(2, pairs, first)",
+    "patience_bce(4, 0.04, pairs, first)",
+    "patience_bce(4, pairs, first)",
+)
+SETS = {"paper": PAPER}  # a name in a list of policies -> the policies that it stands for
+
+
+def parse_policy(text: str) -> Policy:
+    """One policy from its text.
+
+    Arguments
+    ---------
+    text : str
+        Such as `entropy(0.12)`; without its threshold (`entropy`, `patience(2)`) the policy is open.
+
+    Returns
+    -------
+    policy
+
+    Raises
+    ------
+    ValueError
+        When the text is no policy; the sentence says which part and what would be right.
+
+    Example
+    -------
+    >>> print(parse_policy("between(4, 10,  patience(2, .1))"))
+    between(4, 10, patience(2, 0.1))
+    >>> parse_policy("entropy").is_open
+    True
+    """
+    policies = parse_policies(text)
+    if len(policies) != 1:
+        raise ValueError(f"expected one policy, got {len(policies)} in {text!r}")
+    return policies[0]
+
+
+def parse_policies(text: str | Iterable[str]) -> list[Policy]:
+    """Several policies from a text that separates them by commas, or from a list of texts.
+
+    Arguments
+    ---------
+    text : str or iterable of str
+        Such as `static(4), entropy, patience(2, 0.1)`; `paper` stands for all of `PAPER`.
+
+    Returns
+    -------
+    list of policies
+
+    Raises
+    ------
+    ValueError
+        As `parse_policy`.
+
+    Example
+    -------
+    >>> [str(policy) for policy in parse_policies("entropy(1), patience(2, 0)")]
+    ['entropy(1)', 'patience(2, 0)']
+    """
+    if not isinstance(text, str):
+        return [policy for part in text for policy in parse_policies(part)]
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError) as err:
+        raise ValueError(f"expected a policy such as entropy(0.12), got {text!r}, which cannot be read") from err
+    nodes = tree.elts if isinstance(tree, ast.Tuple) else [tree]
+    return [policy for node in nodes for policy in _policies(node, text)]
+
+
+def _policies(node: ast.expr, text: str) -> list[Policy]:
+    """One policy, or those of a named set."""
+    if isinstance(node, ast.Name) and node.id in SETS:
+        return parse_policies(SETS[node.id])
+    return [_policy(node, text)]
+
+
+def _policy(node: ast.expr, text: str) -> Policy:
+    value = _value(node, text)
+    if not is_policy(value):
+        raise ValueError(f"expected a policy such as entropy(0.12), got {value!r} in {text!r}")
+    return value
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    """A policy, a number, or a word of patience."""
+    if isinstance(node, ast.Name) and node.id in (*COMPARED, *EMITTED):
+        return node.id
+    if isinstance(node, ast.Name):
+        return _build(node.id, (), text)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.keywords:
+            raise ValueError(f"arguments of a policy have no names: write entropy(0.12), got {text!r}")
+        return _build(node.func.id, tuple(_value(arg, text) for arg in node.args), text)
+    try:
+        value = ast.literal_eval(node)
+    except (ValueError, TypeError) as err:
+        raise ValueError(
+            f"a policy holds only names of policies and numbers, got {ast.unparse(node)!r} in {text!r}"
+        ) from err
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"a policy holds only names of policies and numbers, got {value!r} in {text!r}")
+    return value
+
+
+def _build(name: str, arguments: tuple, text: str) -> Policy:
+    if name not in POLICIES:
+        close = difflib.get_close_matches(name, POLICIES, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ValueError(f"unknown policy {name!r} in {text!r}; known: {', '.join(POLICIES)}{hint}")
+    try:
+        return POLICIES[name](arguments)
+    except ValueError as err:
+        raise ValueError(f"{err}, in {text!r}") from err

@@ -1,0 +1,231 @@
+"""Exit tables on disk: Parquet, a row per utterance and exit, metadata as JSON in the file's header."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits.tables.checks import AVERAGED
+from eeasr_modules.exits.tables.table import SCHEMA_VERSION, ExitTable
+
+_PREFIX = b"eeasr."
+_TEXTS = ("utt_id", "speaker", "reference", "hypothesis", "averaged_hypothesis")
+_UTTERANCE_COUNTS = ("n_ref_words", "n_ref_chars", "n_frames", "duration_s")
+_EXIT_COUNTS = ("n_sub", "n_del", "n_ins", "n_char_errors", "cost_layers")
+_OPTIONAL = ("cost_macs", "head_macs", "decoder_macs")
+_AVERAGED = {"averaged_" + name.replace("hypotheses", "hypothesis"): name for name in AVERAGED}  # column -> key
+_REQUIRED = ("utt_id", "speaker", "exit_layer", "hypothesis", *_UTTERANCE_COUNTS, *_EXIT_COUNTS)
+
+
+def write_table(table: ExitTable, path: str | Path) -> None:
+    """Write an exit table; the file appears only when it is whole.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What to write.
+    path : str or Path
+        Where; its folder is made if needed.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    metadata = {"schema_version": SCHEMA_VERSION, "n_layers": table.n_layers}
+    metadata |= {**table.metadata, "exit_layers": table.exit_layers.tolist()}
+    header = {_PREFIX + key.encode(): json.dumps(value).encode() for key, value in metadata.items()}
+    columns = pa.table(_columns(table)).replace_schema_metadata(header)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    pq.write_table(columns, aside, compression="zstd")
+    os.replace(aside, path)
+
+
+def read_table(path: str | Path) -> ExitTable:
+    """Read an exit table and check it.
+
+    Arguments
+    ---------
+    path : str or Path
+        A file that `write_table` wrote.
+
+    Returns
+    -------
+    ExitTable
+
+    Raises
+    ------
+    FileNotFoundError
+        When there is no such file.
+    ValueError
+        When it is not an exit table, or not one of this version.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no exit table at {path}; give a .parquet file that a test pass or an import wrote")
+    try:
+        # through an open file: a folder named a=b in the path must not become a column
+        with path.open("rb") as file:
+            stored = pq.read_table(file)
+    except (pa.ArrowInvalid, OSError) as err:
+        raise ValueError(f"{path} is not a readable Parquet file, so not an exit table ({err})") from err
+    header = stored.schema.metadata or {}
+    metadata = {
+        key.removeprefix(_PREFIX).decode(): json.loads(value)
+        for key, value in header.items()
+        if key.startswith(_PREFIX)
+    }
+    version = metadata.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"{path} must be an exit table of schema version {SCHEMA_VERSION}, got {version}")
+    columns = {name: stored.column(name) for name in stored.column_names}
+    for name, column in columns.items():
+        cell = column.type.value_type if _is_list(column) else column.type
+        numeric = pa.types.is_integer(cell) or pa.types.is_floating(cell)
+        if name not in _TEXTS and not numeric:
+            raise ValueError(
+                f"column {name} of {path} must hold numbers, as signals do, or lists of them, got {column.type}"
+            )
+        if column.null_count and name != "reference":
+            raise ValueError(f"column {name} of {path} must have no gaps, got {column.null_count} empty cells")
+    arrays = {name: _array(name, column) for name, column in columns.items()}
+    try:
+        return table_from_columns(arrays, metadata)
+    except ValueError as err:
+        raise ValueError(f"{path}: {err}") from err
+
+
+def _is_list(column: Any) -> bool:
+    import pyarrow as pa
+
+    return pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+
+
+def _array(name: str, column: Any) -> np.ndarray:
+    """A column's cells; those of a list column are arrays."""
+    if name in _TEXTS:
+        return np.array(column.to_pylist(), dtype=object)
+    if not _is_list(column):
+        return column.to_numpy()
+    lists = np.empty(len(column), dtype=object)
+    lists[:] = [np.asarray(cell, dtype=np.float32) for cell in column.to_pylist()]
+    return lists
+
+
+def table_from_columns(columns: Mapping[str, Sequence[Any]], metadata: Mapping[str, Any]) -> ExitTable:
+    """An exit table from flat columns, a row per utterance and exit, in any order.
+
+    Arguments
+    ---------
+    columns : mapping of str to sequence, all of the same length
+        The table's columns; any further one is a signal, or a word list where its cells are lists or arrays.
+    metadata : mapping
+        The table's metadata.
+
+    Returns
+    -------
+    ExitTable
+        Utterances in the order in which they first occur.
+
+    Raises
+    ------
+    ValueError
+        When a column is missing, an utterance lacks an exit or has one twice, or a number that belongs to the
+        utterance differs between its exits.
+    """
+    missing = [name for name in _REQUIRED if name not in columns]
+    averaged = set(_AVERAGED) & set(columns)
+    missing += [name for name in _AVERAGED if averaged and name not in columns]
+    if missing:
+        raise ValueError(f"an exit table needs the columns {', '.join(missing)}, which are not there")
+    arrays = {name: _cells(values) for name, values in columns.items()}
+    order, exit_layers = _row_order(arrays["utt_id"], arrays["exit_layer"])
+    shaped = {name: values[order] for name, values in arrays.items()}  # (n_rows,) -> (n_utterances, n_exits)
+    utt_ids = shaped["utt_id"][:, 0]
+    for name in ("speaker", "reference", *_UTTERANCE_COUNTS):
+        if name in shaped and (differs := (shaped[name] != shaped[name][:, :1]).any(axis=1)).any():
+            raise ValueError(f"{name} must be the same at every exit, but differs for {str(utt_ids[differs][0])!r}")
+    references = shaped.get("reference")
+    if references is not None:
+        absent = np.array([text is None for text in references[:, 0]])
+        references = None if absent.all() else references[:, 0]
+    further = set(shaped) - {"exit_layer", *_TEXTS, *_UTTERANCE_COUNTS, *_EXIT_COUNTS, *_OPTIONAL, *_AVERAGED}
+    word_lists = {name for name in further if shaped[name].dtype == object}
+    return ExitTable(
+        utt_ids=utt_ids,
+        speakers=shaped["speaker"][:, 0],
+        exit_layers=exit_layers,
+        hypotheses=shaped["hypothesis"],
+        references=references,
+        **{name: shaped[name][:, 0] for name in _UTTERANCE_COUNTS},
+        **{name: shaped[name] for name in _EXIT_COUNTS},
+        **{name: shaped.get(name) for name in _OPTIONAL},
+        signals={name: shaped[name] for name in arrays if name in further - word_lists},
+        word_lists={name: shaped[name] for name in arrays if name in word_lists},
+        averaged={key: shaped[name] for name, key in _AVERAGED.items()} if averaged else None,
+        metadata=dict(metadata),
+    )
+
+
+def _cells(values: Sequence[Any]) -> np.ndarray:
+    """One entry per row; lists stay whole, even where all are of one length."""
+    if len(values) == 0 or np.ndim(values[0]) == 0:
+        return np.asarray(values)
+    lists = np.empty(len(values), dtype=object)
+    lists[:] = [*values]
+    return lists
+
+
+def _row_order(utt_ids: np.ndarray, layers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers as (n_utterances, n_exits), and the exit layers."""
+    if len(utt_ids) == 0:
+        raise ValueError("an exit table needs at least one row, got none")
+    exit_layers = np.unique(layers)
+    first_seen = {utt_id: i for i, utt_id in enumerate(dict.fromkeys(utt_ids.tolist()))}
+    utterance = np.array([first_seen[utt_id] for utt_id in utt_ids.tolist()])
+    cell = utterance * len(exit_layers) + np.searchsorted(exit_layers, layers)
+    counts = np.bincount(cell, minlength=len(first_seen) * len(exit_layers)).reshape(len(first_seen), -1)
+    if (counts != 1).any():
+        i, k = np.argwhere(counts != 1)[0]
+        raise ValueError(
+            f"every utterance needs a row for each exit layer of {exit_layers.tolist()}, "
+            f"but {list(first_seen)[i]!r} has {counts[i, k]} of layer {exit_layers[k]}"
+        )
+    return np.argsort(cell, kind="stable").reshape(counts.shape), exit_layers
+
+
+def _columns(table: ExitTable) -> dict[str, Any]:
+    """The table as flat columns."""
+    n_exits = table.n_exits
+
+    def repeated(values: np.ndarray) -> np.ndarray:
+        return np.repeat(values, n_exits)
+
+    columns: dict[str, Any] = {
+        "utt_id": repeated(table.utt_ids),
+        "speaker": repeated(table.speakers),
+        "exit_layer": np.tile(table.exit_layers, table.n_utterances),
+        "hypothesis": table.hypotheses.reshape(-1),
+    }
+    if table.references is not None:
+        columns["reference"] = repeated(table.references)
+    columns |= {name: repeated(getattr(table, name)) for name in _UTTERANCE_COUNTS}
+    columns |= {name: getattr(table, name).reshape(-1) for name in _EXIT_COUNTS}
+    columns |= {name: getattr(table, name).reshape(-1) for name in _OPTIONAL if getattr(table, name) is not None}
+    if table.averaged is not None:
+        columns |= {name: table.averaged[key].reshape(-1) for name, key in _AVERAGED.items()}
+    columns |= {name: values.reshape(-1) for name, values in table.signals.items()}
+    return columns | {name: _list_column(lists) for name, lists in table.word_lists.items()}
+
+
+def _list_column(lists: np.ndarray) -> Any:
+    """Arrays (n_utterances, n_exits) as a Parquet column of lists of 32-bit floats."""
+    import pyarrow as pa
+
+    return pa.array(lists.reshape(-1).tolist(), type=pa.list_(pa.float32()))

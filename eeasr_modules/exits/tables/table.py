@@ -1,0 +1,418 @@
+"""The exit table: what every exit said about every utterance, and what it cost.
+
+Everything offline (replay, bounds, calibration, statistics, reports) reads this one shape. Arrays have the
+utterance on axis 0 and the exit on axis 1. On disk it is a Parquet file with a row per utterance and exit
+(`eeasr_modules.exits.tables.parquet`). WERs are in percent everywhere.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits.measure.edits import edit_counts
+from eeasr_modules.exits.tables.checks import AVERAGED, PER_EXIT, PER_UTTERANCE, check_table, coerced
+from eeasr_modules.exits.tables.text_signals import (
+    LEXICAL_SIGNALS,
+    change,
+    lexical_signals,
+    text_lag,
+    text_signals,
+    uniform,
+)
+from eeasr_modules.exits.words.resources import word_resources
+
+SCHEMA_VERSION = 1
+DERIVED_SIGNALS = ("uniform", "duration_s", "exit_layer", "hypothesis", *LEXICAL_SIGNALS)
+
+
+def is_derived(name: str) -> bool:
+    """Whether a table makes a signal of what it holds, stored or not: `DERIVED_SIGNALS`, and changes of transcripts
+    since several exits before (`char_change_2`).
+
+    Arguments
+    ---------
+    name : str
+        Of a signal.
+
+    Returns
+    -------
+    bool
+    """
+    return name in DERIVED_SIGNALS or text_lag(name) is not None
+
+
+# where durations were guessed from references, a policy gets them guessed from what it heard, at this rate
+HEARD_PAUSE_S = 0.5
+HEARD_CHARS_PER_S = 15.45
+
+
+@dataclass(frozen=True, eq=False)
+class ExitTable:
+    """Transcripts, edit counts, signals and costs of every utterance at every exit. Checked on construction.
+
+    Arguments
+    ---------
+    utt_ids : np.ndarray of shape (n_utterances,)
+        Unique names.
+    speakers : np.ndarray of shape (n_utterances,)
+        Who speaks; "" where unknown.
+    exit_layers : np.ndarray of shape (n_exits,)
+        Encoder layers run at each exit, from 1, rising.
+    hypotheses : np.ndarray of shape (n_utterances, n_exits)
+        Transcripts.
+    n_ref_words, n_ref_chars : np.ndarray of shape (n_utterances,)
+        Words and characters of the reference.
+    n_sub, n_del, n_ins, n_char_errors : np.ndarray of shape (n_utterances, n_exits)
+        Word edits by kind, and character edits.
+    duration_s : np.ndarray of shape (n_utterances,)
+        Seconds of audio, above 0.
+    n_frames : np.ndarray of shape (n_utterances,)
+        Encoder frames, without padding.
+    cost_layers : np.ndarray of shape (n_utterances, n_exits)
+        exit_layer * duration_s.
+    cost_macs, head_macs : np.ndarray of shape (n_utterances, n_exits), or None
+        MACs of front end and layers up to the exit, and of reading that exit's head once; None where unknown.
+    decoder_macs : np.ndarray of shape (n_utterances, n_exits), or None
+        MACs that the attention decoder ran for that exit's transcript; None where transcripts are those of CTC heads.
+    references : np.ndarray of shape (n_utterances,), or None
+        What was said; None in tables that are passed on without it.
+    signals : dict of str to np.ndarray of shape (n_utterances, n_exits)
+        Finite numbers that a policy may read.
+    word_lists : dict of str to np.ndarray of shape (n_utterances, n_exits)
+        Of objects, each a float32 array as long as that transcript's words: signals of single words. May be empty.
+    averaged : dict of str to np.ndarray of shape (n_utterances, n_exits), or None
+        `hypotheses, n_sub, n_del, n_ins, n_char_errors` of the mean posterior of the last exits up to each one
+        (`average_exits` of the metadata says how many), collected while posteriors lived; see `averaged_output`.
+    metadata : dict
+        Values that JSON can hold: set_name, set_label, model_digest, seed, n_layers and so on.
+
+    Raises
+    ------
+    ValueError
+        When a shape, a number, a name or a label is not as said here.
+    """
+
+    utt_ids: np.ndarray
+    speakers: np.ndarray
+    exit_layers: np.ndarray
+    hypotheses: np.ndarray
+    n_ref_words: np.ndarray
+    n_sub: np.ndarray
+    n_del: np.ndarray
+    n_ins: np.ndarray
+    n_ref_chars: np.ndarray
+    n_char_errors: np.ndarray
+    duration_s: np.ndarray
+    n_frames: np.ndarray
+    cost_layers: np.ndarray
+    cost_macs: np.ndarray | None = None
+    head_macs: np.ndarray | None = None
+    decoder_macs: np.ndarray | None = None
+    references: np.ndarray | None = None
+    signals: dict[str, np.ndarray] = field(default_factory=dict)
+    word_lists: dict[str, np.ndarray] = field(default_factory=dict)
+    averaged: dict[str, np.ndarray] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in coerced(self).items():
+            object.__setattr__(self, name, value)
+        check_table(self)
+
+    @classmethod
+    def from_hypotheses(
+        cls,
+        hypotheses: Sequence[Sequence[str]],
+        references: Sequence[str],
+        *,
+        utt_ids: Sequence[str],
+        exit_layers: Sequence[int],
+        duration_s: Sequence[float],
+        n_frames: Sequence[int],
+        speakers: Sequence[str] | None = None,
+        signals: Mapping[str, Any] | None = None,
+        word_lists: Mapping[str, Any] | None = None,
+        averaged_hypotheses: Sequence[Sequence[str]] | None = None,
+        cost_macs: Any = None,
+        head_macs: Any = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> "ExitTable":
+        """A table whose edits are counted here and whose text signals are computed here.
+
+        Arguments
+        ---------
+        hypotheses : sequence of sequences of str, (n_utterances, n_exits)
+            Transcripts, normalised as the references are.
+        references : sequence of str, n_utterances long
+            What was said.
+        utt_ids : sequence of str
+            Unique names.
+        exit_layers : sequence of int
+            Layers run at each exit, from 1, rising.
+        duration_s : sequence of float
+            Seconds of audio.
+        n_frames : sequence of int
+            Encoder frames.
+        speakers : sequence of str, or None
+            Who speaks; None where unknown.
+        signals : mapping of str to array of shape (n_utterances, n_exits), or None
+            Acoustic signals; those of text are added.
+        word_lists : mapping of str to rows of lists of numbers, (n_utterances, n_exits), or None
+            A number for each word of each transcript.
+        averaged_hypotheses : sequence of sequences of str, (n_utterances, n_exits), or None
+            Transcripts of averaged posteriors.
+        cost_macs : array of shape (n_utterances, n_exits), or None
+            Front end and layers up to each exit.
+        head_macs : array of shape (n_utterances, n_exits), or None
+            Each exit's head, read once.
+        metadata : mapping, or None
+            See the class.
+
+        Returns
+        -------
+        ExitTable
+
+        Example
+        -------
+        >>> table = ExitTable.from_hypotheses([["a c", "a b"]], ["a b"], utt_ids=["u"], exit_layers=[2, 4],
+        ...                                   duration_s=[1.0], n_frames=[50])
+        >>> table.wer_per_exit
+        array([50.,  0.])
+        """
+        texts = _objects(hypotheses, len(exit_layers))
+        if len(references) != len(texts):
+            raise ValueError(f"references must number {len(texts)} as the utterances do, got {len(references)}")
+        averaged = None
+        if averaged_hypotheses is not None:
+            averaged_texts = _objects(averaged_hypotheses, len(exit_layers))
+            averaged = {"hypotheses": averaged_texts, **edit_counts(averaged_texts, references)}
+        durations = np.asarray(duration_s, dtype=np.float64)
+        return cls(
+            utt_ids=np.asarray(utt_ids),
+            speakers=np.asarray(speakers if speakers is not None else [""] * len(texts)),
+            exit_layers=np.asarray(exit_layers),
+            hypotheses=texts,
+            n_ref_words=np.array([len(ref.split()) for ref in references]),
+            **edit_counts(texts, references),
+            n_ref_chars=np.array([len(" ".join(ref.split())) for ref in references]),
+            duration_s=durations,
+            n_frames=np.asarray(n_frames),
+            cost_layers=durations[:, None] * np.asarray(exit_layers, dtype=np.float64),
+            cost_macs=cost_macs,
+            head_macs=head_macs,
+            references=np.array([*references], dtype=object),
+            signals={**(signals or {}), **text_signals(texts)},
+            word_lists=dict(word_lists or {}),
+            averaged=averaged,
+            metadata=dict(metadata or {}),
+        )
+
+    @property
+    def n_utterances(self) -> int:
+        """Number of utterances."""
+        return len(self.utt_ids)
+
+    @property
+    def n_exits(self) -> int:
+        """Number of exits."""
+        return len(self.exit_layers)
+
+    @property
+    def n_layers(self) -> int:
+        """Layers of the encoder; the last exit's where the metadata does not say."""
+        return int(self.metadata.get("n_layers", self.exit_layers[-1]))
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Substitutions + deletions + insertions of words, of shape (n_utterances, n_exits)."""
+        return self.n_sub + self.n_del + self.n_ins
+
+    @property
+    def wer_per_exit(self) -> np.ndarray:
+        """Pooled word error rate of each exit in percent, of shape (n_exits,)."""
+        return 100.0 * self.errors.sum(axis=0) / self.n_ref_words.sum()
+
+    @property
+    def cer_per_exit(self) -> np.ndarray:
+        """Pooled character error rate of each exit in percent, of shape (n_exits,)."""
+        return 100.0 * self.n_char_errors.sum(axis=0) / self.n_ref_chars.sum()
+
+    def signal(self, name: str) -> np.ndarray:
+        """One signal, stored or derived (`is_derived`).
+
+        Lexical ones are those of the language that the metadata names (`language`, else English). `duration_s` is
+        that of the audio; where the metadata says `duration_is_approximate`, it is guessed from each exit's own
+        transcript instead, since the table's own would give the reference's length away.
+
+        Arguments
+        ---------
+        name : str
+            Which.
+
+        Returns
+        -------
+        np.ndarray of shape (n_utterances, n_exits)
+            Of numbers; `hypothesis` holds the transcripts, a word list an array for each.
+
+        Raises
+        ------
+        KeyError
+            When the table has no such signal; those it has are named.
+        """
+        if name in self.signals:
+            return self.signals[name]
+        if name in self.word_lists:
+            return self.word_lists[name]
+        shape = (self.n_utterances, self.n_exits)
+        if name == "exit_layer":
+            return np.broadcast_to(self.exit_layers, shape)
+        if name == "hypothesis":
+            return self.hypotheses
+        if is_derived(name):
+            if name not in self._derived:
+                self._derived[name] = self._derive(name)
+            return np.broadcast_to(self._derived[name], shape)
+        known = ", ".join([*sorted(self.signals), *sorted(self.word_lists)]) or "none"
+        raise KeyError(f"the exit table has no signal {name!r}; it has: {known}")
+
+    @cached_property
+    def _derived(self) -> dict[str, np.ndarray]:
+        """Derived signals that were asked for; kept, since a curve over thresholds asks hundreds of times."""
+        return {}
+
+    def _derive(self, name: str) -> np.ndarray:
+        if name == "uniform":
+            seed = int(self.metadata.get("seed", 0))
+            return np.stack([uniform(self.utt_ids, int(layer), seed=seed) for layer in self.exit_layers], axis=1)
+        if name == "duration_s":
+            if not self.metadata.get("duration_is_approximate"):
+                return self.duration_s[:, None]
+            n_chars = np.array([[len(text) for text in row] for row in self.hypotheses])
+            return HEARD_PAUSE_S + np.maximum(3, n_chars) / HEARD_CHARS_PER_S
+        lag = text_lag(name)
+        if lag is not None:
+            return np.stack([self._change(*lag, k) for k in range(self.n_exits)], axis=1)
+        words = word_resources(self.metadata.get("language", "en"))
+        columns = [lexical_signals(texts, words=words, names=[name])[name] for texts in self.hypotheses.T]
+        return np.stack(columns, axis=1)
+
+    def _change(self, name: str, lag: int, k: int) -> np.ndarray:
+        return change(name, self.hypotheses[:, k], self.hypotheses[:, k - lag] if k >= lag else None)
+
+    def select(self, rows: np.ndarray) -> "ExitTable":
+        """The table of some utterances only.
+
+        Arguments
+        ---------
+        rows : np.ndarray
+            Indices, or a mask of shape (n_utterances,) where True means kept.
+
+        Returns
+        -------
+        ExitTable
+        """
+        changed = {
+            "utt_ids": self.utt_ids[rows],
+            "speakers": self.speakers[rows],
+            "hypotheses": self.hypotheses[rows],
+        }
+        for name in (*PER_UTTERANCE, *PER_EXIT, "references"):
+            value = getattr(self, name)
+            changed[name] = None if value is None else value[rows]
+        changed["signals"] = {name: values[rows] for name, values in self.signals.items()}
+        changed["word_lists"] = {name: lists[rows] for name, lists in self.word_lists.items()}
+        if self.averaged is not None:
+            changed["averaged"] = {name: values[rows] for name, values in self.averaged.items()}
+        selected = replace(self, **changed)
+        selected._derived.update({name: values[rows] for name, values in self._derived.items()})
+        return selected
+
+    def with_signals(self, signals: Mapping[str, np.ndarray]) -> "ExitTable":
+        """The same table with further signals.
+
+        Arguments
+        ---------
+        signals : mapping of str to np.ndarray of shape (n_utterances, n_exits)
+            By name; one that is there is replaced.
+
+        Returns
+        -------
+        ExitTable
+        """
+        extended = replace(self, signals={**self.signals, **signals})
+        extended._derived.update(self._derived)
+        return extended
+
+    def without_references(self) -> "ExitTable":
+        """The same table without the reference texts, to pass on where those may not be.
+
+        Returns
+        -------
+        ExitTable
+        """
+        return replace(self, references=None)
+
+    def with_hypotheses(self, hypotheses: Sequence[Sequence[str]]) -> "ExitTable":
+        """The same utterances and signals with transcripts of another decoder, and their errors.
+
+        Stored signals stay, so policies that read them decide as on the table itself; word lists and averaged
+        transcripts, which belong to the exits' own, do not.
+
+        Arguments
+        ---------
+        hypotheses : sequence of sequences of str, (n_utterances, n_exits)
+            Transcripts.
+
+        Returns
+        -------
+        ExitTable
+
+        Raises
+        ------
+        ValueError
+            When the table has no references to count errors against.
+
+        Example
+        -------
+        >>> table = ExitTable.from_hypotheses([["a c", "a b"]], ["a b"], utt_ids=["u"], exit_layers=[2, 4],
+        ...                                   duration_s=[1.0], n_frames=[50])
+        >>> table.with_hypotheses([["a b", "a b"]]).wer_per_exit
+        array([0., 0.])
+        """
+        if self.references is None:
+            raise ValueError("the table holds no references: errors of other transcripts cannot be counted")
+        texts = _objects(hypotheses, len(self.exit_layers))
+        counts = edit_counts(texts, list(self.references))
+        return replace(self, hypotheses=texts, **counts, word_lists={}, averaged=None)
+
+    def averaged_output(self) -> "ExitTable":
+        """The same table with the transcripts and errors of the averaged posteriors.
+
+        Policies decide on the table itself; the errors of their choices are then read here. Stored signals stay, word
+        lists, which belong to the exits' own transcripts, do not.
+
+        Returns
+        -------
+        ExitTable
+
+        Raises
+        ------
+        ValueError
+            When none were collected.
+        """
+        if self.averaged is None:
+            raise ValueError("the table has no averaged transcripts: collect it with average_exits of 2 or more")
+        return replace(self, **{name: self.averaged[name] for name in AVERAGED}, word_lists={}, averaged=None)
+
+
+def _objects(rows: Sequence[Sequence[str]], n_exits: int) -> np.ndarray:
+    """Texts as an object array (n_utterances, n_exits), whatever nesting they come in."""
+    texts = np.empty((len(rows), n_exits), dtype=object)
+    for i, row in enumerate(rows):
+        if len(row) != n_exits:
+            raise ValueError(f"hypotheses of utterance {i} must be {n_exits}, one for each exit layer, got {len(row)}")
+        texts[i] = list(row)
+    return texts

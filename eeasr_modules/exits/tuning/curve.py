@@ -1,0 +1,326 @@
+"""Every threshold at once: what a policy of one score costs and gets wrong, without replaying each threshold.
+
+Many policies stop at the first exit whose score is at most a threshold: signals, changes over the last k exits,
+fitted scores. As the threshold rises, an utterance moves from the ceiling exit down along the running minimum of
+its scores; so sums over thresholds are sums over those moves.
+
+Curves: a policy's cost and WER over everything that was left open in it, thresholds and windows.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from eeasr_modules.exits.policies.combine import Between, Combination, check_against, open_leaf, with_threshold
+from eeasr_modules.exits.policies.fitted import Fitted
+from eeasr_modules.exits.policies.protocol import (
+    PATIENCE_SIGNALS,
+    THRESHOLD_SIGNALS,
+    Patience,
+    Policy,
+    Random,
+    Static,
+    Threshold,
+    exits_back,
+    reach_of,
+)
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tuning.fit import models_of, scored, with_models
+from eeasr_modules.exits.tuning.replay import choice_point, mean_cost, needed_signal, needed_signals, policy_costs
+
+
+def stopping_scores(leaf: Policy, table: ExitTable) -> np.ndarray | None:
+    """Scores such that the policy stops at the first exit where its threshold is at least the score.
+
+    Arguments
+    ---------
+    leaf : policy
+        Of one piece; its own threshold is not used.
+    table : ExitTable
+        With the signals that it needs; fitted scores recorded.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances, n_exits), or None
+        Thresholds that high values pass come back negated. None where the policy has no such score.
+    """
+    if isinstance(leaf, Threshold):
+        signal, low_stops = THRESHOLD_SIGNALS[leaf.name]
+        values = np.asarray(needed_signal(table, signal, policy=leaf), dtype=np.float64)
+        return values if low_stops else -values
+    if isinstance(leaf, Patience) and leaf.compared == "neighbours":
+        change = np.asarray(needed_signal(table, PATIENCE_SIGNALS[leaf.name], policy=leaf), dtype=np.float64)
+        scores = np.full(change.shape, np.inf)
+        if change.shape[1] >= leaf.k:
+            windows = np.lib.stride_tricks.sliding_window_view(change, leaf.k, axis=1)
+            scores[:, leaf.k - 1 :] = windows.max(axis=2)
+        return scores
+    if isinstance(leaf, Fitted):
+        return needed_signal(table, leaf.needs[0], policy=leaf)
+    # uniform < p, while all others stop on equality: the next number above settles it
+    return np.nextafter(needed_signal(table, "uniform"), np.inf) if isinstance(leaf, Random) else None
+
+
+def is_negated(leaf: Policy) -> bool:
+    """Whether `stopping_scores` negates, so that thresholds must be negated too.
+
+    Arguments
+    ---------
+    leaf : policy
+        Of one piece.
+
+    Returns
+    -------
+    bool
+    """
+    return isinstance(leaf, Threshold) and not THRESHOLD_SIGNALS[leaf.name][1]
+
+
+def swept_sums(passed_at: np.ndarray, values: np.ndarray, *, floor: int, ceiling: int, n_thresholds: int) -> np.ndarray:
+    """Sum over utterances of a number at the exit chosen, for every threshold.
+
+    Arguments
+    ---------
+    passed_at : np.ndarray of shape (n_utterances, n_exits)
+        Position, among the rising thresholds, of the first that is at least the score (`n_thresholds`: none).
+    values : np.ndarray of shape (n_utterances, n_exits)
+        What to sum, such as errors or costs.
+    floor, ceiling : int
+        First and last exit that may be chosen, from 0.
+    n_thresholds : int
+        How many there are.
+
+    Returns
+    -------
+    np.ndarray of shape (n_thresholds,)
+
+    Example
+    -------
+    >>> swept_sums(np.array([[1, 0, 2]]), np.array([[5.0, 3.0, 1.0]]), floor=0, ceiling=2, n_thresholds=2)
+    array([3., 5.])
+    """
+    least = np.minimum.accumulate(passed_at[:, floor:ceiling], axis=1)
+    # added[t]: what changes for the utterances that move when the threshold reaches t
+    added = np.zeros(n_thresholds + 1)
+    held = values[:, ceiling].astype(np.float64)
+    for i in reversed(range(least.shape[1])):
+        # an exit is chosen only from where it is passed until an earlier one is passed at the same threshold
+        moves = np.ones(len(least), dtype=bool) if i == 0 else least[:, i] < least[:, i - 1]
+        here = values[moves, floor + i]
+        added += np.bincount(least[moves, i], here - held[moves], minlength=n_thresholds + 1)
+        held[moves] = here
+    return values[:, ceiling].sum() + np.cumsum(added[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Points of a policy, one for each way of filling in what it left open.
+
+    Arguments
+    ---------
+    policies : tuple of policies
+        Filled in.
+    cost : np.ndarray of shape (n_points,)
+        Mean cost.
+    wer : np.ndarray of shape (n_points,)
+        In percent.
+    """
+
+    policies: tuple
+    cost: np.ndarray
+    wer: np.ndarray
+
+    def take(self, index: np.ndarray) -> "Curve":
+        """Some of the points, in the order given.
+
+        Arguments
+        ---------
+        index : np.ndarray of int
+            Which.
+
+        Returns
+        -------
+        Curve
+        """
+        return Curve(tuple(self.policies[i] for i in index), self.cost[index], self.wer[index])
+
+    def frontier(self) -> "Curve":
+        """The points that no other beats in both cost and WER, by rising cost.
+
+        Returns
+        -------
+        Curve
+        """
+        order = np.lexsort((self.wer, self.cost))
+        best_before = np.minimum.accumulate(np.concatenate([[np.inf], self.wer[order][:-1]]))
+        return self.take(order[self.wer[order] < best_before])
+
+
+def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) -> np.ndarray:
+    """Thresholds worth trying: midway between values that the table holds, and one beyond either end.
+
+    Midway, so that small numerical differences between live and recorded signals decide nothing. Where there
+    are more, those at evenly spaced ranks of the values are kept.
+
+    Arguments
+    ---------
+    policy : policy
+        With one open threshold, fitted if it is to be. For `static` the layers of the exits are returned.
+    table : ExitTable
+        What was recorded.
+    n_thresholds : int
+        Most to keep, the two ends not counted.
+
+    Returns
+    -------
+    np.ndarray of shape (at most n_thresholds + 2,)
+        Rising. Empty where nothing but a window is open.
+    """
+    policy, table, _ = scored(policy, table)
+    leaf = open_leaf(policy)
+    if leaf is None:
+        return np.empty(0)
+    if isinstance(leaf, Static):
+        return table.exit_layers.astype(np.float64)
+    # the last exit asks nobody; a single exit leaves no question at all
+    names = leaf.needs if isinstance(leaf, Patience) else leaf.needs[:1]
+    read = [needed_signal(table, name, policy=leaf)[:, : max(1, table.n_exits - 1)] for name in names]
+    values = np.concatenate(read, axis=None)
+    distinct, counts = np.unique(values, return_counts=True)
+    ends = (0.0, 1.0) if isinstance(leaf, Random) else _beyond(distinct)
+    kept = np.arange(len(distinct) - 1)
+    if len(kept) > n_thresholds:
+        ranks = np.cumsum(counts)[:-1]
+        kept = np.unique(np.searchsorted(ranks, np.linspace(ranks[0], ranks[-1], n_thresholds)))
+    midway = [_short_between(distinct[i], distinct[i + 1]) for i in kept]
+    return np.unique([ends[0], *midway, ends[1]])
+
+
+def policy_curve(
+    policy: Policy, table: ExitTable, *, cost: str = "cost_layers", n_thresholds: int = 200, n_folds: int = 10
+) -> Curve:
+    """Cost and WER of an open policy over its thresholds, and over its windows where those are open too.
+
+    Thresholds come from the table's own values: on test data this shows what the signal could give, while a
+    choice made on dev and reported on test is `calibration.choose`. What has to be fitted is fitted on the table;
+    the points are then those of cross-fitted scores (`fitting.scored`), the policies carry the model of all.
+
+    Arguments
+    ---------
+    policy : policy
+        Open, or not (a single point).
+    table : ExitTable
+        What was recorded.
+    cost : str
+        As for `exit_costs`.
+    n_thresholds : int
+        As for `thresholds_of`.
+    n_folds : int
+        Folds of speakers where something has to be fitted.
+
+    Returns
+    -------
+    Curve
+        By rising threshold; every window (wider ones first) within every threshold.
+    """
+    check_against(policy, table.exit_layers)
+    _refuse_inner_windows(policy)
+    recorded, table, models = scored(policy, table, n_folds=n_folds)
+    thresholds = thresholds_of(recorded, table, n_thresholds=n_thresholds)
+    policy = with_models(policy, models)
+    filled = [with_threshold(policy, t) for t in thresholds] if len(thresholds) else [policy]
+    has_open_window = isinstance(policy, Between) and policy.has_open_window
+    if has_open_window:
+        layers = [int(layer) for layer in table.exit_layers]
+        windows = [(f, c) for f in range(len(layers)) for c in reversed(range(f, len(layers)))]
+        filled = [Between(layers[f], layers[c], one.policy) for one in filled for f, c in windows]
+    points = _swept_points(recorded, filled, thresholds, table, cost)
+    if points is None:
+        stand_ins = [with_models(one, models_of(recorded)) for one in filled]
+        points = _replayed_points(stand_ins, table, cost, n_windows=len(windows) if has_open_window else 1)
+    return Curve(tuple(filled), points[:, 0], points[:, 1])
+
+
+def _refuse_inner_windows(policy: Policy) -> None:
+    inner = policy.parts if isinstance(policy, Combination) else [getattr(policy, "policy", None)]
+    for part in inner:
+        if isinstance(part, Between) and part.has_open_window:
+            raise ValueError(f"only an outermost between can have its layers calibrated, got {policy}")
+        if part is not None:
+            _refuse_inner_windows(part)
+
+
+def _swept_points(
+    policy: Policy, filled: list[Policy], thresholds: np.ndarray, table: ExitTable, cost: str
+) -> np.ndarray | None:
+    """(cost, WER) of every policy, (n, 2), all thresholds at once; None where the policy is not one of one score."""
+    leaf = policy.policy if isinstance(policy, Between) else policy
+    scores = stopping_scores(leaf, table) if len(thresholds) and not reach_of(leaf) else None
+    if scores is None:
+        return None
+    n, n_windows = len(thresholds), len(filled) // len(thresholds)
+    rising = np.sort(-thresholds) if is_negated(leaf) else thresholds
+    passed_at = np.searchsorted(rising, scores, side="left")
+    points = np.empty((n, n_windows, 2))
+    errors, layers = table.errors, table.exit_layers.tolist()
+    for i, one in enumerate(filled[:n_windows]):
+        window = (0, table.n_exits - 1)
+        if isinstance(one, Between):
+            window = layers.index(one.floor_layer), layers.index(one.ceiling_layer)
+        bounds = {"floor": window[0], "ceiling": window[1], "n_thresholds": n}
+        paid = swept_sums(passed_at, policy_costs(one, table, cost=cost), **bounds) / table.duration_s.sum()
+        wrong = swept_sums(passed_at, errors, **bounds) * (100.0 / table.n_ref_words.sum())
+        points[:, i] = np.stack([paid, wrong], axis=1)[:: -1 if is_negated(leaf) else 1]
+    return points.reshape(-1, 2)
+
+
+def _replayed_points(filled: list[Policy], table: ExitTable, cost: str, *, n_windows: int) -> np.ndarray:
+    """(cost, WER) of every policy, (n, 2); windows of one threshold share what the inner policy says."""
+    if n_windows == 1:
+        return np.array([choice_point(one, table, cost=cost) for one in filled])
+    layers, points = table.exit_layers.tolist(), []
+    for first in range(0, len(filled), n_windows):
+        next_stop, back = _next_stop(filled[first].policy, table)
+        for one in filled[first : first + n_windows]:
+            floor, ceiling = layers.index(one.floor_layer), layers.index(one.ceiling_layer)
+            points.append(_point(one, table, np.minimum(next_stop[:, floor], ceiling), back, cost))
+    return np.array(points)
+
+
+def _point(policy: Policy, table: ExitTable, decided: np.ndarray, back: np.ndarray, cost: str) -> tuple[float, float]:
+    rows = np.arange(table.n_utterances)
+    costs = policy_costs(policy, table, cost=cost)[rows, decided]
+    wer = 100.0 * table.errors[rows, decided - back[rows, decided]].sum() / table.n_ref_words.sum()
+    return mean_cost(costs, table.duration_s), float(wer)
+
+
+def _next_stop(policy: Policy, table: ExitTable) -> tuple[np.ndarray, np.ndarray]:
+    """First exit at or after each exit where the policy would stop who is still there, and how many exits back the
+    transcript of who is stopped at each exit comes from; both (n, exits)."""
+    signals = needed_signals(policy, table)
+    state = policy.start(table.n_utterances)
+    last = table.n_exits - 1
+    stops = np.full((table.n_utterances, table.n_exits), last)
+    back = np.zeros_like(stops)
+    for k in range(table.n_exits if reach_of(policy) else last):
+        stop, state = policy.step({name: values[:, k] for name, values in signals.items()}, state)
+        stops[stop, k] = k
+        back[:, k] = exits_back(policy, state, k)
+    return np.minimum.accumulate(stops[:, ::-1], axis=1)[:, ::-1], back
+
+
+def _beyond(distinct: np.ndarray) -> tuple[float, float]:
+    """Round numbers below and above all values."""
+    margin = 0.1 * max(float(distinct[-1] - distinct[0]), 1e-3)
+    low, high = float(distinct[0]), float(distinct[-1])
+    return _short_between(low - 2 * margin, low), _short_between(high, high + 2 * margin)
+
+
+def _short_between(low: float, high: float) -> float:
+    """The midpoint, rounded as far as it stays in the middle half of the gap: policy texts print it."""
+    middle = (low + high) / 2
+    for digits in range(2, 15):
+        short = float(f"{middle:.{digits}g}")
+        if abs(short - middle) <= (high - low) / 4:
+            return short
+    return middle

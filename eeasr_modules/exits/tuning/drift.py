@@ -1,0 +1,279 @@
+"""Drift: do live utterances still come from where the calibration data came from? A watch that may run for ever.
+
+No transcript is needed: one score per utterance, from the exit taken and a signal there (`drift_scores`).
+
+*Ranks.* Each new score is ranked among the calibration scores and all that came since, ties broken at random. Where
+calibration and live scores are exchangeable, these ranks p (0 to 1) are independent and uniform, whatever the scores
+are distributed like (smoothed conformal p-values: Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random
+World").
+
+*Bets.* Wealth starts at 1 and is bet against that. Every bet has odds b(p) >= 0 that integrate to 1, so wealth is a
+conformal test martingale (Vovk et al. 2021, "Retrain or not retrain: conformal test martingales for change-point
+detection"). As in its Simple Jumper, a share J of the wealth is dealt out anew over all bets before each utterance,
+so that a late change is still found; wealth is the mean over several J. Unlike there, not all bets are linear: some win
+at either end, and some when the scores spread or crowd together; and one keeps its money.
+
+*What is promised.* By Ville's inequality wealth ever reaches 1 / alpha with probability at most alpha: however long the
+watch runs and however often one looks, one false alarm in 1 / alpha watches. Nothing is promised about how soon a real
+change is found, nor about a change that leaves the score as it was. Live scores join the ranks, so a
+change that is not found soon becomes the new custom.
+"""
+
+import math
+from array import array
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tuning.replay import decide
+
+JUMP_RATES = np.array([0.0, 1e-4, 1e-3, 1e-2, 1e-1])
+N_BETS = 9
+
+
+@dataclass(frozen=True)
+class DriftReference:
+    """What a watch compares live utterances with; it is kept beside a calibrated policy.
+
+    Arguments
+    ---------
+    signal : str
+        Read at the exit taken.
+    scores : tuple of float
+        Of the calibration data under that policy, as `drift_scores` gives them, rounded to 6 digits.
+    """
+
+    signal: str
+    scores: tuple[float, ...]
+
+
+def drift_score(exit_index: ArrayLike, signal: ArrayLike) -> np.ndarray:
+    """One number from the exit taken and the signal there: later exits higher, and within an exit higher signals.
+
+    Arguments
+    ---------
+    exit_index : int or array
+        From 0.
+    signal : float or array of the same shape
+        Finite, of any range. It is squeezed into (0, 1) by an arc tangent; ranks do not see how.
+
+    Returns
+    -------
+    np.ndarray of the same shape
+        `exit_index` + 1/2 + arctan(signal) / pi.
+
+    Raises
+    ------
+    ValueError
+        When a signal is not finite.
+
+    Example
+    -------
+    >>> drift_score([0, 0, 3], [0.0, 1.0, -1.0])
+    array([0.5 , 0.75, 3.25])
+    """
+    values = np.asarray(signal, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("signal must be finite, got a nan or an infinity; check the model's output")
+    return np.asarray(exit_index) + 0.5 + np.arctan(values) / np.pi
+
+
+def drift_scores(table: ExitTable, policy: Policy, *, signal: str = "entropy") -> np.ndarray:
+    """What a watch reads of each utterance of a table under a policy.
+
+    Arguments
+    ---------
+    table : ExitTable
+        Calibration data, or a stream. Its references are not read.
+    policy : policy
+        Not open: the one that runs live.
+    signal : str
+        Read at the exit taken. One that is high where speech is hard, such as entropy, agrees with late exits and is
+        found sooner when it changes.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances,)
+        As `drift_score` gives them.
+
+    Raises
+    ------
+    KeyError, ValueError
+        When the table has no such signal, it is no finite number, or the policy cannot be replayed.
+    """
+    values = table.signal(signal)
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"signal must be a number at each exit, got {signal}; take entropy, say")
+    exit_index = decide(policy, table).emitted
+    return drift_score(exit_index, values[np.arange(table.n_utterances), exit_index])
+
+
+def drift_reference(table: ExitTable, policy: Policy, *, signal: str = "blank_rate") -> DriftReference | None:
+    """The scores of calibration data, to be kept; None where the table lacks the signal.
+
+    Arguments
+    ---------
+    table : ExitTable
+        Calibration data.
+    policy : policy
+        Not open.
+    signal : str
+        See `drift_scores`.
+    """
+    if signal not in table.signals:
+        return None
+    return DriftReference(signal, tuple(round(float(score), 6) for score in drift_scores(table, policy, signal=signal)))
+
+
+def bet_odds(p: ArrayLike) -> np.ndarray:
+    """What every bet pays for a rank; over p uniform on 0 to 1 each pays 1 on average.
+
+    Arguments
+    ---------
+    p : float or array of shape (...)
+        Ranks, 0 to 1.
+
+    Returns
+    -------
+    np.ndarray of shape (..., N_BETS)
+        Above 0, so that no bet is ever ruined: cash, four lines, two on the ends, and two on spread.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    middle = p - 0.5
+    spread = 12 * middle**2 - 1
+    pays = [0 * p, 0.95 * middle, -0.95 * middle, 1.9 * middle, -1.9 * middle]
+    pays += [0.95 * (4 * p**3 - 1), 0.95 * (4 * (1 - p) ** 3 - 1), 0.9 * spread, -0.45 * spread]
+    return 1 + np.stack(pays, axis=-1)
+
+
+def bet(shares: np.ndarray, log_wealth: np.ndarray, *, p: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Shares and wealth after one rank, for one stream or for many side by side.
+
+    Arguments
+    ---------
+    shares : np.ndarray of shape (..., n_rates, N_BETS)
+        How the wealth of each jump rate lies on the bets; each row sums to 1, evenly spread at the start.
+    log_wealth : np.ndarray of shape (..., n_rates)
+        Natural logarithm, 0 at the start.
+    p : float or array of shape (...)
+        The rank that came.
+
+    Returns
+    -------
+    tuple of np.ndarray, np.ndarray
+        New shares and log wealth, as they came in.
+    """
+    jumped = (1 - JUMP_RATES[:, None]) * shares + JUMP_RATES[:, None] / N_BETS
+    won = jumped * bet_odds(p)[..., None, :]  # (..., n_rates, N_BETS)
+    total = won.sum(-1)
+    return won / total[..., None], log_wealth + np.log(total)
+
+
+class DriftWatch:
+    """Watches scores one at a time and raises an alarm when they no longer look like calibration.
+
+    Arguments
+    ---------
+    calibration_scores : array of shape (n_calibration,)
+        From the live policy on calibration data, at least one, finite; in any order.
+    alpha : float
+        Probability of ever raising a false alarm, above 0 and below 1.
+    seed : int
+        Of the draws that break ties.
+    max_scores : int
+        Scores to remember, calibration and live together, 8 bytes each. Once full, wealth stands still: the
+        promise holds and no alarm can come any more (`full`).
+
+    Raises
+    ------
+    ValueError
+        When there are no calibration scores, one is not finite, there are more than max_scores, or alpha is not
+        between 0 and 1.
+
+    Example
+    -------
+    >>> rng = np.random.default_rng(0)
+    >>> watch = DriftWatch(rng.normal(size=300), alpha=0.01)
+    >>> any(watch.add(score) for score in rng.normal(size=500))
+    False
+    >>> any(watch.add(score) for score in rng.normal(2, size=100))
+    True
+    """
+
+    def __init__(
+        self, calibration_scores: ArrayLike, alpha: float = 0.01, *, seed: int = 0, max_scores: int = 1_000_000
+    ) -> None:
+        scores = np.asarray(calibration_scores, dtype=np.float64).ravel()
+        if not len(scores) or not np.isfinite(scores).all():
+            raise ValueError(f"calibration_scores must be finite numbers, at least one, got {len(scores)} scores")
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+        if len(scores) > max_scores:
+            raise ValueError(f"max_scores must hold the {len(scores)} calibration scores, got {max_scores}")
+        self.alpha = float(alpha)
+        self.max_scores = max_scores
+        self.n_seen = 0
+        self.alarm_at: int | None = None  # utterances seen when the alarm came
+        self._ranked = array("d", np.sort(scores).tolist())
+        self._rng = np.random.default_rng(seed)
+        self._shares = np.full((len(JUMP_RATES), N_BETS), 1 / N_BETS)
+        self._log_wealth = np.zeros(len(JUMP_RATES))
+
+    @property
+    def wealth(self) -> float:
+        """Evidence against exchangeability: 1 at the start, 1 / alpha raises the alarm; inf beyond floats."""
+        log_mean = self._log_mean_wealth()
+        return math.exp(log_mean) if log_mean < 700 else math.inf
+
+    @property
+    def alarm(self) -> bool:
+        """Whether wealth has ever reached 1 / alpha."""
+        return self.alarm_at is not None
+
+    @property
+    def full(self) -> bool:
+        """Whether max_scores are remembered, so that nothing more is ranked."""
+        return len(self._ranked) >= self.max_scores
+
+    def add(self, score: float) -> bool:
+        """Rank one live score, bet on it, and say whether there has been an alarm so far.
+
+        Arguments
+        ---------
+        score : float
+            Of the next utterance, made like the calibration scores.
+
+        Returns
+        -------
+        bool
+            Once True, it stays so.
+
+        Raises
+        ------
+        ValueError
+            When the score is not finite.
+        """
+        score = float(score)
+        if not math.isfinite(score):
+            raise ValueError(f"score must be finite, got {score}")
+        self.n_seen += 1
+        if self.full:
+            return self.alarm
+        self._shares, self._log_wealth = bet(self._shares, self._log_wealth, p=self._rank(score))
+        if self.alarm_at is None and self._log_mean_wealth() >= -math.log(self.alpha):
+            self.alarm_at = self.n_seen
+        return self.alarm
+
+    def _rank(self, score: float) -> float:
+        """Smoothed rank of a score among all so far and itself, 0 to 1; the score is remembered."""
+        below = bisect_left(self._ranked, score)
+        above = bisect_right(self._ranked, score)
+        self._ranked.insert(above, score)
+        return (below + self._rng.random() * (above - below + 1)) / len(self._ranked)
+
+    def _log_mean_wealth(self) -> float:
+        return float(np.logaddexp.reduce(self._log_wealth)) - math.log(len(JUMP_RATES))

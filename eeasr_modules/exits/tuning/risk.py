@@ -1,0 +1,438 @@
+"""Risk control: the cheapest threshold whose errors exceed a reference exit's by at most eps, and how sure that is.
+
+Learn-Then-Test (Angelopoulos et al. 2021, "Learn then Test", Section 3) over an ordered grid of thresholds.
+
+*The loss.* Speakers (or utterances) are the blocks that are drawn; the calibration data are n of them. Block b has E_b
+errors more than the reference exit's, and W_b reference words. The pooled excess over some blocks is the ratio of
+their mean E_b to their mean W_b, in WER points. It is at most eps just when the mean over them of the loss
+
+    L_b = (100 E_b - eps W_b) / S,        S = the words of a mean block, a fixed scale,
+
+is at most 0; large blocks weigh more, as they do in a pooled WER.
+
+*Why nothing is promised about all blocks alike.* A share s of blocks that lose B points each adds s B to the mean,
+and with probability (1 - s)^n none of them is among n: without an upper bound on the loss no number of blocks
+certifies any eps, and with a bound B it takes about (1 - eps / B)^n <= delta (`exits.tuning.risk_terms` has the table).
+So the promise has a clip B, which divides the blocks in two: those that lose at most B, and the *tail*, L_b > B - eps.
+
+*What is promised*, with probability at least 1 - delta over the draw of the calibration blocks, all at once:
+
+1. over the blocks outside the tail the pooled excess is at most eps;
+2. at most a share tau of the blocks are in the tail;
+3. over all blocks it is at most eps + tau (100 - B), *if* no block loses more than 100 points.
+
+1 and 3 follow from a mean of min(L_b, B - eps) of at most 0, tested at level delta / 2 (losses below -eps count as
+-eps for all p-values but betting, which needs no lower bound; that errs on the safe side). 2 is tested by the
+binomial tail at level delta / 2 (Clopper and Pearson 1934). tau depends on n only: 5 %, or the least that n blocks can
+rule out. With B = 100, 3 is eps itself: the promise is about all blocks, and needs many.
+
+*Fixed-sequence testing.* The grid is ordered from the costliest threshold down, before any error is looked at;
+each is tested until the first that fails, also one whose own excess on the calibration data, not clipped, is above
+eps. All before it are certified at once. The last exit alone has no excess and needs no test.
+
+*What is assumed.* Blocks exchangeable with those of calibration (independent draws from the same speakers): other
+corpora, noise or microphones void it. A grid and a scale S from the calibration data's own signals and words are not
+strictly fixed in advance; give `source_table` for that.
+
+A certified policy from one dev table, as `choose` gives one for a budget.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits.policies.combine import Between, open_leaf
+from eeasr_modules.exits.policies.fitted import Fitted
+from eeasr_modules.exits.policies.protocol import Policy, Static
+from eeasr_modules.exits.tables.parts import speaker_folds
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tuning.calibration import Calibrated
+from eeasr_modules.exits.tuning.curve import Curve, policy_curve
+from eeasr_modules.exits.tuning.replay import choice_point
+from eeasr_modules.exits.tuning.risk_losses import (
+    RiskTarget,
+    block_numbers,
+    block_sums,
+    excess_errors,
+    mean_block_words,
+    reference_errors,
+    scaled_losses,
+)
+from eeasr_modules.exits.tuning.risk_sequence import SequenceTests, above_clip, sequence_tests
+from eeasr_modules.exits.tuning.risk_terms import assumptions, promise, refusal, smallest_eps
+
+
+@dataclass(frozen=True, eq=False)
+class RiskControlled:
+    """A policy with its certificate, or why there is none.
+
+    Arguments
+    ---------
+    policy : policy
+        Ready to decide; the last exit, `static(n)`, where nothing was certified.
+    open_policy : policy
+        As it was asked for.
+    target : RiskTarget
+        What was to be promised.
+    certified : bool
+        Whether some threshold was.
+    reason : str
+        What is promised, or why nothing can be.
+    assumptions : tuple of str
+        What the promise rests on.
+    n_blocks : int
+        Speakers or utterances of the calibration data.
+    block_words, clip : float
+        The scale S, in words, and the clip used, in WER points.
+    tail : float
+        Share of the blocks that is ruled out to lose more than the clip, 0 to 1.
+    n_above : int
+        Calibration blocks that lose more than the clip under the policy.
+    bound_on_all : float
+        WER points over all blocks that follow, if none loses more than 100.
+    smallest_eps : float
+        Smallest eps that these blocks can certify for a policy without any excess, in WER points; nan where
+        none can.
+    p_value, tail_p_value : float
+        Of the policy, for the mean and for the tail, each to be at most delta / 2; where nothing was certified, of
+        the first threshold tested.
+    dev_excess, dev_wer, dev_cost, dev_saved : float
+        On the calibration data: WER points above the reference (not clipped), WER in percent, mean cost, and
+        the share of the last exit's cost that is saved.
+    cost : str
+        What cost counts.
+    n_tested, n_certified : int
+        Thresholds.
+    calibrated_on : dict
+        set_name, manifest_digest, model_digest, n_utterances of the calibration data, and the set name of
+        the source, where there was one.
+    grid : Curve
+        Every threshold of the sequence, costliest first.
+    """
+
+    policy: Policy
+    open_policy: Policy
+    target: RiskTarget
+    certified: bool
+    reason: str
+    assumptions: tuple[str, ...]
+    n_blocks: int
+    block_words: float
+    clip: float
+    tail: float
+    n_above: int
+    bound_on_all: float
+    smallest_eps: float
+    p_value: float
+    tail_p_value: float
+    dev_excess: float
+    dev_wer: float
+    dev_cost: float
+    dev_saved: float
+    cost: str
+    n_tested: int
+    n_certified: int
+    calibrated_on: dict[str, Any]
+    grid: Curve
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON; numbers that do not exist are None, the grid is left out."""
+        plain = {name: value for name, value in vars(self).items() if name != "grid"}
+        plain.update(policy=str(self.policy), open_policy=str(self.open_policy), target=self.target.as_dict())
+        plain["assumptions"] = list(self.assumptions)
+        return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in plain.items()}
+
+
+@dataclass(frozen=True)
+class RiskOutcome:
+    """What a certified policy did on other data.
+
+    Arguments
+    ---------
+    excess : float
+        WER points above the reference exit, over all blocks.
+    excess_outside_tail : float
+        The same over the blocks that lose at most the clip.
+    tail_share : float
+        Share of the blocks that lose more, 0 to 1.
+    violated : bool
+        Whether a part of the promise is not so here: the excess outside the tail above eps, or, where the share is
+        given, too many in the tail. On few blocks chance alone can do it.
+    wer, cost, saved : float
+        WER in percent, mean cost, and the share of the last exit's cost saved.
+    """
+
+    excess: float
+    excess_outside_tail: float
+    tail_share: float
+    violated: bool
+    wer: float
+    cost: float
+    saved: float
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**vars(self)}
+
+
+def control_risk(
+    dev_table: ExitTable,
+    open_policy: Policy,
+    *,
+    target: RiskTarget,
+    source_table: ExitTable | None = None,
+    cost: str = "cost_layers",
+    n_thresholds: int = 200,
+    seed: int = 0,
+) -> RiskControlled:
+    """The cheapest threshold of a policy for which the target can be promised.
+
+    Arguments
+    ---------
+    dev_table : ExitTable
+        Calibration data, with errors counted: the blocks.
+    open_policy : policy
+        With its threshold open; its window too, where there is a source.
+    target : RiskTarget
+        What to promise.
+    source_table : ExitTable or None
+        Other data (another corpus, or training speakers), on which grid, scale, first bets and, for fitted policies,
+        the fit are made. With it a few labelled utterances of a new domain go far: they only have to test.
+    cost : str
+        As for `exit_costs`.
+    n_thresholds : int
+        As for `thresholds_of`.
+    seed : int
+        Of the order in which blocks are bet on, and of exact p-values' rounding.
+
+    Returns
+    -------
+    RiskControlled
+
+    Raises
+    ------
+    ValueError
+        When the policy has an open window or is not fitted while there is no source, speakers are unknown, or
+        the reference is no exit.
+
+    Example
+    -------
+    >>> from eeasr_modules.exits.policies.text import parse_policy
+    >>> table = ExitTable.from_hypotheses([["a b", "a b"]] * 40, ["a b"] * 40, utt_ids=[f"u{i}" for i in range(40)],
+    ...                                   exit_layers=[2, 4], duration_s=[1] * 40, n_frames=[50] * 40,
+    ...                                   speakers=[f"s{i}" for i in range(40)],
+    ...                                   signals={"entropy": [[i / 40, 0.1] for i in range(40)]})
+    >>> controlled = control_risk(table, parse_policy("entropy"), target=RiskTarget(eps=8, clip=50))
+    >>> controlled.certified, controlled.dev_saved, controlled.n_blocks
+    (True, 0.5, 40)
+    """
+    _check_policy(open_policy, source_table)
+    reference = reference_errors(dev_table, target.reference)
+    block = block_numbers(dev_table, target.blocks)
+    curve = policy_curve(open_policy, source_table or dev_table, cost=cost, n_thresholds=n_thresholds)
+    grid = _sequence(curve, open_policy)
+    words = np.bincount(block, dev_table.n_ref_words)
+    scale = mean_block_words(source_table or dev_table, target.blocks)
+    excess = block_sums(excess_errors(dev_table, grid.policies, reference), block)
+    prior = None if source_table is None else _prior(source_table, grid.policies, target, scale=scale)
+    rng = np.random.default_rng(seed)
+    tests = sequence_tests(excess, words, target=target, block_words=scale, rng=rng, prior=prior)
+    best = max(tests.n_certified - 1, 0)
+    chosen = grid.policies[best] if tests.n_certified else Static(int(dev_table.exit_layers[-1]))
+    outcome = risk_outcome(chosen, dev_table, target=target, cost=cost)
+    smallest = smallest_eps(words, target=target, block_words=scale)
+    return RiskControlled(
+        policy=chosen,
+        open_policy=open_policy,
+        target=target,
+        certified=tests.n_certified > 0,
+        reason=_reason(target, tests, n_blocks=len(words), smallest=smallest),
+        assumptions=assumptions(target, clip=tests.clip, block_words=scale, has_source=source_table is not None),
+        n_blocks=len(words),
+        block_words=scale,
+        clip=tests.clip,
+        tail=tests.tail,
+        n_above=int(tests.n_above[best]) if tests.n_certified else 0,
+        bound_on_all=target.bound_on_all(clip=tests.clip, tail=tests.tail),
+        smallest_eps=smallest,
+        p_value=float(tests.mean_p[best]),
+        tail_p_value=float(tests.tail_p[best]),
+        dev_excess=outcome.excess,
+        dev_wer=outcome.wer,
+        dev_cost=outcome.cost,
+        dev_saved=outcome.saved,
+        cost=cost,
+        n_tested=min(tests.n_certified + 1, len(tests.mean_p)),
+        n_certified=tests.n_certified,
+        calibrated_on={
+            "set_name": dev_table.metadata.get("set_name"),
+            "manifest_digest": dev_table.metadata.get("manifest_digest"),
+            "model_digest": dev_table.metadata.get("model_digest"),
+            "n_utterances": dev_table.n_utterances,
+            "source": None if source_table is None else source_table.metadata.get("set_name"),
+        },
+        grid=grid,
+    )
+
+
+def risk_outcome(
+    policy: Policy,
+    table: ExitTable,
+    *,
+    target: RiskTarget,
+    block_words: float | None = None,
+    tail: float = 1.0,
+    cost: str = "cost_layers",
+) -> RiskOutcome:
+    """What a policy does on data that it was not calibrated on.
+
+    Arguments
+    ---------
+    policy : policy
+        Nothing open.
+    table : ExitTable
+        What is reported on.
+    target : RiskTarget
+        What was promised.
+    block_words : float or None
+        The certificate's scale S; None takes this table's.
+    tail : float
+        The share of the blocks in the tail that the certificate rules out; 1 asks nothing of it.
+    cost : str
+        As for `exit_costs`.
+
+    Returns
+    -------
+    RiskOutcome
+    """
+    block = block_numbers(table, target.blocks)
+    errors = block_sums(excess_errors(table, [policy], reference_errors(table, target.reference)), block)
+    words = np.bincount(block, table.n_ref_words)
+    scale = mean_block_words(table, target.blocks) if block_words is None else block_words
+    above = above_clip(errors, words, eps=target.eps, clip=target.clip_at(scale), block_words=scale)[:, 0]
+    outside = float(100.0 * errors[~above].sum() / max(words[~above].sum(), 1))
+    mean, wer = choice_point(policy, table, cost=cost)
+    full, _ = choice_point(Static(int(table.exit_layers[-1])), table, cost=cost)
+    return RiskOutcome(
+        excess=float(100.0 * errors.sum() / words.sum()),
+        excess_outside_tail=outside,
+        tail_share=float(above.mean()),
+        violated=bool(outside > target.eps * (1 + 1e-9) or above.mean() > tail),
+        wer=wer,
+        cost=mean,
+        saved=1.0 - mean / full,
+    )
+
+
+def _prior(source: ExitTable, policies: Any, target: RiskTarget, *, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of the losses of the source's blocks under each policy."""
+    block = block_numbers(source, target.blocks)
+    excess = block_sums(excess_errors(source, policies, reference_errors(source, target.reference)), block)
+    words = np.bincount(block, source.n_ref_words)
+    losses = scaled_losses(excess, words, eps=target.eps, clip=target.clip_at(scale), block_words=scale)
+    return losses.mean(axis=0), losses.var(axis=0)
+
+
+def _sequence(curve: Curve, policy: Policy) -> Curve:
+    """Costliest first. Of windows, which no threshold orders, those that were best on the source."""
+    if isinstance(policy, Between) and policy.has_open_window:
+        curve = curve.frontier()
+    return curve.take(np.argsort(-curve.cost, kind="stable"))
+
+
+def _check_policy(policy: Policy, source: ExitTable | None) -> None:
+    if isinstance(policy, Between) and policy.has_open_window and source is None:
+        raise ValueError(
+            f"the tests need a given order, but {policy} leaves its layers open; give them, or a source_table"
+        )
+    leaf = open_leaf(policy)
+    if source is None and isinstance(leaf, Fitted) and leaf.model is None:
+        raise ValueError(
+            f"{policy} would be fitted on the data that it is to be tested on; fit it elsewhere, or give a source_table"
+        )
+
+
+def _reason(target: RiskTarget, tests: SequenceTests, *, n_blocks: int, smallest: float) -> str:
+    if tests.n_certified:
+        n_above = int(tests.n_above[tests.n_certified - 1])
+        return promise(target, clip=tests.clip, tail=tests.tail, n_blocks=n_blocks, n_above=n_above)
+    first = {"p": float(tests.mean_p[0]), "tail_p": float(tests.tail_p[0]), "excess": float(tests.excess[0])}
+    return refusal(target, clip=tests.clip, tail=tests.tail, n_blocks=n_blocks, smallest=smallest, **first)
+
+
+def certify(dev_table: ExitTable, open_policy: Policy, *, target: RiskTarget, cost: str = "cost_layers") -> Calibrated:
+    """The cheapest threshold that keeps the promise `target`, or the last exit where none can be certified.
+
+    The order in which thresholds are tested must not come from the data they are tested on, nor may a fit: half of the
+    speakers make the grid (windows, fitted models) and the other half certify.
+
+    Arguments
+    ---------
+    dev_table : ExitTable
+        With error counts.
+    open_policy : policy
+        With its threshold open; layers and fitted model may be open too.
+    target : RiskTarget
+        What to promise, see `exits.tuning.risk`.
+    cost : str
+        What "cheapest" counts.
+
+    Returns
+    -------
+    Calibrated
+        `rule` says what was asked for, and "not certified" with the reason where the last exit had to be taken;
+        `promise` what is promised and what that rests on.
+
+    Raises
+    ------
+    ValueError
+        If nothing is open, or speakers are unknown.
+    """
+    if not open_policy.is_open:
+        raise ValueError(f"exit_risk chooses a threshold, but {open_policy} has one: leave its last number out")
+    leaf = open_leaf(open_policy)
+    source = None
+    unfitted = isinstance(leaf, Fitted) and leaf.model is None
+    if unfitted or (isinstance(open_policy, Between) and open_policy.has_open_window):
+        fold = speaker_folds(dev_table, 2)
+        source, dev_table = dev_table.select(fold == 0), dev_table.select(fold == 1)
+    found = control_risk(dev_table, open_policy, target=target, source_table=source, cost=cost)
+    return Calibrated(
+        policy=found.policy,
+        open_policy=found.open_policy,
+        rule=target.rule if found.certified else f"{target.rule}: not certified, {found.reason}",
+        cost=found.cost,
+        dev_cost=found.dev_cost,
+        dev_wer=found.dev_wer,
+        grid=found.grid,
+        calibrated_on=found.calibrated_on,
+        promise=promise_of(found),
+    )
+
+
+def promise_of(found: RiskControlled) -> dict[str, Any]:
+    """What `policy.json` keeps of a certificate.
+
+    Arguments
+    ---------
+    found : RiskControlled
+        Of `control_risk`.
+
+    Returns
+    -------
+    dict
+        "certified", "statement", "assumptions"; eps, delta, reference, blocks, p_value (the method); clip in WER
+        points, block_words, tail and bound_on_all; n_blocks, n_above, dev_excess, smallest_eps of calibration.
+    """
+    target, plain = found.target.as_dict(), found.as_dict()
+    asked = {name: target[name] for name in ("eps", "delta", "reference", "blocks", "p_value")}
+    kept = ("clip", "block_words", "tail", "bound_on_all", "n_blocks", "n_above", "dev_excess", "smallest_eps")
+    return {
+        "certified": found.certified,
+        "statement": found.reason,
+        "assumptions": list(found.assumptions),
+        **asked,
+        **{name: plain[name] for name in kept},
+    }

@@ -1,0 +1,345 @@
+"""What risk control promises, in numbers: targets, the losses of blocks, and the tests made of them.
+
+The estimand and the clip are explained in `eeasr_modules.exits.tuning.risk`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tuning.p_values import P_VALUES, p_values
+from eeasr_modules.exits.tuning.replay import decide
+
+BLOCKS = ("speakers", "utterances")
+CLIP_IN_EPS = 4.0  # default clip: so many times eps, with which 11 blocks without excess certify at delta 0.1 ...
+CLIP_IN_ERRORS = 2.0  # ... but never less than so many word errors in a mean block
+TAIL_SHARE = 0.05  # default share of blocks above the clip to be ruled out, where the blocks are enough for it
+WORST_POINTS = 100.0  # what no block is assumed to lose more than, where all blocks are spoken of: every word lost
+
+
+@dataclass(frozen=True)
+class RiskTarget:
+    """What is to be promised.
+
+    Arguments
+    ---------
+    eps : float
+        Most that the pooled WER may exceed the reference exit's, in WER points, above 0.
+    delta : float
+        Probability with which the promise may fail, between 0 and 1.
+    reference : str or int
+        "last", or the layer of the exit to compare with.
+    blocks : str
+        What is drawn: "speakers" or "utterances".
+    p_value : str
+        One of `P_VALUES`; "betting" saved most on real speech.
+    clip : float or None
+        Largest excess that a block counts with, in WER points of a mean block. None takes 4 eps, or what 2
+        word errors are in a mean block where that is more. With 100 the promise is about all blocks.
+    tail : float or None
+        Share of the blocks that may lose more than the clip, between 0 and 1. None takes 5 %, or the least that
+        so many blocks can rule out.
+    """
+
+    eps: float
+    delta: float = 0.1
+    reference: str | int = "last"
+    blocks: str = "speakers"
+    p_value: str = "betting"
+    clip: float | None = None
+    tail: float | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.eps) and self.eps > 0):
+            raise ValueError(f"eps must be above 0 (WER points above the reference exit), got {self.eps}")
+        if not 0 < self.delta < 1:
+            raise ValueError(f"delta must be between 0 and 1 (probability of failing), got {self.delta}")
+        if self.blocks not in BLOCKS:
+            raise ValueError(f"blocks must be one of {', '.join(BLOCKS)}, got {self.blocks!r}")
+        if self.p_value not in P_VALUES:
+            raise ValueError(f"p_value must be one of {', '.join(P_VALUES)}, got {self.p_value!r}")
+        if self.clip is not None and not self.clip > self.eps:
+            raise ValueError(f"clip must exceed eps (both in WER points), got clip {self.clip} and eps {self.eps}")
+        if self.tail is not None and not 0 < self.tail < 1:
+            raise ValueError(f"tail must be between 0 and 1 (share of blocks above the clip), got {self.tail}")
+
+    @property
+    def rule(self) -> str:
+        """Such as "exit_risk 0.5, 0.1"; the clip follows where one was given."""
+        return f"exit_risk {self.eps:g}, {self.delta:g}" + ("" if self.clip is None else f", {self.clip:g}")
+
+    @property
+    def level(self) -> float:
+        """Level of each of the two tests, of the mean and of the tail: half of delta."""
+        return self.delta / 2.0
+
+    def clip_at(self, block_words: float) -> float:
+        """The clip in WER points, for blocks of so many words in the mean."""
+        if self.clip is not None:
+            return self.clip
+        return max(CLIP_IN_EPS * self.eps, 100.0 * CLIP_IN_ERRORS / block_words)
+
+    def tail_at(self, n_blocks: int) -> float:
+        """The share of the blocks above the clip that is to be ruled out with so many; known before any error is."""
+        if self.tail is not None:
+            return self.tail
+        return max(TAIL_SHARE, 1.0 - self.level ** (1.0 / n_blocks))
+
+    def bound_on_all(self, *, clip: float, tail: float) -> float:
+        """WER points that the excess over all blocks is within, if none loses more than `WORST_POINTS`.
+
+        The mean loss is at most the clipped one's, 0, and (100 - clip) for a share of `tail`.
+        """
+        return self.eps + tail * max(0.0, WORST_POINTS - clip)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**vars(self)}
+
+
+def reference_errors(table: ExitTable, reference: str | int) -> np.ndarray:
+    """Errors of the exit that is compared with.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+    reference : str or int
+        "last" or a layer.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances,)
+    """
+    if reference == "last":
+        return table.errors[:, -1]
+    at = np.flatnonzero(table.exit_layers == reference)
+    if isinstance(reference, str) or len(at) == 0:
+        layers = ", ".join(map(str, table.exit_layers))
+        raise ValueError(f'reference must be "last" or the layer of an exit ({layers}), got {reference!r}')
+    return table.errors[:, at[0]]
+
+
+def excess_errors(table: ExitTable, policies: Sequence[Policy], reference: np.ndarray) -> np.ndarray:
+    """Errors of each policy above a reference's.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+    policies : sequence of policies
+        Nothing open.
+    reference : np.ndarray of shape (n_utterances,)
+        Errors compared with.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances, n_policies)
+    """
+    rows = np.arange(table.n_utterances)
+    return np.stack([table.errors[rows, decide(policy, table).emitted] - reference for policy in policies], axis=1)
+
+
+def block_sums(values: np.ndarray, block: np.ndarray) -> np.ndarray:
+    """Sums over the utterances of each block.
+
+    Arguments
+    ---------
+    values : np.ndarray of shape (n_utterances, n_policies)
+        Of utterances.
+    block : np.ndarray of shape (n_utterances,)
+        Number of each utterance's block, from 0.
+
+    Returns
+    -------
+    np.ndarray of shape (n_blocks, n_policies)
+    """
+    return np.stack([np.bincount(block, column) for column in values.T], axis=1)
+
+
+def scaled_losses(excess: np.ndarray, words: np.ndarray, *, eps: float, clip: float, block_words: float) -> np.ndarray:
+    """Losses as p-values take them: at most 1, and eps / clip in the mean just where the excess is eps.
+
+    Arguments
+    ---------
+    excess : np.ndarray of shape (n_blocks, n_policies)
+        Errors above the reference's.
+    words : np.ndarray of shape (n_blocks,)
+        Reference words.
+    eps, clip : float
+        In WER points.
+    block_words : float
+        The scale S.
+
+    Returns
+    -------
+    np.ndarray of shape (n_blocks, n_policies)
+        (min(L_b, clip - eps) + eps) / clip of the module's text.
+
+    Example
+    -------
+    >>> scaled_losses(np.array([[0.0], [1.0], [9.0]]), np.full(3, 100), eps=1.0, clip=4.0, block_words=100).ravel()
+    array([0.  , 0.25, 1.  ])
+    """
+    loss = (100.0 * excess - eps * words[:, None]) / block_words
+    return (np.minimum(loss, clip - eps) + eps) / clip
+
+
+def first_failure(p_values_in_order: np.ndarray, delta: float) -> int:
+    """How many of a fixed sequence of tests are rejected before the first that is not.
+
+    Arguments
+    ---------
+    p_values_in_order : np.ndarray of shape (n_policies,)
+        In the order fixed in advance.
+    delta : float
+        Level of each test, and of all together.
+
+    Returns
+    -------
+    int
+
+    Example
+    -------
+    >>> first_failure(np.array([0.01, 0.04, 0.2, 0.03]), 0.1)
+    2
+    """
+    failed = np.flatnonzero(~(p_values_in_order <= delta))
+    return int(failed[0]) if len(failed) else len(p_values_in_order)
+
+
+def parse_risk(text: str) -> RiskTarget:
+    """What a command line's `--risk EPS,DELTA` or `--risk EPS,DELTA,CLIP` asks for.
+
+    Arguments
+    ---------
+    text : str
+        Such as "0.5,0.1" or "0.5,0.1,100".
+
+    Returns
+    -------
+    RiskTarget
+
+    Example
+    -------
+    >>> parse_risk("0.5, 0.1").rule
+    'exit_risk 0.5, 0.1'
+    """
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    return target_of(numbers, said=text)
+
+
+def target_of(numbers: Sequence[float], *, said: object = None) -> RiskTarget:
+    """The target that two or three numbers ask for: `exit_risk: [eps, delta]` or `[eps, delta, clip]` of a YAML.
+
+    Arguments
+    ---------
+    numbers : sequence of float
+        eps in WER points, delta, and the clip in WER points.
+    said : object
+        As it was given, for the error; None takes the numbers.
+
+    Returns
+    -------
+    RiskTarget
+
+    Raises
+    ------
+    ValueError
+        When there are other than two or three, or they make no sense.
+    """
+    if len(numbers) not in (2, 3):
+        raise ValueError(
+            f"risk must be two or three numbers, eps in WER points, delta, and a clip in WER points, such as 0.5,0.1, "
+            f"got {said if said is not None else list(numbers)!r}"
+        )
+    eps, delta, *clip = map(float, numbers)
+    return RiskTarget(eps, delta, clip=clip[0] if clip else None)
+
+
+def block_p_values(
+    losses: np.ndarray,
+    target: RiskTarget,
+    *,
+    limit: float,
+    uniforms: np.ndarray,
+    prior: tuple[np.ndarray, np.ndarray] | None = None,
+) -> np.ndarray:
+    """P-values of losses by the target's method; for all but betting, losses below -eps count as -eps.
+
+    Arguments
+    ---------
+    losses : np.ndarray of shape (n_blocks, n_policies)
+        Of `scaled_losses`, in the order to bet in.
+    target : RiskTarget
+        Names the method.
+    limit : float
+        eps / clip.
+    uniforms : np.ndarray of shape (n_blocks,)
+        As for `exact_p_values`.
+    prior : tuple of two np.ndarray of shape (n_policies,), or None
+        As for `betting_p_values`.
+
+    Returns
+    -------
+    np.ndarray of shape (n_policies,)
+    """
+    if target.p_value != "betting":
+        losses = np.maximum(losses, 0.0)
+    return p_values(losses, limit, method=target.p_value, uniforms=uniforms, prior=prior)
+
+
+def block_numbers(table: ExitTable, blocks: str) -> np.ndarray:
+    """Which block each utterance belongs to.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+    blocks : str
+        "speakers" or "utterances".
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances,)
+        From 0.
+
+    Raises
+    ------
+    ValueError
+        When some speaker is unknown.
+    """
+    if blocks == "utterances":
+        return np.arange(table.n_utterances)
+    speakers = np.asarray(table.speakers, dtype=str)
+    if (speakers == "").any():
+        raise ValueError(
+            f"blocks of speakers need every utterance's speaker, but {int((speakers == '').sum())} of "
+            f"{len(speakers)} are unknown; take blocks of utterances, which promises less where speakers differ"
+        )
+    return np.unique(speakers, return_inverse=True)[1]
+
+
+def mean_block_words(table: ExitTable, blocks: str) -> float:
+    """Reference words of a mean block, the scale S.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded.
+    blocks : str
+        "speakers" or "utterances".
+
+    Returns
+    -------
+    float
+    """
+    return float(table.n_ref_words.sum() / (block_numbers(table, blocks).max() + 1))

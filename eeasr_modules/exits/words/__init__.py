@@ -1,0 +1,1 @@
+"""Words: what is known of them, how two transcripts correspond, what models of words see."""

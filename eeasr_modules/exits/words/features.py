@@ -1,0 +1,307 @@
+"""What a word model sees of each word of a transcript, from this exit and the exits passed.
+
+Made for a batch of utterances at one exit, all words of the batch in one array. What later exits need of the
+exits passed is kept per utterance (`Passed`), so that live decoding pays only for the new exit: a word is
+aligned with the exit before, and how long it has stood is carried along the alignments.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+
+from eeasr_modules.exits.words.alignment import align_words
+from eeasr_modules.exits.words.resources import SPELLING, WordResources, WordSpelling
+
+RARE_ZIPF = 1.5  # below this a word counts as rare
+NO_NEIGHBOUR_ZIPF = 9.0  # what stands for the frequency of a neighbour at either end
+NO_NEIGHBOUR_EXITS = 99.0  # and for how long it has stood
+WORD_SIGNALS = ("word_entropy", "word_margin")
+FEATURES = (
+    *SPELLING,
+    "zipf_before",
+    "zipf_after",
+    "zipf_two_before",
+    "zipf_two_after",
+    "joined_before",
+    "joined_after",
+    "same",
+    "same_two_exits_ago",
+    "exits_unchanged",
+    "changes_of_place",
+    "most_zipf_in_place",
+    "earlier_zipf",
+    "earlier_char_score_mean",
+    "earlier_distance",
+    "changed_before",
+    "changed_after",
+    "exits_unchanged_before",
+    "exits_unchanged_after",
+    "dropped_before",
+    "place",
+    "n_words",
+    "n_rare",
+    "rare_share",
+    "changed_share",
+    "exit_index",
+)
+
+
+class Passed(NamedTuple):
+    """What an utterance's last exit leaves to the next one.
+
+    Arguments
+    ---------
+    words : list of str
+        The transcript.
+    spelling : np.ndarray of shape (n_words, len(SPELLING))
+        Of each word.
+    unchanged : np.ndarray of shape (n_words,)
+        Exits in a row, before this one, that had the word in this place.
+    changes : np.ndarray of shape (n_words,)
+        How often the word in this place changed.
+    most_zipf : np.ndarray of shape (n_words,)
+        Frequency of the most frequent word that stood in this place.
+    scalars : np.ndarray of shape (n_scalars,)
+        Signals of the utterance.
+    word_signals : np.ndarray of shape (n_words, n_word_signals)
+        Signals of the words.
+    """
+
+    words: list[str]
+    spelling: np.ndarray
+    unchanged: np.ndarray
+    changes: np.ndarray
+    most_zipf: np.ndarray
+    scalars: np.ndarray
+    word_signals: np.ndarray
+
+
+def feature_names(scalars: Sequence[str], word_signals: Sequence[str]) -> tuple[str, ...]:
+    """Names of the columns that `word_features` gives.
+
+    Arguments
+    ---------
+    scalars : sequence of str
+        Signals of utterances.
+    word_signals : sequence of str
+        Signals of words.
+
+    Returns
+    -------
+    tuple of str
+    """
+    of_words = [f"{name}{place}" for name in word_signals for place in ("", "_before", "_after", "_earlier")]
+    return (*FEATURES, *scalars, *(f"{name}_earlier" for name in scalars), *of_words)
+
+
+def word_features(
+    words: Sequence[list[str]],
+    passed: Sequence[Passed | None],
+    *,
+    exit_index: int,
+    scalars: Mapping[str, np.ndarray],
+    word_signals: Mapping[str, np.ndarray],
+    spelling: WordSpelling,
+) -> tuple[np.ndarray, np.ndarray, list[Passed]]:
+    """Features of every word of a batch at one exit.
+
+    Arguments
+    ---------
+    words : sequence of lists of str, n_utterances long
+        The transcripts of this exit.
+    passed : sequence of Passed or None, n_utterances long
+        Of the exit before; None at the first exit.
+    exit_index : int
+        From 0.
+    scalars : mapping of str to np.ndarray of shape (n_utterances,)
+        Signals of the utterances.
+    word_signals : mapping of str to object array of shape (n_utterances,)
+        Each an array with a number for each word of the transcript.
+    spelling : WordSpelling
+        Of the language.
+
+    Returns
+    -------
+    features : np.ndarray of shape (n_words, n_features)
+        Columns as `feature_names` says; utterances one after the other.
+    utterance : np.ndarray of shape (n_words,)
+        Which utterance a word belongs to.
+    passed : list of Passed, n_utterances long
+        For the next exit.
+
+    Raises
+    ------
+    ValueError
+        When a signal of words does not have a number for each word.
+    """
+    n_words = np.array([len(row) for row in words], dtype=np.int64)
+    utterance = np.repeat(np.arange(len(words)), n_words)
+    flat = [word for row in words for word in row]
+    spelled = spelling.rows(flat)
+    utterance_scalars = np.stack([np.asarray(v, dtype=np.float64) for v in scalars.values()] or [n_words], axis=1)
+    of_words = _flat_word_signals(word_signals, n_words)
+    earlier = _earlier(words, passed, n_scalars=utterance_scalars.shape[1], n_word_signals=of_words.shape[1])
+    aligned = earlier.source >= 0
+    source = np.where(aligned, earlier.source, 0)
+
+    unchanged = np.where(earlier.same, earlier.unchanged[source] + 1, 0)
+    changes = np.where(aligned, earlier.changes[source], 0) + ~earlier.same
+    zipf, first, last = spelled[:, 0], *_ends(n_words)
+    most_zipf = np.maximum(zipf, np.where(aligned, earlier.most_zipf[source], 0.0))
+    zipf_before, zipf_after = _before(zipf, first, NO_NEIGHBOUR_ZIPF), _after(zipf, last, NO_NEIGHBOUR_ZIPF)
+    rare = np.bincount(utterance, zipf < RARE_ZIPF, minlength=len(words))
+    changed = (~earlier.same).astype(np.float64)
+    n_safe = np.maximum(1, n_words)
+    columns = [
+        *spelled.T,
+        zipf_before,
+        zipf_after,
+        _before(zipf_before, first, NO_NEIGHBOUR_ZIPF),
+        _after(zipf_after, last, NO_NEIGHBOUR_ZIPF),
+        *_joined_zipf(flat, first, last, spelling.resources),
+        earlier.same,
+        earlier.same & (earlier.unchanged[source] > 0),
+        unchanged,
+        changes,
+        most_zipf,
+        np.where(aligned, earlier.spelling[source, 0], -1.0),
+        np.where(aligned, earlier.spelling[source, 3], -9.0),
+        _distances(flat, earlier),
+        _before(changed, first, 0.0),
+        _after(changed, last, 0.0),
+        _before(unchanged, first, NO_NEIGHBOUR_EXITS),
+        _after(unchanged, last, NO_NEIGHBOUR_EXITS),
+        earlier.dropped_before,
+        np.concatenate([np.arange(n) / n for n in n_words if n] or [np.empty(0)]),
+        n_words[utterance],
+        rare[utterance],
+        (rare / n_safe)[utterance],
+        (np.bincount(utterance, changed, minlength=len(words)) / n_safe)[utterance],
+        np.full(len(flat), exit_index),
+    ]
+    if scalars:
+        columns += [*utterance_scalars[utterance].T, *earlier.scalars[utterance].T]
+    for values, values_earlier in zip(of_words.T, earlier.word_signals.T):
+        columns += [values, _before(values, first, 0.0), _after(values, last, 0.0)]
+        columns.append(np.where(aligned, values_earlier[source], -1.0))
+    features = np.stack(columns, axis=1).astype(np.float64, copy=False)
+
+    left = [
+        Passed(row, spelled[a:b], unchanged[a:b], changes[a:b], most_zipf[a:b], utterance_scalars[i], of_words[a:b])
+        for i, (row, a, b) in enumerate(zip(words, np.cumsum(n_words) - n_words, np.cumsum(n_words)))
+    ]
+    return features, utterance, left
+
+
+class _Earlier(NamedTuple):
+    """The exit before, of a whole batch; `source` points into the words and arrays that follow it."""
+
+    source: np.ndarray
+    words: list[str]
+    spelling: np.ndarray
+    unchanged: np.ndarray
+    changes: np.ndarray
+    most_zipf: np.ndarray
+    word_signals: np.ndarray
+    same: np.ndarray
+    dropped_before: np.ndarray
+    scalars: np.ndarray
+
+
+def _nothing_passed(n_words: int, *, n_scalars: int, n_word_signals: int) -> Passed:
+    empty = np.zeros(n_words)
+    return Passed(
+        words=[""] * n_words,
+        spelling=np.zeros((n_words, len(SPELLING))),
+        unchanged=empty,
+        changes=empty,
+        most_zipf=empty,
+        scalars=np.full(n_scalars, -1.0),
+        word_signals=np.zeros((n_words, n_word_signals)),
+    )
+
+
+def _earlier(
+    words: Sequence[list[str]], passed: Sequence[Passed | None], *, n_scalars: int, n_word_signals: int
+) -> _Earlier:
+    widths = {"n_scalars": n_scalars, "n_word_signals": n_word_signals}
+    nothing = _nothing_passed(0, **widths)
+    before = [nothing if item is None else item for item in passed]
+    alignments = [align_words(item.words, row) for item, row in zip(before, words)]
+    offsets = np.cumsum([0] + [len(item.words) for item in before])
+    source = [np.where(a.source >= 0, a.source + offset, -1) for a, offset in zip(alignments, offsets)]
+    # one word more, so that where nothing is aligned something can be read (and is not used)
+    padded = [*before, _nothing_passed(1, **widths)]
+    joined = {
+        name: np.concatenate([getattr(item, name) for item in padded])
+        for name in ("spelling", "unchanged", "changes", "most_zipf", "word_signals")
+    }
+    return _Earlier(
+        source=_joined(source, dtype=np.int64),
+        words=[word for item in padded for word in item.words],
+        **joined,
+        same=_joined([a.same for a in alignments], dtype=bool),
+        dropped_before=_joined([a.dropped_before for a in alignments]),
+        scalars=np.array([item.scalars for item in before]).reshape(len(before), n_scalars),
+    )
+
+
+def _joined(parts: list[np.ndarray], dtype: type = np.float64) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=dtype)
+
+
+def _flat_word_signals(word_signals: Mapping[str, np.ndarray], n_words: np.ndarray) -> np.ndarray:
+    """Signals of words, of shape (n_words, n_word_signals)."""
+    columns = []
+    for name, lists in word_signals.items():
+        lengths = np.array([len(values) for values in lists], dtype=np.int64)
+        wrong = np.flatnonzero(lengths != n_words)
+        if len(wrong):
+            i = wrong[0]
+            raise ValueError(
+                f"{name} must have a number for each word of the transcript, but utterance {i} of the batch has "
+                f"{lengths[i]} for {n_words[i]} words"
+            )
+        columns.append(np.concatenate([np.asarray(v, dtype=np.float64) for v in lists] or [np.zeros(0)]))
+    return np.stack(columns, axis=1) if columns else np.zeros((int(n_words.sum()), 0))
+
+
+def _ends(n_words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (n_words,): the first and the last word of each utterance."""
+    total = int(n_words.sum())
+    first, last = np.zeros(total, dtype=bool), np.zeros(total, dtype=bool)
+    ends = np.cumsum(n_words)[n_words > 0]
+    first[(ends - n_words[n_words > 0])] = True
+    last[ends - 1] = True
+    return first, last
+
+
+def _before(values: np.ndarray, first: np.ndarray, otherwise: float) -> np.ndarray:
+    """The value of the word before."""
+    return np.where(first, otherwise, np.roll(values, 1))
+
+
+def _after(values: np.ndarray, last: np.ndarray, otherwise: float) -> np.ndarray:
+    """The value of the word after."""
+    return np.where(last, otherwise, np.roll(values, -1))
+
+
+def _joined_zipf(
+    flat: list[str], first: np.ndarray, last: np.ndarray, resources: WordResources
+) -> tuple[np.ndarray, np.ndarray]:
+    """Frequency of each word joined with the one before, and with the one after; 0 at either end."""
+    joined = np.zeros(len(flat) + 1)
+    if len(flat) > 1:
+        joined[1:-1] = [resources.zipf(a + b) for a, b in pairwise(flat)]
+    return np.where(first, 0.0, joined[:-1]), np.where(last, 0.0, joined[1:])
+
+
+def _distances(flat: list[str], earlier: _Earlier) -> np.ndarray:
+    """Character edits to the earlier word in this place, over the length; 2 where there was none."""
+    distances = np.where(earlier.source >= 0, 0.0, 2.0)
+    for t in np.flatnonzero(~earlier.same & (earlier.source >= 0)):
+        distances[t] = Levenshtein.distance(earlier.words[earlier.source[t]], flat[t]) / len(flat[t])
+    return distances

@@ -1,0 +1,387 @@
+"""What is known about a language's words without the audio: frequency and spelling.
+
+A small model of how words are spelled: an interpolated n-gram over the letters of single words.
+
+Smoothing is that of Witten and Bell 1991 ("The zero-frequency problem", method C), as interpolated by Chen and
+Goodman 1998, section 2.6, down to a uniform distribution over letters.
+
+What is known about a language's words without the audio: how frequent they are and how they are spelled.
+
+Frequencies come from `wordfreq` (Speer 2022; word lists of 40 languages, offline), or from counts of training
+transcripts. They are on the Zipf scale: the base-10 logarithm of occurrences per billion words, so that 7 is "the",
+3 is a word that one meets now and then, and 0 is a word that is not listed.
+
+What word models know of a word by itself: its frequency and its spelling, looked up once.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+
+START, END = "\x02", "\x03"
+
+
+@dataclass(frozen=True, eq=False)
+class CharacterNgram:
+    """Probabilities of words from their spelling.
+
+    Arguments
+    ---------
+    order : int
+        Letters of an n-gram, at least 1; `order - 1` of them are context.
+    counts : mapping of str to float
+        Weighted counts of n-grams of every length from 1 to `order`.
+    contexts : mapping of str to (float, int)
+        Of each context ("" too): its weighted count, and how many different letters follow it.
+    n_letters : int
+        Different letters, the word's end included.
+    """
+
+    order: int
+    counts: Mapping[str, float]
+    contexts: Mapping[str, tuple[float, int]]
+    n_letters: int
+
+    @classmethod
+    def from_words(cls, weights: Mapping[str, float], *, order: int = 5) -> "CharacterNgram":
+        """The model of a weighted list of words.
+
+        Arguments
+        ---------
+        weights : mapping of str to float
+            What each word counts.
+        order : int
+            Letters of an n-gram.
+
+        Returns
+        -------
+        CharacterNgram
+
+        Example
+        -------
+        >>> ngram = CharacterNgram.from_words({"the": 3.0, "then": 1.0, "hat": 1.0}, order=3)
+        >>> ngram.log_probability("the") > ngram.log_probability("hte")
+        True
+        """
+        if order < 1 or not weights:
+            raise ValueError(f"a character n-gram needs an order from 1 and words, got {order} and {len(weights)}")
+        text = "".join(START * (order - 1) + word + END for word in weights)
+        letters, codes = np.unique(list(text), return_inverse=True)
+        lengths = [order + len(word) for word in weights]
+        weight = np.repeat(np.fromiter(weights.values(), dtype=np.float64), lengths)
+        # an n-gram that ends in padding predicts nothing, and contexts never reach over a word's start
+        predicts = np.flatnonzero(letters[codes] != START)
+        counts: dict[str, float] = {}
+        contexts: dict[str, tuple[float, int]] = {}
+        for n in range(1, order + 1):
+            keys, summed = _ngrams(codes, weight, ends=predicts, n=n)
+            texts = ["".join(row) for row in letters[keys]]
+            counts.update(zip(texts, summed.tolist()))
+            for text_of, count in zip(texts, summed.tolist()):
+                before, types = contexts.get(text_of[:-1], (0.0, 0))
+                contexts[text_of[:-1]] = before + count, types + 1
+        return cls(order, counts, contexts, int((letters != START).sum()))
+
+    def log_probability(self, word: str) -> float:
+        """Log-probability of a word and its end.
+
+        Arguments
+        ---------
+        word : str
+            In the letters of the model; others count as unseen.
+
+        Returns
+        -------
+        float
+            Nats, below 0. Over `len(word) + 1` it is the score per character.
+        """
+        padded, total = START * (self.order - 1) + word + END, 0.0
+        for i in range(self.order - 1, len(padded)):
+            probability = 1.0 / self.n_letters
+            for n in range(1, self.order + 1):
+                seen = self.contexts.get(padded[i - n + 1 : i])
+                if seen is None:
+                    break
+                count, types = seen
+                follows = self.counts.get(padded[i - n + 1 : i + 1], 0.0)
+                probability = (follows + types * probability) / (count + types)
+            total += math.log(probability)
+        return total
+
+
+def _ngrams(codes: np.ndarray, weight: np.ndarray, *, ends: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Different n-grams that end at given places, as letters (n_different, n), and their summed weights."""
+    rows = codes[ends[:, None] + np.arange(1 - n, 1)]  # (n_ends, n)
+    packed = np.zeros(len(rows), dtype=np.int64)
+    base = int(codes.max()) + 1
+    if base**n >= 2**63:
+        different, which = np.unique(rows, axis=0, return_inverse=True)
+        return different, np.bincount(which.ravel(), weight[ends])
+    for column in rows.T:
+        packed = packed * base + column
+    _, first, which = np.unique(packed, return_index=True, return_inverse=True)
+    return rows[first], np.bincount(which, weight[ends])
+
+
+N_SPELLED_WORDS = 60_000  # of a frequency list; rarer ones are names and misspellings as often as words
+PER_BILLION = 9.0
+# words count as frequency ** 0.6: between every word once (spelling of rare ones) and running text
+FLATTENING = 0.6
+
+
+@dataclass(frozen=True, eq=False)
+class WordResources:
+    """Frequencies and spellings; every answer is kept, since transcripts repeat words.
+
+    Arguments
+    ---------
+    frequencies : mapping of str to float
+        Share of each known word in running text, words in lower case.
+    source : str
+        Where they come from, such as "wordfreq en".
+    fallback : callable or None
+        Zipf frequency of a word that is not in the mapping and not made of letters alone; None takes 0.
+    """
+
+    frequencies: Mapping[str, float]
+    source: str
+    fallback: Callable[[str], float] | None = None
+    _zipf: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+    _char_score: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def from_texts(cls, texts: Iterable[str], *, source: str = "training transcripts") -> "WordResources":
+        """Resources from transcripts, such as those of the training set.
+
+        Arguments
+        ---------
+        texts : iterable of str
+            Words separated by whitespace.
+        source : str
+            What they are.
+
+        Returns
+        -------
+        WordResources
+
+        Example
+        -------
+        >>> words = WordResources.from_texts(["go on", "go"])
+        >>> round(words.zipf("GO"), 2), words.is_seen("stop")
+        (8.82, False)
+        """
+        counts = Counter(word for text in texts for word in text.lower().split())
+        total = sum(counts.values())
+        if total == 0:
+            raise ValueError(f"word counts need at least one word, and {source} hold none")
+        return cls({word: count / total for word, count in counts.items()}, source)
+
+    def zipf(self, word: str) -> float:
+        """Zipf frequency of a word.
+
+        Arguments
+        ---------
+        word : str
+            In upper or lower case.
+
+        Returns
+        -------
+        float
+            0 where unknown.
+        """
+        known = self._zipf.get(word)
+        if known is None:
+            known = self._zipf[word] = self._look_up(word.lower())
+        return known
+
+    def is_seen(self, word: str) -> bool:
+        """Whether a word is known at all.
+
+        Arguments
+        ---------
+        word : str
+            In upper or lower case.
+
+        Returns
+        -------
+        bool
+        """
+        return self.zipf(word) > 0.0
+
+    def char_score(self, word: str) -> float:
+        """Log-probability of a word's spelling, its end included.
+
+        Arguments
+        ---------
+        word : str
+            In upper or lower case.
+
+        Returns
+        -------
+        float
+            Nats; over `len(word) + 1` it is the score per character.
+        """
+        known = self._char_score.get(word)
+        if known is None:
+            known = self._char_score[word] = self.spelling.log_probability(word.lower())
+        return known
+
+    @cached_property
+    def spelling(self) -> CharacterNgram:
+        """The character n-gram of the most frequent words; made when first asked for."""
+        ranked = sorted(
+            (word for word in self.frequencies if _is_spelled(word)), key=self.frequencies.get, reverse=True
+        )
+        return CharacterNgram.from_words(
+            {word: (self.frequencies[word] * 1e8) ** FLATTENING for word in ranked[:N_SPELLED_WORDS]}
+        )
+
+    def _look_up(self, word: str) -> float:
+        share = self.frequencies.get(word)
+        if share is not None:
+            return max(0.0, math.log10(share) + PER_BILLION)
+        # a word in several parts (hyphens, rare possessives) may still be made of known ones
+        return self.fallback(word) if self.fallback is not None and not word.isalpha() else 0.0
+
+
+@lru_cache(maxsize=8)
+def word_resources(language: str = "en") -> WordResources:
+    """Resources of a language from `wordfreq`; the same object on every call.
+
+    Arguments
+    ---------
+    language : str
+        Code such as "en" or "de".
+
+    Returns
+    -------
+    WordResources
+
+    Raises
+    ------
+    ValueError
+        When `wordfreq` is not installed or has no such language.
+    """
+    try:
+        import wordfreq
+    except ImportError as err:
+        raise ValueError(
+            "word frequencies need the package wordfreq, which is not installed: pip install 'eeasr[lexical]'"
+        ) from err
+    known = sorted(wordfreq.available_languages())
+    if language not in known:
+        raise ValueError(f"language must be one that wordfreq knows ({', '.join(known)}), got {language!r}")
+    return WordResources(
+        wordfreq.get_frequency_dict(language),
+        f"wordfreq {language}",
+        fallback=lambda word: float(wordfreq.zipf_frequency(word, language)),
+    )
+
+
+def _is_spelled(word: str) -> bool:
+    return word.replace("'", "").isalpha()
+
+
+SPELLING = ("zipf", "n_chars", "char_score", "char_score_mean", "no_vowel", "split_zipf")
+VOWELS = frozenset("aeiouy'")
+MAX_KEPT_WORDS = 500_000
+
+
+@dataclass(frozen=True, eq=False)
+class WordSpelling:
+    """What is known of each word by itself; kept, since transcripts repeat words.
+
+    Arguments
+    ---------
+    resources : WordResources
+        Frequencies and spellings of the language.
+    known : dict of str to tuple
+        What was looked up so far.
+    """
+
+    resources: WordResources
+    known: dict[str, tuple[float, ...]]
+
+    def rows(self, words: Sequence[str]) -> np.ndarray:
+        """The columns `SPELLING` of each word.
+
+        Arguments
+        ---------
+        words : sequence of str
+            Words.
+
+        Returns
+        -------
+        np.ndarray of shape (n_words, len(SPELLING))
+        """
+        if len(self.known) > MAX_KEPT_WORDS:
+            self.known.clear()
+        return np.array([self.row(word) for word in words], dtype=np.float64).reshape(len(words), len(SPELLING))
+
+    def row(self, word: str) -> tuple[float, ...]:
+        """The columns `SPELLING` of one word.
+
+        Arguments
+        ---------
+        word : str
+            In upper or lower case.
+
+        Returns
+        -------
+        tuple of float
+        """
+        known = self.known.get(word)
+        if known is None:
+            known = self.known[word] = self._look_up(word)
+        return known
+
+    def _look_up(self, word: str) -> tuple[float, ...]:
+        zipf, score = self.resources.zipf, self.resources.char_score(word)
+        # two words run together are a common fault of early exits: the best pair by its rarer half
+        split = max((min(zipf(word[:i]), zipf(word[i:])) for i in range(1, len(word))), default=0.0)
+        no_vowel = not VOWELS.intersection(word.lower())
+        return zipf(word), float(len(word)), score, score / (len(word) + 1), float(no_vowel), split
+
+
+@lru_cache(maxsize=8)
+def word_spelling(language: str) -> WordSpelling:
+    """Spellings of a language; the same object on every call.
+
+    Arguments
+    ---------
+    language : str
+        As for `word_resources`.
+
+    Returns
+    -------
+    WordSpelling
+    """
+    return WordSpelling(word_resources(language), {})
+
+
+def common_language(tables: Sequence[Any]) -> str:
+    """The language of tables that a word model is fitted on.
+
+    Arguments
+    ---------
+    tables : sequence of ExitTable
+        `language` of their metadata, else English.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        When they are in several.
+    """
+    languages = sorted({str(table.metadata.get("language", "en")) for table in tables})
+    if len(languages) > 1:
+        raise ValueError(f"a word model is of one language, and the dev tables are in {', '.join(languages)}")
+    return languages[0]

@@ -1,0 +1,239 @@
+"""Old names of modules: what saved `hyperparams.yaml`, a YAML's `brain:` and others' code may still import.
+
+Importing a module by the name it had before gives a stand-in that looks everything up in the module it went into, and
+says so once. What is found is the same object, so `isinstance` and pickled names hold. New code uses the new name.
+"""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+_PACKAGE = "eeasr_modules"
+# Both without the package's name before them.
+MOVED = {
+    "commands.listening": "commands.recordings",
+    "commands.parsing": "commands.options",
+    "data.audio_state": "data.manifest",
+    "data.channels": "data.audio",
+    "data.resampling": "data.audio",
+    "data.segments": "data.waveform",
+    "demo.hearing": "demo.recording",
+    "demo.page_parts": "demo.app",
+    "exits.bootstrap": "exits.measure.bootstrap",
+    "exits.bounds": "exits.measure.bounds",
+    "exits.calibration": "exits.tuning.calibration",
+    "exits.certifying": "exits.tuning.risk",
+    "exits.character_ngram": "exits.words.resources",
+    "exits.choices": "exits.tuning.replay",
+    "exits.combinations": "exits.policies.combine",
+    "exits.comparison": "exits.measure.bootstrap",
+    "exits.cross_fit": "exits.tuning.calibration",
+    "exits.csv_cells": "exits.tables.csv_cells",
+    "exits.curve": "exits.tuning.curve",
+    "exits.drift": "exits.tuning.drift",
+    "exits.edits": "exits.measure.edits",
+    "exits.fitted": "exits.policies.fitted",
+    "exits.fitted_file": "exits.policies.files",
+    "exits.fitting": "exits.tuning.fit",
+    "exits.folds": "exits.tables.parts",
+    "exits.fusion": "exits.measure.fusion",
+    "exits.fusion_fit": "exits.measure.fusion",
+    "exits.fusion_oracle": "exits.measure.regions",
+    "exits.gain": "exits.policies.gain",
+    "exits.lexical": "exits.policies.lexical",
+    "exits.lexical_signals": "exits.tables.text_signals",
+    "exits.p_values": "exits.tuning.p_values",
+    "exits.parquet": "exits.tables.parquet",
+    "exits.plain_transcripts": "exits.tables.plain_transcripts",
+    "exits.policies": "exits.policies.protocol",
+    "exits.policy_file": "exits.policies.files",
+    "exits.policy_text": "exits.policies.text",
+    "exits.recalibration": "exits.tuning.recalibration",
+    "exits.region_features": "exits.measure.regions",
+    "exits.region_fusion": "exits.measure.regions",
+    "exits.risk": "exits.tuning.risk",
+    "exits.risk_losses": "exits.tuning.risk_losses",
+    "exits.risk_sequence": "exits.tuning.risk_sequence",
+    "exits.risk_sizes": "exits.tuning.risk_terms",
+    "exits.risk_text": "exits.tuning.risk_terms",
+    "exits.score": "exits.measure.exitbench",
+    "exits.score_baselines": "exits.measure.exitbench_baselines",
+    "exits.score_choices": "exits.measure.exitbench",
+    "exits.score_text": "exits.measure.exitbench_text",
+    "exits.selection": "exits.measure.selection",
+    "exits.signals_text": "exits.tables.text_signals",
+    "exits.stats": "exits.measure.overthinking",
+    "exits.sweep": "exits.tuning.curve",
+    "exits.table": "exits.tables.table",
+    "exits.table_checks": "exits.tables.checks",
+    "exits.table_join": "exits.tables.parts",
+    "exits.transcript_files": "exits.tables.plain_transcripts",
+    "exits.transcripts": "exits.tables.importers",
+    "exits.trees": "exits.policies.trees",
+    "exits.word_alignment": "exits.words.alignment",
+    "exits.word_confidence": "exits.words.confidence",
+    "exits.word_features": "exits.words.features",
+    "exits.word_gain": "exits.policies.word_gain",
+    "exits.word_gain_fit": "exits.policies.word_gain",
+    "exits.word_labels": "exits.policies.word_gain",
+    "exits.word_outcomes": "exits.measure.overthinking",
+    "exits.word_resources": "exits.words.resources",
+    "exits.word_spelling": "exits.words.resources",
+    "models.attention_search": "models.decoding.attention",
+    "models.beam": "models.decoding.beam",
+    "models.conformer": "models.encoders.conformer",
+    "models.ctc_alignment": "models.decoding.greedy",
+    "models.decode": "models.decoding.greedy",
+    "models.distilling": "models.losses",
+    "models.downsampling": "models.encoders.downsampling",
+    "models.dropout": "models.encoders.conformer",
+    "models.fast_convolutions": "models.fast.convolutions",
+    "models.fast_front_end": "models.fast.front_end",
+    "models.fast_layers": "models.fast.layers",
+    "models.fast_module": "models.fast.module",
+    "models.fast_positions": "models.fast.positions",
+    "models.features": "models.encoders.conformer",
+    "models.huggingface": "models.encoders.huggingface",
+    "models.huggingface_checkpoint": "models.encoders.huggingface_checkpoint",
+    "models.huggingface_front_end": "models.encoders.huggingface_front_end",
+    "models.masked_targets": "models.masked_prediction",
+    "models.moonshine": "models.encoders.moonshine",
+    "models.nbest": "models.decoding.beam",
+    "models.precision": "models.device",
+    "models.self_conditioning": "models.heads",
+    "models.supervised": "models.encoders.whisper",
+    "models.whisper": "models.encoders.whisper",
+    "models.word_signals": "models.signals",
+    "report.calibrating": "report.numbers.budgets",
+    "report.checks": "report.numbers.summary",
+    "report.comparing": "report.numbers.evaluation",
+    "report.comparison_tables": "report.render.tables",
+    "report.costs": "report.numbers.budgets",
+    "report.csv_files": "report.render.files",
+    "report.evaluation": "report.numbers.evaluation",
+    "report.examples": "report.numbers.examples",
+    "report.figures": "report.render.figures",
+    "report.frontier": "report.render.figures",
+    "report.html_page": "report.render.page",
+    "report.live": "report.render.live",
+    "report.page": "report.render.page",
+    "report.readme": "report.render.readme",
+    "report.set_numbers": "report.numbers.sets",
+    "report.summary": "report.numbers.summary",
+    "report.tables": "report.render.tables",
+    "report.writing": "report.render.files",
+    "runtime.assembling": "runtime.chunks",
+    "runtime.bench": "runtime.benchmark.bench",
+    "runtime.bench_material": "runtime.files.inputs",
+    "runtime.bench_text": "runtime.benchmark.text",
+    "runtime.bench_ways": "runtime.benchmark.ways",
+    "runtime.choosing": "runtime.policy_choice",
+    "runtime.compaction": "runtime.engine",
+    "runtime.drifting": "runtime.drift_watch",
+    "runtime.export": "runtime.onnx.export",
+    "runtime.export_graphs": "runtime.onnx.export",
+    "runtime.faster": "models.fast.switches",
+    "runtime.inputs": "runtime.files.inputs",
+    "runtime.leaving": "runtime.batch",
+    "runtime.live_signals": "runtime.signals",
+    "runtime.onnx_loop": "runtime.onnx.loop",
+    "runtime.onnx_signals": "runtime.onnx.loop",
+    "runtime.outputs": "runtime.files.outputs",
+    "runtime.pooling": "runtime.engine",
+    "runtime.searching": "runtime.batch",
+    "runtime.sharding": "runtime.files.shards",
+    "runtime.transcribing": "runtime.files.transcribe",
+    "runtime.trying": "runtime.microphone",
+    "runtime.underway": "runtime.chunks",
+    "runtime.words": "runtime.transcript",
+    "spelling": "common.spelling",
+    "text_files": "common.text_files",
+    "training.alignable": "training.fit",
+    "training.before": "training.admission",
+    "training.card": "training.publish.hub",
+    "training.cheaper_keys": "training.config.checks",
+    "training.checkpoints": "training.run_folder",
+    "training.collect": "training.test_pass",
+    "training.command_line": "training.config.command_line",
+    "training.config": "training.config.config",
+    "training.curves": "training.logs",
+    "training.decoder_keys": "training.config.checks",
+    "training.decoding": "training.test_pass_search",
+    "training.disk": "training.run_folder",
+    "training.distillation": "training.objectives",
+    "training.encoder_asr": "training.publish.encoder_asr",
+    "training.heard": "training.corpora",
+    "training.keys": "training.config.keys",
+    "training.layer_groups": "training.optimiser",
+    "training.lock": "training.run_folder",
+    "training.other_sets": "training.config.checks",
+    "training.pushing": "training.publish.hub",
+    "training.readings": "training.test_pass",
+    "training.regime_keys": "training.config.checks",
+    "training.schedule": "training.optimiser",
+    "training.sharing": "training.test_pass_search",
+    "training.ship": "training.publish.release",
+    "training.spelling": "training.objectives",
+    "training.starting": "training.initialisation",
+    "training.transcripts": "training.test_pass",
+    "training.yaml_file": "training.config.config",
+}
+
+
+def looked_up(name: str) -> Callable:
+    """`__getattr__` of a package whose name was a module's: names that are not its own come from where they went.
+
+    Arguments
+    ---------
+    name : str
+        Of the package: its `__name__`.
+
+    Returns
+    -------
+    function
+        From a name to what it stands for; raises AttributeError where there is none.
+    """
+    old = name.removeprefix(f"{_PACKAGE}.")
+
+    def find(attribute: str) -> object:
+        if attribute.startswith("__"):
+            raise AttributeError(f"module {name!r} has no attribute {attribute!r}")
+        return getattr(importlib.import_module(f"{_PACKAGE}.{MOVED[old]}"), attribute)
+
+    return find
+
+
+class _StandIn(Loader):
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        new = f"{_PACKAGE}.{MOVED[spec.name.removeprefix(f'{_PACKAGE}.')]}"
+        warnings.warn(f"{spec.name} is now {new}", DeprecationWarning, stacklevel=2)
+        found = importlib.import_module(new)
+        module = ModuleType(spec.name, found.__doc__)
+        module.__getattr__ = lambda name: getattr(found, name)
+        module.__dir__ = lambda: dir(found)
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing to run: all is looked up."""
+
+    def get_code(self, name: str):
+        """Code of the module it went into, for `python -m` with the old name."""
+        new = f"{_PACKAGE}.{MOVED[name.removeprefix(f'{_PACKAGE}.')]}"
+        return importlib.util.find_spec(new).loader.get_code(new)
+
+
+class _Finder(MetaPathFinder):
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name.startswith(f"{_PACKAGE}.") and name.removeprefix(f"{_PACKAGE}.") in MOVED:
+            return ModuleSpec(name, _StandIn())
+        return None
+
+
+def install() -> None:
+    """Let old names be imported, after everything that is really there. Again: nothing."""
+    if not any(isinstance(one, _Finder) for one in sys.meta_path):
+        sys.meta_path.append(_Finder())

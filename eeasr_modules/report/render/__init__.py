@@ -1,0 +1,1 @@
+"""What a report is shown as: Markdown, HTML, CSV, pictures."""

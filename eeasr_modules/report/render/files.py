@@ -1,0 +1,309 @@
+"""A report's numbers as CSV: per exit, per policy and budget, and what was chosen for each utterance.
+
+Writes a report: the page, its pictures, and the summary that both are made from.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits import ExitTable, Policy, oracle_a, oracle_b
+from eeasr_modules.exits.tables.csv_cells import neutral
+from eeasr_modules.exits.tuning.risk_losses import RiskTarget
+from eeasr_modules.exits.tuning.risk_terms import needed_lines
+from eeasr_modules.report.numbers.budgets import CROSS_FIT, N_HALVES
+from eeasr_modules.report.numbers.evaluation import Outcome
+from eeasr_modules.report.numbers.examples import examples_text, overthinking_examples
+from eeasr_modules.report.numbers.summary import Evaluated, evaluated, ordered, summarise
+from eeasr_modules.report.render.figures import draw_figures
+from eeasr_modules.report.render.page import best_on_calibration, html_page, report_text
+from eeasr_modules.report.render.tables import number, percent
+
+
+def csv_files(summary: Mapping[str, Any], found: Evaluated) -> dict[str, str]:
+    """All CSV files of a report.
+
+    Arguments
+    ---------
+    summary : mapping
+        Of `summarise`.
+    found : Evaluated
+        The same, with tables and choices.
+
+    Returns
+    -------
+    dict of str to str
+        Content by file name: `exits.csv`, `policies.csv`, `curves.csv`, and `choices_<set>.csv` for each set.
+    """
+    files = {
+        "exits.csv": _text(_exits(summary)),
+        "policies.csv": _text(_policies(summary)),
+        "curves.csv": _text(_curves(summary)),
+    }
+    return files | {choices_name(name): _text(_choices(*one)) for name, one in found.sets.items()}
+
+
+def choices_name(set_name: str) -> str:
+    """File name of a set's choices.
+
+    Arguments
+    ---------
+    set_name : str
+        Any text.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> choices_name("an4 test/noise")
+    'choices_an4_test_noise.csv'
+    """
+    return f"choices_{re.sub(r'[^A-Za-z0-9.-]+', '_', set_name)}.csv"
+
+
+def _text(rows: Iterable[Sequence[Any]]) -> str:
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([neutral(value) for value in row] for row in rows)
+    return out.getvalue()
+
+
+def _exits(summary: Mapping[str, Any]) -> list[list[Any]]:
+    costs = summary["costs"]
+    rows = [["set", "label", "exit_layer", *[f"cost_{name}" for name in costs]]]
+    rows[0] += ["errors", "n_ref_words", "wer", "wer_low", "wer_high", "cer"]
+    for name, one in summary["sets"].items():
+        for k, layer in enumerate(one["exit_layers"]):
+            means = [one["costs"][cost]["exits"][k] for cost in costs]
+            numbers = [one["errors_per_exit"][k], one["n_ref_words"], one["wer_per_exit"][k]]
+            rows.append([name, one["label"], layer, *means, *numbers, *one["wer_interval_per_exit"][k]])
+            rows[-1].append(one["cer_per_exit"][k])
+    return rows
+
+
+def _policies(summary: Mapping[str, Any]) -> list[list[Any]]:
+    costs = summary["costs"]
+    rows = [["set", "label", "policy", "budget", "calibrated", "calibrated_on", "wer", "wer_low", "wer_high"]]
+    rows[0] += [f"{what}_{name}" for name in costs for what in ("cost", "share", "static", "oracle_c", "gap_closed")]
+    rows[0] += [f"minus_{line}{end}" for line in ("static", "last") for end in ("", "_low", "_high")]
+    for name, one in summary["sets"].items():
+        for text, policy in one["policies"].items():
+            for at in policy["at_budgets"]:
+                row = [name, one["label"], text, at["budget"], at["calibrated"], policy["calibrated_on"]]
+                row += [at["wer"], *at["interval"]]
+                for cost in costs:
+                    row += [at["costs"][cost][key] for key in ("mean", "share", "static", "oracle_c", "gap_closed")]
+                for line in ("minus_static", "minus_last"):
+                    row += [at[line][key] for key in ("difference", "low", "high")]
+                rows.append(row)
+    return rows
+
+
+def _curves(summary: Mapping[str, Any]) -> list[list[Any]]:
+    costs = summary["costs"]
+    rows = [["set", "policy", "calibrated", *[f"cost_{name}" for name in costs], "wer"]]
+    for name, one in summary["sets"].items():
+        for text, policy in one["policies"].items():
+            for i, calibrated in enumerate(policy["curve_texts"]):
+                points = [policy["curves"][cost][i] for cost in costs]
+                rows.append([name, text, calibrated, *[point[0] for point in points], points[0][1]])
+    return rows
+
+
+def _choices(table: ExitTable, outcomes: Mapping[str, Outcome]) -> list[list[Any]]:
+    """A row for each utterance: errors at every exit, and the layer after which each policy and oracle left."""
+    columns = {"oracle A": oracle_a(table.errors), "oracle B": oracle_b(table.errors, table.cost_layers)}
+    for text, outcome in outcomes.items():
+        for choice in outcome.choices:
+            name = text if choice.budget is None else f"{text} @ {choice.budget:g}"
+            columns[name] = choice.exit_index
+            if (choice.emitted != choice.exit_index).any():
+                columns[f"{name}: emitted"] = choice.emitted
+    layers = np.stack([table.exit_layers[exit_index] for exit_index in columns.values()], axis=1)
+    rows = [["utt_id", "speaker", "duration_s", "n_ref_words", *[f"errors_layer_{x}" for x in table.exit_layers]]]
+    rows[0] += columns
+    for i in range(table.n_utterances):
+        row = [table.utt_ids[i], table.speakers[i], round(float(table.duration_s[i]), 3), int(table.n_ref_words[i])]
+        rows.append([*row, *table.errors[i].tolist(), *layers[i].tolist()])
+    return rows
+
+
+N_EXAMPLES = 10  # in report.md
+N_UTTERANCES = 3000  # of each set in report.html
+
+
+def write_report(
+    tables: Sequence[ExitTable],
+    out: str | Path,
+    *,
+    dev: ExitTable | None,
+    policies: Sequence[str],
+    policy: str | None,
+    budget: float,
+    other_budgets: Sequence[float] = (),
+    cost: str = "depth",
+    n_folds: int = N_HALVES,
+    single_exit: Sequence[ExitTable] = (),
+    calibrated: Mapping[str, Policy | str] | None = None,
+    risk: RiskTarget | None = None,
+    n_examples: int = N_UTTERANCES,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """Write `report.html`, `report.md`, `summary.json`, CSV files and pictures into a folder.
+
+    Nothing in the folder changes before everything is made; files of the same names are then replaced.
+
+    Arguments
+    ---------
+    tables : sequence of ExitTable
+        The test sets, with distinct set names.
+    out : str or Path
+        The folder; made if needed.
+    dev : ExitTable or None
+        Calibration data. Without it thresholds are cross-fitted over speakers or, with too few speakers, set on
+        the evaluated set, and the report says so.
+    policies : sequence of str
+        Texts of policies to compare, open or not.
+    policy : str or None
+        The chosen one; None as in `evaluated`.
+    budget : float
+        Mean cost allowed: up to 1 a share of full cost, above 1 layers.
+    other_budgets : sequence of float
+        More of them, to be shown beside it.
+    cost : str
+        What budgets count: "depth", "macs" or "time".
+    n_folds : int
+        Of the cross-fit, where there is no dev.
+    single_exit : sequence of ExitTable
+        The same sets by the same encoder trained with one exit only.
+    calibrated : mapping of str to policy or str, or None
+        Policies (or their texts, where nothing is fitted) already calibrated on dev to `budget`, by the text that
+        was asked for.
+    risk : RiskTarget or None
+        A promise to be certified.
+    n_examples : int
+        Most utterances of each set whose transcripts `report.html` holds.
+    command : str or None
+        What made the report; printed in it.
+
+    Returns
+    -------
+    dict
+        What `summary.json` holds, and under "report" where the page is.
+
+    Raises
+    ------
+    ValueError
+        As `evaluated`.
+    """
+    out = Path(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"the report needs a folder, but {out} is a file; give another path")
+    if n_examples < 0:
+        raise ValueError(f"the number of examples must not be negative, got {n_examples}")
+    found = evaluated(
+        tables,
+        dev=dev,
+        policies=policies,
+        policy=policy,
+        budgets=[budget, *other_budgets],
+        cost=cost,
+        n_folds=n_folds,
+        single_exit=single_exit,
+        calibrated=calibrated,
+    )
+    summary = summarise(found, rng=np.random.default_rng(0), risk=risk, command=command)
+    texts = {
+        "summary.json": json.dumps(summary, indent=1, ensure_ascii=False) + "\n",
+        "report.html": html_page(summary, found, n_examples=n_examples),
+        **csv_files(summary, found),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=".report.", dir=out))
+    try:
+        pictures = draw_figures(summary, aside)
+        texts["report.md"] = report_text(summary, examples=_examples_section(ordered(tables)), pictures=pictures)
+        for name, text in texts.items():
+            (aside / name).write_text(text, encoding="utf-8")
+        for path in sorted(aside.iterdir()):
+            os.replace(path, out / path.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return {**summary, "report": str(out / "report.md"), "page": str(out / "report.html")}
+
+
+def closing_lines(summary: Mapping[str, Any]) -> list[str]:
+    """What to print when a run is done: where the report is and the lines that matter.
+
+    Arguments
+    ---------
+    summary : mapping
+        Of `write_report`.
+
+    Returns
+    -------
+    list of str
+    """
+    name, one = next(iter(summary["sets"].items()))
+    wers, layers = one["wer_per_exit"], one["exit_layers"]
+    lines = [f"Report: {summary['report']}", f"Page: {summary['page']}"] if "report" in summary else []
+    lines += [
+        f"{name}: WER {number(wers[0])} % at the first exit (layer {layers[0]}), "
+        f"{number(wers[-1])} % at the last (layer {layers[-1]})",
+        f"an inner exit beats the last on {percent(one['overthinking']['inner_better_share'], 1)} "
+        f"of {one['n_utterances']} utterances",
+    ]
+    best = best_on_calibration(one["policies"])
+    judge = summary["dev"]["set_name"] if summary["dev"] else "this set itself"
+    if best is not None and (one["policies"][best]["calibrated_on"] or "").startswith(CROSS_FIT):
+        judge = "the folds that calibrated"
+    titles = {"chosen policy": summary["chosen_policy"], f"best policy at the budget (by {judge})": best}
+    if best == summary["chosen_policy"]:
+        titles = {f"chosen policy, the best at the budget (by {judge})": best}
+    lines += [f"{title}: {_policy_words(text, one['policies'][text])}" for title, text in titles.items() if text]
+    lines.append(
+        f"oracle (knows the reference): {number(one['oracle_a']['wer'])} % at {number(one['oracle_a']['depth'])} layers"
+    )
+    lines += [f"left out: {text}: {reason}" for text, reason in summary["left_out"].items()]
+    return lines + _risk_lines(summary)
+
+
+def _risk_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Every certificate, with what it assumes; where a set has none, how many speakers one takes."""
+    lines, lacks = [], False
+    for name, one in summary["sets"].items() if summary["risk"] else ():
+        for row in one["risk"]:
+            lines.append(f"{name}, {row.get('calibrated', row['policy'])}: {row['reason']}")
+        issued = [row for row in one["risk"] if row["certified"]]
+        lines += [f"assumed: {text}" for text in (issued[0]["assumptions"] if issued else ())]
+        lines += [] if one["risk"] else [f"{name}: no certificate can be issued, speakers are too few or unknown"]
+        lacks |= not issued
+    return lines + (needed_lines(summary["risk"]["speakers_needed"], delta=summary["risk"]["delta"]) if lacks else [])
+
+
+def _examples_section(tables: Sequence[ExitTable]) -> str:
+    examples = overthinking_examples(tables, n=N_EXAMPLES)
+    if not examples:
+        return "No inner exit is strictly better than the last on any utterance."
+    kept = "Wrong words are **bold**, missing ones ~~struck out~~."
+    if any(example.reference is None for example in examples):
+        kept += " Where the table keeps no reference, the marks show what the last exit changed."
+    return f"The clearest cases, most errors saved first; not typical ones. {kept}\n\n{examples_text(examples)}"
+
+
+def _policy_words(text: str, policy: Mapping[str, Any]) -> str:
+    point = policy["at_budget"]
+    return (
+        f"{text}: WER {number(point['wer'])} % at {number(point['depth'])} layers "
+        f"({percent(point['depth_share'])} of full depth, {percent(point['gap_closed'])} of the gap closed)"
+    )

@@ -1,0 +1,116 @@
+"""The README's tables of results, written from a committed `summary.json` so that no number is typed by hand.
+
+python -m eeasr_modules.report.render.readme results/an4/summary.json README.md
+python -m eeasr_modules.report.render.readme results/base/summary.json README.md headline
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from eeasr_modules.report.render.tables import (
+    markdown_table,
+    number,
+    plain_name,
+    policies_table,
+    set_interval,
+    sets_table,
+)
+
+PARTS = ("results", "headline")
+
+
+def exits_table(summary: dict[str, Any]) -> str:
+    """WER of every exit on every set, with the 95 % interval of the last.
+
+    Arguments
+    ---------
+    summary : dict
+        Content of `summary.json`.
+    """
+    layers = next(iter(summary["sets"].values()))["exit_layers"]
+    rows = []
+    for name, one in summary["sets"].items():
+        rows.append(
+            [plain_name(name)]
+            + [number(wer) for wer in one["wer_per_exit"]]
+            + [set_interval(one["wer_interval_per_exit"][-1], one)]
+        )
+    header = ["set", *[f"layer {layer}" for layer in layers], "last [95 %]"]
+    return markdown_table(header, rows)
+
+
+def results_text(summary: dict[str, Any]) -> str:
+    """Everything that stands between the README's two marks.
+
+    Arguments
+    ---------
+    summary : dict
+        Content of `summary.json`.
+    """
+    first = next(iter(summary["sets"]))
+    # a single-exit model is one seed, which is too little for a first page; `summary.json` and the report have it
+    summary = {**summary, "sets": {name: {**one, "single_exit": None} for name, one in summary["sets"].items()}}
+    return "\n\n".join(
+        [
+            _marks("results")[0],
+            "WER (%) of every exit:",
+            exits_table(summary),
+            "What leaving early is worth; `@`: mean depth in layers, by duration; *overthought*: utterances on "
+            "which an inner exit has strictly fewer errors than the last; *gap closed*: 0 % on the static line, "
+            "100 % on oracle C.",
+            sets_table(summary),
+            f"The policies on {plain_name(first)}, floor, ceiling and threshold chosen on dev:",
+            policies_table(summary["sets"][first]),
+            _marks("results")[1],
+        ]
+    )
+
+
+def headline_text(summary: dict[str, Any]) -> str:
+    """The undisturbed sets only: every exit's WER, and what leaving early is worth.
+
+    Arguments
+    ---------
+    summary : dict
+        Content of `summary.json`.
+    """
+    undisturbed = {name: one for name, one in summary["sets"].items() if one["label"] != "shifted"}
+    summary = {**summary, "sets": undisturbed}
+    begin, end = _marks("headline")
+    return "\n\n".join([begin, exits_table(summary), sets_table(summary), end])
+
+
+def main(summary_path: str, readme_path: str, part: str = "results") -> None:
+    """Replace what stands between the marks of a README.
+
+    Arguments
+    ---------
+    summary_path, readme_path : str
+        Files.
+    part : str
+        "results" (all sets and the first one's policies) or "headline".
+    """
+    if part not in PARTS:
+        raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
+    summary = json.loads(Path(summary_path).read_text(encoding="utf-8"))
+    readme = Path(readme_path)
+    text = readme.read_text(encoding="utf-8")
+    begin, end = _marks(part)
+    if begin not in text or end not in text:
+        raise ValueError(f"{readme_path} must hold the lines '{begin}' and '{end}'; put them where the tables belong")
+    before, after = text.split(begin)[0], text.split(end)[1]
+    aside = readme.with_name(readme.name + ".tmp")
+    written = results_text(summary) if part == "results" else headline_text(summary)
+    aside.write_text(before + written + after, encoding="utf-8")
+    os.replace(aside, readme)
+
+
+def _marks(part: str) -> tuple[str, str]:
+    return f"<!-- {part}: written by eeasr_modules.report.render.readme -->", f"<!-- /{part} -->"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

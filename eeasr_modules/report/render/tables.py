@@ -1,0 +1,460 @@
+"""Markdown tables of a report, from the numbers of its summary.
+
+Markdown tables that set budgets, signals, words and policies side by side, from a report's summary.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
+from eeasr_modules.report.numbers.budgets import COSTS
+
+LABELS = {
+    "in_domain": "in domain",
+    "shifted": "shifted",
+    "ood": "out of domain",
+    "unknown": "not known",
+}
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int = 1) -> str:
+    """A table; its first columns to the left, all others to the right.
+
+    Arguments
+    ---------
+    header : sequence of str
+        Names of the columns.
+    rows : sequence of sequences of str
+        Cells; a bar in one is escaped.
+    n_left : int
+        Columns that hold text.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> print(markdown_table(["set", "WER"], [["test", "4.35"]]))
+    | set | WER |
+    |---|---:|
+    | test | 4.35 |
+    """
+    rule = "|".join(["", *["---"] * n_left, *["---:"] * (len(header) - n_left), ""])
+    lines = [[re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in row] for row in rows]
+    return "\n".join([_row(header), rule, *map(_row, lines)])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def plain_name(text: str) -> str:
+    """A name from elsewhere, such as a set's, as text that means nothing to Markdown or HTML.
+
+    Arguments
+    ---------
+    text : str
+        Any; line breaks become spaces, underscores inside words stay.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> print(plain_name("an4_test"), plain_name("<b>*a*"))
+    an4_test &lt;b&gt;\\*a\\*
+    """
+    text = re.sub(r"([\\`*\[\]~#!|]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))
+    return re.sub("&(?=#?\\w+;)", "&amp;", text).replace("<", "&lt;").replace(">", "&gt;")
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for people; a dash where there is none.
+
+    Arguments
+    ---------
+    value : float or None
+        What to show.
+    digits : int
+        After the point.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> number(4.349), number(None)
+    ('4.35', '-')
+    """
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share as per cent.
+
+    Arguments
+    ---------
+    share : float or None
+        From 0 to 1, but not bound to it.
+    digits : int
+        After the point.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> percent(0.114, 1), percent(None)
+    ('11.4 %', '-')
+    """
+    return "-" if share is None else f"{round(100 * share, digits) + 0.0:.{digits}f} %"
+
+
+def interval(ends: Sequence[float | None]) -> str:
+    """Ends of an interval.
+
+    Arguments
+    ---------
+    ends : sequence of two float
+        Low and high.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> interval([3.9, 4.8])
+    '[3.90, 4.80]'
+    """
+    return f"[{number(ends[0])}, {number(ends[1])}]"
+
+
+def set_interval(ends: Sequence[float | None], one: dict[str, Any]) -> str:
+    """Ends of an interval of a set; none where its speakers are too few for one that says anything about others.
+
+    Arguments
+    ---------
+    ends : sequence of two float
+        Low and high.
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> set_interval([3.9, 4.8], {"n_speakers": 40}), set_interval([3.9, 4.8], {"n_speakers": 6})
+    ('[3.90, 4.80]', 'none (6 speakers)')
+    """
+    return f"none ({one['n_speakers']} speakers)" if too_few_speakers(one) else interval(ends)
+
+
+def too_few_speakers(one: dict[str, Any]) -> bool:
+    """Whether a set has speakers, but too few for a conclusion from its intervals.
+
+    Arguments
+    ---------
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    bool
+    """
+    return 0 < one["n_speakers"] < MIN_SPEAKERS
+
+
+def sets_table(summary: dict[str, Any]) -> str:
+    """One row for each set: its exits, its oracles, overthinking, and the chosen policy.
+
+    Arguments
+    ---------
+    summary : dict
+        Of `summarise`.
+
+    Returns
+    -------
+    str
+    """
+    chosen = summary["chosen_policy"]
+    header = ["set", "kind", "utterances (speakers)", "first exit", "best inner exit", "last exit"]
+    header += ["oracle A", "oracle B", "overthought"]
+    if chosen is not None:
+        header += ["chosen policy", "gap closed"]
+    has_single = any(one["single_exit"] is not None for one in summary["sets"].values())
+    header += ["single exit (exit tax)"] if has_single else []
+    rows = []
+    for name, one in summary["sets"].items():
+        wers, layers = one["wer_per_exit"], one["exit_layers"]
+        row = [plain_name(name), LABELS[one["label"]], f"{one['n_utterances']} ({one['n_speakers'] or 'not known'})"]
+        best = min(range(max(1, len(wers) - 1)), key=wers.__getitem__)
+        row += [number(wers[0]), f"{number(wers[best])} at {layers[best]}", number(wers[-1])]
+        row += [f"{number(one[o]['wer'])} @ {number(one[o]['depth'])}" for o in ("oracle_a", "oracle_b")]
+        row += [percent(one["overthinking"]["inner_better_share"], 1)]
+        if chosen is not None:
+            point = one["policies"][chosen]["at_budget"]
+            row += [f"{number(point['wer'])} @ {number(point['depth'])}", percent(point["gap_closed"])]
+        if has_single:
+            single = one["single_exit"]
+            row.append(f"{number(single['wer'])} ({single['exit_tax']:+.2f})" if single else "-")
+        rows.append(row)
+    return markdown_table(header, rows, n_left=2)
+
+
+def policies_table(one: dict[str, Any]) -> str:
+    """One row for each policy at the budget, on one set.
+
+    Arguments
+    ---------
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    str
+    """
+    header = ["policy", "as calibrated", "WER [95 %]", "depth", "of full depth", "of full MACs"]
+    header += ["minus static line [95 %]", "minus last exit [95 %]", "gap closed"]
+    rows = []
+    for text, policy in one["policies"].items():
+        point = policy["at_budget"]
+        rows.append(
+            [
+                f"`{text}`",
+                f"`{policy['calibrated']}`" if policy["calibrated"] != text else "as given",
+                f"{number(point['wer'])} {interval(point['interval'])}",
+                number(point["depth"]),
+                percent(point["depth_share"]),
+                percent(point["macs_share"]),
+                difference_text(point["minus_static"]),
+                difference_text(point["minus_last"]),
+                percent(point["gap_closed"]),
+            ]
+        )
+    return markdown_table(header, rows, n_left=2)
+
+
+def depths_table(one: dict[str, Any]) -> str:
+    """One row for each layer: the exit that stands there, static line and frontier at that mean depth.
+
+    Arguments
+    ---------
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    str
+    """
+    exit_of = {layer: k for k, layer in enumerate(one["exit_layers"])}
+    header = ["depth", "of full depth", "WER of the exit [95 %]", "CER of the exit", "static line", "oracle C"]
+    rows = []
+    for at in one["at_layers"]:
+        k = exit_of.get(int(at["depth"]))
+        wer, cer = "-", "-"
+        if k is not None:
+            wer = f"{number(one['wer_per_exit'][k])} {interval(one['wer_interval_per_exit'][k])}"
+            cer = number(one["cer_per_exit"][k])
+        rows.append(
+            [
+                number(at["depth"], 0),
+                percent(at["share"]),
+                wer,
+                cer,
+                number(at["static"]),
+                number(at["oracle_c"]),
+            ]
+        )
+    return markdown_table(header, rows)
+
+
+def provenance_table(summary: dict[str, Any]) -> str:
+    """Where each set came from.
+
+    Arguments
+    ---------
+    summary : dict
+        Of `summarise`.
+
+    Returns
+    -------
+    str
+    """
+    keys = ("corpus", "shift", "normaliser", "model_digest", "manifest_digest", "commit", "seed")
+    header = ["set", *(key.replace("_digest", "") for key in keys), "hours", "reference words"]
+    rows = [
+        [
+            plain_name(name),
+            *(_short(one[key]) for key in keys),
+            number(one["duration_s"] / 3600),
+            str(one["n_ref_words"]),
+        ]
+        for name, one in summary["sets"].items()
+    ]
+    return markdown_table(header, rows, n_left=len(keys))
+
+
+def difference_text(value: dict[str, Any]) -> str:
+    """A difference with its interval.
+
+    Arguments
+    ---------
+    value : dict
+        With difference, low and high.
+
+    Returns
+    -------
+    str
+
+    Example
+    -------
+    >>> difference_text({"difference": -0.001, "low": -0.5, "high": 0.25})
+    '+0.00 [-0.50, +0.25]'
+    """
+    estimate, low, high = (round(value[name], 2) + 0.0 for name in ("difference", "low", "high"))  # no "-0.00"
+    return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _short(value: Any) -> str:
+    return "-" if value is None else plain_name(str(value)[:12])
+
+
+def budgets_table(one: dict[str, Any], summary: dict[str, Any]) -> str:
+    """One row for each policy, one column for each budget, with the two lines that bound them.
+
+    Arguments
+    ---------
+    one : dict
+        `sets.<name>` of a summary.
+    summary : dict
+        Of `summarise`.
+
+    Returns
+    -------
+    str
+    """
+    budgets, digits = sorted(summary["budgets"]), COSTS[summary["cost"]].digits
+    rows = []
+    for text, policy in one["policies"].items():
+        found = {at["budget"]: at for at in policy["at_budgets"]}
+        given = found.get(None)
+        cells = [found.get(budget, given) for budget in budgets]
+        shown = [
+            f"{number(at['wer'])} @ {number(at['cost'], digits)} ({percent(at['gap_closed'])})" if at else "-"
+            for at in cells
+        ]
+        rows.append([f"`{text}`", *shown])
+    return markdown_table(["policy", *[f"{budget:g}" for budget in budgets]], rows)
+
+
+def signals_table(one: dict[str, Any]) -> str:
+    """One row for each signal: its AUROC at each inner exit, and over all of them.
+
+    Arguments
+    ---------
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    str
+    """
+    header = ["signal", *[f"layer {layer}" for layer in one["exit_layers"][:-1]], "all inner exits"]
+    rows = [
+        [name, *[number(value) for value in worth["per_exit"]], number(worth["pooled"])]
+        for name, worth in one["signals"].items()
+    ]
+    return markdown_table(header, rows)
+
+
+def words_table(one: dict[str, Any]) -> str:
+    """Words lost and won between each inner exit and the last.
+
+    Arguments
+    ---------
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    str
+    """
+    words = one["words"]
+    rows = [
+        [title, *[percent(share, 2) for share in words[key]]]
+        for key, title in (
+            ("regressive", "regressive: right there, wrong at the last"),
+            ("progressive", "progressive: wrong there, right at the last"),
+        )
+    ]
+    return markdown_table(["words", *[f"layer {layer}" for layer in words["exit_layers"]]], rows)
+
+
+def comparisons_table(summary: dict[str, Any]) -> str:
+    """One row for each pair of policies, set and budget.
+
+    Arguments
+    ---------
+    summary : dict
+        Of `summarise`.
+
+    Returns
+    -------
+    str
+    """
+    header = ["set", "against", "budget", "WER difference [95 %]", f"cost difference ({summary['cost_unit']})"]
+    rows = [
+        [
+            plain_name(row["set"]),
+            f"`{row['other']}`",
+            "-" if row["budget"] is None else f"{row['budget']:g}",
+            difference_text(row),
+        ]
+        + [f"{row['cost_difference']:+.{COSTS[summary['cost']].digits}f}"]
+        + [_p(row[key]) for key in ("bootstrap_p", "matched_pairs_p", "holm_p")]
+        for row in summary["comparisons"]
+    ]
+    return markdown_table([*header, "p, bootstrap", "p, matched pairs", "p, Holm"], rows, n_left=2)
+
+
+def risk_table(one: dict[str, Any]) -> str:
+    """One row for each policy: what could be promised, and what became of it.
+
+    Arguments
+    ---------
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    str
+    """
+    header = ["policy", "certified", "what is promised, or why not", "smallest eps", "excess here", "layers saved"]
+    rows = []
+    for row in one["risk"]:
+        name, outcome = row.get("calibrated", row["policy"]), row.get("outcome")
+        numbers = ["-", "-", "-"]
+        if outcome is not None:
+            kept = f"{outcome['excess']:+.2f} ({_kept(row)})"
+            numbers = [number(row["smallest_eps"]), kept, percent(outcome["saved"], 1)]
+        rows.append([f"`{name}`", "yes" if row["certified"] else "no", row["reason"], *numbers])
+    return markdown_table(header, rows, n_left=3)
+
+
+def _kept(row: dict[str, Any]) -> str:
+    """What became of a promise on the judged speakers; nothing was promised, nothing was kept."""
+    if not row["certified"]:
+        return "nothing promised"
+    return "violated" if row["outcome"]["violated"] else "kept"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"

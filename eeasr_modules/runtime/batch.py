@@ -1,0 +1,476 @@
+"""One batch on its way through the exits: who is undecided, what they carry along, what has come out.
+
+What a search says of one utterance at the exit where it leaves: words with times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from eeasr_modules.exits.policies.protocol import exits_back
+from eeasr_modules.models.decoding.attention import AttentionSearch, Spelled
+from eeasr_modules.models.decoding.greedy import aligned_path
+from eeasr_modules.models.signals import word_signals
+from eeasr_modules.models.walk import Walk
+from eeasr_modules.runtime.signals import head_signals, plain_signals, transcript_signals
+from eeasr_modules.runtime.transcript import Word, spell_words
+
+if TYPE_CHECKING:
+    from eeasr_modules.runtime.engine import Engine
+
+
+OnExit = Callable[[int, Sequence[int], Sequence[str]], None]  # exit layer, who goes on, what they say there
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What came out for one utterance.
+
+    Arguments
+    ---------
+    text : str
+        Transcript of the exit it left at.
+    exit_layer : int
+        That exit, from 1.
+    decided_layer : int
+        The exit at which it stopped, which is what was paid for: `exit_layer`, unless the policy emits an earlier one.
+    layers_run : int
+        Encoder layers that ran with it in the batch: `decided_layer`, or more where compaction waited.
+    confidence : float
+        Mean over frames of the best token's probability.
+    blank_rate : float
+        Share of frames whose best token is the blank.
+    words : tuple of Word
+        Of `text`, with times.
+    """
+
+    text: str
+    exit_layer: int
+    decided_layer: int
+    layers_run: int
+    confidence: float
+    blank_rate: float
+    words: tuple[Word, ...]
+
+
+@dataclass
+class _Exit:
+    """What is known of the undecided at one exit; the head's part stays None until somebody asks."""
+
+    index: int
+    hidden: torch.Tensor  # (undecided, frames, dim)
+    n_frames: torch.Tensor  # (undecided,)
+    log_probs: torch.Tensor | None = None  # (undecided, frames, tokens)
+    path: np.ndarray | None = None  # (2, undecided, frames): best token of each frame, its probability
+    texts: list[str] | None = None
+    spelled: list[Spelled] | None = None
+
+
+class Leaving:
+    """The walk of one batch under a policy.
+
+    Arguments
+    ---------
+    engine : Engine
+        Model, policy and the rest.
+    walk : Walk
+        Of the batch.
+    utt_ids : array of str of shape (batch,)
+        Names.
+    duration_s : array of shape (batch,)
+        Seconds.
+    on_exit : function or None
+        Called at each exit with its layer, positions in the batch of those who go on, and their transcripts there.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        walk: Walk,
+        *,
+        utt_ids: np.ndarray,
+        duration_s: np.ndarray,
+        on_exit: OnExit | None = None,
+    ):
+        self.on_exit = on_exit
+        self.engine, self.model, self.plan, self.walk = engine, engine.model, engine.plan, walk
+        n = len(utt_ids)
+        self.utt_ids, self.duration_s = utt_ids, duration_s
+        self.n_frames = self.walk.n_frames.cpu().numpy()
+        # The walk's rows are utterances; while compaction waits, some of them are decided already.
+        self.in_walk, self.rows = np.arange(n), np.arange(n)  # utterance of each row; rows of the undecided
+        self.state = engine.policy.start(n)  # of the undecided
+        self.before = [_Exit(-1, self.walk.view, self.walk.n_frames)]  # what exits are compared with, the latest first
+        self.results: list[dict | None] = [None] * n
+        self.layers_run = np.zeros(n, dtype=np.int64)
+
+    @classmethod
+    def begin(
+        cls,
+        engine: Engine,
+        wavs: torch.Tensor,
+        n_samples: torch.Tensor,
+        utt_ids: Sequence[str],
+        *,
+        on_exit: OnExit | None = None,
+    ) -> Leaving:
+        """A batch whose front end has run.
+
+        Arguments
+        ---------
+        engine : Engine
+            Model, policy and the rest.
+        wavs : torch.Tensor of shape (batch, samples)
+            Zero-padded waveforms.
+        n_samples : torch.Tensor of shape (batch,)
+            Valid samples.
+        utt_ids : sequence of str, batch long
+            Names.
+        on_exit : function or None
+            See the class.
+        """
+        walk = engine.model.walk(wavs.to(engine.device), n_samples.to(engine.device))
+        names = np.array([*utt_ids], dtype=object)
+        duration_s = n_samples.cpu().numpy() / engine.sample_rate
+        return cls(engine, walk, utt_ids=names, duration_s=duration_s, on_exit=on_exit)
+
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Leaving, np.ndarray]]) -> Leaving:
+        """One batch of undecided utterances from several that stand after the same exit, compacted.
+
+        Arguments
+        ---------
+        parts : sequence of (Leaving, array of int of shape (taken,))
+            A batch, and which of its undecided are taken, in the new batch's order.
+        """
+        first = parts[0][0]
+        rows = [torch.from_numpy(taken).to(one.walk.rows.device) for one, taken in parts]
+        walk = Walk.joined([(one.walk, row) for (one, _), row in zip(parts, rows, strict=True)])
+        utterances = [one.undecided[taken] for one, taken in parts]
+        batch = cls(
+            first.engine,
+            walk,
+            utt_ids=np.concatenate([one.utt_ids[at] for (one, _), at in zip(parts, utterances, strict=True)]),
+            duration_s=np.concatenate([one.duration_s[at] for (one, _), at in zip(parts, utterances, strict=True)]),
+        )
+        batch.state = np.concatenate([one.state[taken] for one, taken in parts])
+        batch.before = [
+            first._joined_exit([(one.before[back], row) for (one, _), row in zip(parts, rows, strict=True)])
+            for back in range(len(first.before))
+        ]
+        return batch
+
+    @property
+    def undecided(self) -> np.ndarray:
+        """Positions in the batch."""
+        return self.in_walk[self.rows]
+
+    def run(self) -> list[Recognised]:
+        """Everybody's result, in the order of the batch."""
+        layers = self.model.exit_layers
+        for k in range(len(layers) - 1):
+            if not len(self.rows):
+                break
+            self.visit(k)
+            self._compact(n_layers=layers[k + 1] - layers[k])
+        if len(self.rows):
+            self.visit(len(layers) - 1)
+        return self.recognised()
+
+    def recognised(self) -> list[Recognised | None]:
+        """Everybody's result so far, in the order of the batch; None for the undecided."""
+        self.layers_run[self.in_walk] = self.walk.layer
+        return [
+            None if result is None else Recognised(layers_run=int(n_layers), **result)
+            for n_layers, result in zip(self.layers_run, self.results, strict=True)
+        ]
+
+    def visit(self, k: int) -> None:
+        """Exit k: read what the policy needs, ask it, take down those who stop; the last takes whoever is left."""
+        here = self._arrive(k)
+        is_last = k == len(self.model.exit_layers) - 1
+        if is_last and not self.plan.keeps_paths:
+            self._emit(here, np.arange(len(self.rows)), decided=here)
+            self.state, self.rows = self.state[:0], self.rows[:0]
+            return
+        stop, self.state = self.engine.policy.step(self._signals(here), self.state)
+        stop = np.ones(len(self.rows), dtype=bool) if is_last else stop
+        if self.on_exit is not None and not stop.all():
+            self._tell(here, np.flatnonzero(~stop))
+        if stop.any():
+            self._emit_decided(here, np.flatnonzero(stop))
+            self.state, self.rows = self.state[~stop], self.rows[~stop]
+        if len(self.rows):
+            self.before = [self._of_those_left(one, ~stop) for one in [here, *self.before][: self.plan.n_before]]
+
+    def _arrive(self, k: int) -> _Exit:
+        """Layer states of the undecided at exit k."""
+        hidden, n_frames = self.walk.advance(self.model.exit_layers[k]), self.walk.n_frames
+        if len(self.rows) < len(self.in_walk):
+            rows = torch.from_numpy(self.rows).to(hidden.device)
+            hidden, n_frames = hidden[rows][:, : int(self.n_frames[self.undecided].max())], n_frames[rows]
+        return _Exit(k, hidden, n_frames)
+
+    def _signals(self, here: _Exit) -> dict[str, np.ndarray]:
+        plan, undecided = self.plan, self.undecided
+        signals = plain_signals(
+            plan.names,
+            utt_ids=self.utt_ids[undecided],
+            duration_s=self.duration_s[undecided],
+            exit_layer=self.model.exit_layers[here.index],
+            seed=self.engine.seed,
+        )
+        if not plan.reads_head[here.index]:
+            signals.update(self._copied(here, plan.headless))
+            # what the policy names but does not read here (below a floor) cannot stop anybody
+            return {name: signals.get(name, np.full(len(undecided), np.nan)) for name in plan.names}
+        here.log_probs = self.model.heads[here.index](here.hidden, here.n_frames)
+        signals.update(self._copied(here, plan.acoustic))
+        if plan.transcribes:
+            here.texts = self.engine.texts(here.path[0].astype(np.int64), self.n_frames[undecided])
+            before = [one.texts for one in self.before]
+            signals.update(transcript_signals(plan, here.texts, before, language=self.engine.language))
+        if plan.of_words:
+            signals.update(self._of_words(here))
+        if plan.of_decoder:
+            here.spelled = spell_all(self.engine, here.index, here.hidden, here.log_probs, self.n_frames[undecided])
+            signals.update({name: np.array([one.signals[name] for one in here.spelled]) for name in plan.of_decoder})
+        return signals
+
+    def _copied(self, here: _Exit, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Acoustic signals on the host; where they are needed, the greedy paths come in the same copy."""
+        on_device = self._acoustic(here, names)
+        if here.log_probs is not None and (self.plan.transcribes or self.plan.keeps_paths):
+            values, here.path = _to_host(on_device, _best_path(here.log_probs))
+        else:
+            values = torch.stack(on_device).cpu().numpy() if on_device else ()
+        return dict(zip(names, values, strict=True))
+
+    def _of_words(self, here: _Exit) -> dict[str, np.ndarray]:
+        """Lists of numbers, one per word, as object arrays (undecided,)."""
+        found = word_signals(here.log_probs, here.n_frames, words=self.engine.word_frames, frame_s=self.engine.frame_s)
+        signals = {name: np.empty(len(here.n_frames), dtype=object) for name in self.plan.of_words}
+        for name, values in signals.items():
+            values[:] = found[name]
+        return signals
+
+    def _acoustic(self, here: _Exit, names: Sequence[str]) -> list[torch.Tensor]:
+        if not names:
+            return []
+        return head_signals(
+            names,
+            here.log_probs,
+            here.hidden,
+            here.n_frames,
+            log_probs_before=[one.log_probs for one in self.before if one.log_probs is not None],
+            previous_hidden=self.before[0].hidden,
+            blank_index=self.model.blank_index,
+        )
+
+    def _emit_decided(self, here: _Exit, who: np.ndarray) -> None:
+        """Take down those who stop here (positions among the undecided), each by the exit that is to speak for it."""
+        back = exits_back(self.engine.policy, self.state[who], here.index)
+        for n_back in np.unique(back):
+            speaks = here if n_back == 0 else self.before[n_back - 1]
+            self._emit(speaks, who[back == n_back], decided=here)
+
+    def _emit(self, here: _Exit, who: np.ndarray, *, decided: _Exit) -> None:
+        """Take down what the exit says of these (positions among the undecided), who stopped at another or there."""
+        searches = self.engine.decoder is not None
+        log_probs = self._read_head(here, who) if here.path is None or searches else None
+        path = _best_path(log_probs).cpu().numpy() if here.path is None else here.path[:, who]
+        utterances = self.undecided[who]
+        spelled = self._spelled(here, who, log_probs)
+        for row, (position, utterance) in enumerate(zip(who, utterances, strict=True)):
+            n_frames = self.n_frames[utterance]
+            best, heard = path[0, row, :n_frames].astype(np.int64), path[1, row, :n_frames]
+            if searches:
+                words = searched_words(self.engine, log_probs[row, :n_frames], heard, spelled=spelled[row])
+                text = " ".join(word.text for word in words)
+            else:
+                words = spell_words(
+                    best,
+                    heard,
+                    spellings=self.engine.spellings,
+                    blank_index=self.model.blank_index,
+                    frame_s=self.engine.frame_s,
+                )
+                text = here.texts[position] if here.texts else self.engine.texts(best[None], [n_frames])[0]
+            self.results[utterance] = {
+                "text": text,
+                "exit_layer": self.model.exit_layers[here.index],
+                "decided_layer": self.model.exit_layers[decided.index],
+                "confidence": float(heard.mean(dtype=np.float64)) if n_frames else 0.0,
+                "blank_rate": float((best == self.model.blank_index).mean()) if n_frames else 0.0,
+                "words": words,
+            }
+
+    def _tell(self, here: _Exit, who: np.ndarray) -> None:
+        """Let the listener know what the exit says of these (positions among the undecided), who go on."""
+        utterances = self.undecided[who]
+        if here.texts is not None:
+            texts = [here.texts[i] for i in who]
+        else:
+            best = self._read_head(here, who).argmax(dim=-1).cpu().numpy()
+            texts = self.engine.texts(best, self.n_frames[utterances])
+        self.on_exit(self.model.exit_layers[here.index], utterances.tolist(), texts)
+
+    def _read_head(self, here: _Exit, who: np.ndarray) -> torch.Tensor:
+        """Log-probs of these (positions among the undecided)."""
+        everybody = len(who) == len(here.n_frames)
+        rows = torch.from_numpy(who).to(here.hidden.device)
+        if here.log_probs is None:
+            return self.model.heads[here.index](here.hidden[rows], here.n_frames[rows])
+        return here.log_probs if everybody else here.log_probs[rows]
+
+    def _spelled(self, here: _Exit, who: np.ndarray, log_probs: torch.Tensor | None) -> list[Spelled | None]:
+        """What the attention decoder spells for these (positions among the undecided); None without it."""
+        if not isinstance(self.engine.decoder, AttentionSearch):
+            return [None] * len(who)
+        if here.spelled is not None:  # the policy has asked
+            return [here.spelled[i] for i in who]
+        rows = torch.from_numpy(who).to(here.hidden.device)
+        return spell_all(self.engine, here.index, here.hidden[rows], log_probs, self.n_frames[self.undecided[who]])
+
+    def _of_those_left(self, one: _Exit, left: np.ndarray) -> _Exit:
+        """What later exits are compared with or replaced by, for those who go on: only what will be asked for."""
+        longest = int(self.n_frames[self.undecided].max())
+        kept = torch.from_numpy(left).to(one.hidden.device)
+
+        def of_left(values: torch.Tensor) -> torch.Tensor:
+            return values if left.all() else values[kept][:, :longest]
+
+        searches = self.plan.keeps_paths and self.engine.decoder is not None
+        hidden = of_left(one.hidden) if self.plan.keeps_states or searches else one.hidden[:0]
+        log_probs = None
+        if one.log_probs is not None and (self.plan.keeps_log_probs or searches):
+            log_probs = of_left(one.log_probs)
+        path = one.path[:, left][:, :, :longest] if one.path is not None and self.plan.keeps_paths else None
+        texts, spelled = (
+            None if values is None else [value for value, stays in zip(values, left, strict=True) if stays]
+            for values in (one.texts, one.spelled)
+        )
+        return _Exit(one.index, hidden, one.n_frames[kept], log_probs, path, texts, spelled)
+
+    def _joined_exit(self, parts: Sequence[tuple[_Exit, torch.Tensor]]) -> _Exit:
+        """An exit before, for utterances of several batches: only what will be asked for."""
+        at = [(one, int(i), int(one.n_frames[i])) for one, rows in parts for i in rows]
+        first = parts[0][0]
+        hidden, log_probs, path, texts, spelled = first.hidden[:0], None, None, None, None
+        if len(first.hidden):
+            hidden = _taken([one.hidden[i, :n] for one, i, n in at])
+        if first.log_probs is not None:
+            log_probs = _taken([one.log_probs[i, :n] for one, i, n in at])
+        if first.path is not None:
+            path = np.zeros((2, len(at), max(n for _, _, n in at)), dtype=first.path.dtype)
+            for row, (one, i, n) in enumerate(at):
+                path[:, row, :n] = one.path[:, i, :n]
+        if first.texts is not None:
+            texts = [one.texts[i] for one, i, _ in at]
+        if first.spelled is not None:
+            spelled = [one.spelled[i] for one, i, _ in at]
+        n_frames = torch.cat([one.n_frames[rows] for one, rows in parts])
+        return _Exit(first.index, hidden, n_frames, log_probs, path, texts, spelled)
+
+    def _compact(self, *, n_layers: int) -> None:
+        """Take those who left out of the walk, if that pays before the next exit."""
+        if len(self.rows) == len(self.in_walk) or not len(self.rows):
+            return
+        before = len(self.in_walk), self.walk.state.hidden.shape[1]
+        after = len(self.rows), int(self.n_frames[self.undecided].max()) // self.walk.upsampling
+        if self.engine.compaction.pays(before, after, n_layers=n_layers):
+            self.compact()
+
+    def compact(self) -> None:
+        """Take those who left out of the walk."""
+        if len(self.rows) == len(self.in_walk):
+            return
+        kept = np.zeros(len(self.in_walk), dtype=bool)
+        kept[self.rows] = True
+        self.layers_run[self.in_walk[~kept]] = self.walk.layer
+        self.walk.keep(torch.from_numpy(kept).to(self.walk.rows.device))
+        self.in_walk, self.rows = self.in_walk[kept], np.arange(len(self.rows))
+
+
+def _taken(values: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Rows (frames, any) of different lengths, zero-padded to one tensor."""
+    return torch.nn.utils.rnn.pad_sequence([*values], batch_first=True)
+
+
+def _best_path(log_probs: torch.Tensor) -> torch.Tensor:
+    """Best token of each frame and its probability, (2, batch, frames), in float32, exact for 2^24 tokens."""
+    best = log_probs.float().max(dim=-1)
+    return torch.stack([best.indices.float(), best.values.exp()])
+
+
+def _to_host(signals: list[torch.Tensor], path: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Signals (n_signals, batch) and path (2, batch, frames), in one copy."""
+    flat = torch.cat([*(values.float().flatten() for values in signals), path.flatten()]).cpu().numpy()
+    n = len(signals) * path.shape[1]
+    return flat[:n].reshape(len(signals), path.shape[1]), flat[n:].reshape(tuple(path.shape))
+
+
+def spell_all(
+    engine: Engine, exit_index: int, hidden: torch.Tensor, log_probs: torch.Tensor, n_frames: np.ndarray
+) -> list[Spelled]:
+    """What the attention decoder spells of each utterance at an exit.
+
+    Arguments
+    ---------
+    engine : Engine
+        Whose decoder is an `AttentionSearch`.
+    exit_index : int
+        From 0.
+    hidden : torch.Tensor of shape (n, frames, dim)
+        Layer states.
+    log_probs : torch.Tensor of shape (n, frames, tokens)
+        Of the exit's CTC head.
+    n_frames : np.ndarray of shape (n,)
+        Valid frames.
+    """
+    rows = zip(hidden, log_probs, n_frames.tolist(), strict=True)
+    return [engine.decoder.spell(exit_index, states[:n], own[:n]) for states, own, n in rows]
+
+
+def searched_words(
+    engine: Engine, log_probs: torch.Tensor, heard: np.ndarray, *, spelled: Spelled | None = None
+) -> tuple[Word, ...]:
+    """Words of one utterance by search, sure as its best CTC tokens are between their ends.
+
+    The words of an attention decoder lie where the likeliest CTC path that spells them has them; where there are too
+    few frames for one, each takes an equal share of the utterance.
+
+    Arguments
+    ---------
+    engine : Engine
+        With a decoder.
+    log_probs : torch.Tensor of shape (frames, tokens)
+        Of the exit's CTC head, without padding.
+    heard : np.ndarray of shape (frames,)
+        Probability of each frame's best token.
+    spelled : Spelled or None
+        What the attention decoder spells; None for a CTC beam search.
+
+    Returns
+    -------
+    tuple of Word
+    """
+    frame_s = engine.frame_s
+    if not isinstance(engine.decoder, AttentionSearch):
+        return tuple(
+            Word(word, begin * frame_s, end * frame_s, float(heard[begin:end].mean(dtype=np.float64)))
+            for word, begin, end in engine.decoder.words(log_probs)
+        )
+    blank_index = engine.model.blank_index
+    path = aligned_path(log_probs.float().cpu().numpy(), spelled.tokens, blank_index=blank_index)
+    if path is not None:
+        return spell_words(path, heard, spellings=engine.spellings, blank_index=blank_index, frame_s=frame_s)
+    texts = engine.vocabulary.decode(spelled.tokens).split()
+    ends = np.linspace(0, len(heard) * frame_s, len(texts) + 1)
+    sure = float(heard.mean(dtype=np.float64))
+    return tuple(Word(text, *map(float, ends[i : i + 2]), sure) for i, text in enumerate(texts))

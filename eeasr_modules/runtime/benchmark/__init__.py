@@ -1,0 +1,1 @@
+"""The command `eeasr benchmark`: ways of transcribing timed side by side."""

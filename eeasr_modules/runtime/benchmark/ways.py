@@ -1,0 +1,295 @@
+"""Ways of transcribing a batch that `eeasr benchmark` times side by side, each as its authors would run it.
+
+Beside ours: the plain forward of transformers (or SpeechBrain) with a greedy decoder; a model cut off at an exit; all
+layers first and the policy's pick afterwards, as services do that log every exit; and a break of the whole batch on
+the batch's mean signal (Zaiem et al. 2023, "Fine-tuning Strategies for Faster Inference Using Speech Self-Supervised
+Models"; their mean counts padding, this one does not).
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from eeasr_modules.exits.policies.protocol import Policy, Static
+from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
+from eeasr_modules.models.encoders.huggingface_front_end import normalised
+from eeasr_modules.models.encoders.whisper import SupervisedEncoder
+from eeasr_modules.models.signals import WORD_SIGNALS
+from eeasr_modules.runtime.batch import Leaving
+from eeasr_modules.runtime.engine import Engine
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a way makes of one utterance.
+
+    Arguments
+    ---------
+    text : str
+        Its transcript.
+    exit_layer : int
+        Layer of the exit that gave it.
+    layers_run : int
+        Encoder layers that ran with it in the batch.
+    """
+
+    text: str
+    exit_layer: int
+    layers_run: int
+
+
+@dataclass(frozen=True, eq=False)
+class Way:
+    """One way of transcribing.
+
+    Arguments
+    ---------
+    name : str
+        Such as "ours".
+    policy : str
+        What decides; "" where nothing does.
+    run : callable
+        Padded waveforms (batch, samples), valid samples (batch,) and names to a list of `Heard`.
+    reads : tuple of bool
+        Heads that are read to decide, per exit; the emitting one comes on top.
+    least_batch : int
+        Batch size from which it differs from another way.
+    """
+
+    name: str
+    policy: str
+    run: Callable[[torch.Tensor, torch.Tensor, Sequence[str]], list[Heard]]
+    reads: tuple[bool, ...]
+    least_batch: int = 1
+
+
+def all_ways(engine: Engine, policies: Sequence[Policy]) -> list[Way]:
+    """Every way that a model and these policies have; the first is the one that others are compared with.
+
+    Arguments
+    ---------
+    engine : Engine
+        For its model, vocabulary, seed and language; its policy is not used.
+    policies : sequence of policy
+        Not open.
+
+    Returns
+    -------
+    list of Way
+    """
+    layers = engine.model.exit_layers
+    never = (False,) * len(layers)
+    full = with_policy(engine, Static(layers[-1]))
+    stock = Stock(engine.model.encoder)
+    ways = [
+        Way("full depth, this runtime", "", _engine_run(full), never),
+        Way(f"full depth, {stock.name}", "", _stock_run(engine, stock), never),
+    ]
+    ways += [Way(f"cut off at layer {layer}", "", _cut_run(engine, k), never) for k, layer in enumerate(layers[:-1])]
+    for policy in policies:
+        own = with_policy(engine, policy)
+        reads = tuple(bool(read) for read in own.plan.reads_head)
+        ways.append(Way("ours", str(policy), _engine_run(own), reads))
+        ways.append(Way("all layers, then pick", str(policy), _leaving_run(own, AllThenPick), reads))
+        if averages(own):
+            ways.append(Way("whole-batch break", str(policy), _leaving_run(own, WholeBatch), reads, 2))
+    return ways
+
+
+def with_policy(engine: Engine, policy: Policy) -> Engine:
+    """The same model under another policy.
+
+    Arguments
+    ---------
+    engine : Engine
+        Any.
+    policy : policy
+        Not open.
+
+    Returns
+    -------
+    Engine
+    """
+    return Engine(
+        engine.model,
+        engine.vocabulary,
+        policy=policy,
+        compaction=engine.compaction,
+        seed=engine.seed,
+        language=engine.language,
+    )
+
+
+def averages(engine: Engine) -> bool:
+    """Whether a batch mean of what the policy reads exists: not of transcripts or lists of words."""
+    return not {"hypothesis", *WORD_SIGNALS} & set(engine.plan.names)
+
+
+class AllThenPick(Leaving):
+    """All layers for everybody, heads and signals at every exit that the policy may read; it picks as it would live."""
+
+    def visit(self, k: int) -> None:
+        """Exit k: ask the policy of everybody; the first exit that it takes counts."""
+        if k == len(self.model.exit_layers) - 1:
+            super().visit(k)
+            return
+        here = self._arrive(k)
+        stop, self.state = self.engine.policy.step(self._signals(here), self.state)
+        self._emit_decided(here, np.flatnonzero(stop))
+        everybody = np.ones(len(stop), dtype=bool)
+        self.before = [self._of_those_left(one, everybody) for one in [here, *self.before][: self.plan.n_before]]
+
+    def _emit(self, here, who: np.ndarray, *, decided) -> None:
+        first = np.array([i for i in who if self.results[i] is None], dtype=np.int64)
+        if len(first):
+            super()._emit(here, first, decided=decided)
+
+    def _compact(self, *, n_layers: int) -> None:
+        """Nobody leaves."""
+
+
+class WholeBatch(Leaving):
+    """Everybody stops where the policy says for the mean of the batch's signals."""
+
+    def _signals(self, here) -> dict[str, np.ndarray]:
+        signals = super()._signals(here)
+        return {name: np.full(len(values), np.mean(values)) for name, values in signals.items()}
+
+
+class Stock:
+    """The encoder's forward as the library that it comes from has it, waveforms to states for the head.
+
+    Transformers: a padded batch with an attention mask where there is padding. SpeechBrain: features and subsampling
+    are ours, which it has none of; its Conformer leaks padding into the last frames of shorter utterances.
+
+    Arguments
+    ---------
+    encoder : Encoder
+        Of one of the two.
+    n_layers : int or None
+        Cut off there; None for all.
+    """
+
+    def __init__(self, encoder: nn.Module, *, n_layers: int | None = None):
+        self.encoder, self.n_layers = encoder, encoder.n_layers if n_layers is None else n_layers
+        self.is_huggingface = isinstance(encoder, HuggingFaceEncoder)
+        self.name = "transformers" if self.is_huggingface else "SpeechBrain"
+        self.module = self._cut_model() if self.is_huggingface else self._cut_conformer()
+
+    def __call__(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Layer states (batch, frames, dim) and valid frames (batch,)."""
+        return self._of_huggingface(wavs, n_samples) if self.is_huggingface else self._of_conformer(wavs, n_samples)
+
+    def _of_huggingface(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        n_frames = self.encoder.frames_for(n_samples)
+        if isinstance(self.encoder, SupervisedEncoder):  # no masks in transformers: one utterance after the other
+            alone = [self.encoder.stock(wav[:n], model=self.module) for wav, n in zip(wavs, n_samples.tolist())]
+            return nn.utils.rnn.pad_sequence(alone, batch_first=True), n_frames
+        if self.encoder.downsampler is not None:
+            wavs, n_samples = self.encoder.downsampler(wavs, n_samples)
+        x = normalised(wavs, n_samples) if self.encoder.normalise_wavs else wavs
+        mask = None
+        if bool((n_samples < wavs.shape[1]).any()):
+            mask = (torch.arange(wavs.shape[1], device=wavs.device) < n_samples.unsqueeze(1)).long()
+        return self.module(x, attention_mask=mask).last_hidden_state, n_frames
+
+    def _of_conformer(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        state = self.encoder.front_end(wavs, n_samples)
+        padded, positions = state.extra["padded"], state.extra["positions"]
+        hidden, _ = self.module(state.hidden, src_key_padding_mask=padded, pos_embs=positions)
+        return hidden, state.n_frames
+
+    def _cut_model(self) -> nn.Module:
+        """The model of transformers with fewer layers, weights shared; inner heads of "large" normalise themselves."""
+        if self.n_layers == self.encoder.n_layers:
+            return self.encoder.model
+        model = _copied(self.encoder.model)
+        model.encoder = _copied(model.encoder)
+        model.encoder.layers = nn.ModuleList(list(model.encoder.layers)[: self.n_layers])
+        if self.encoder.stable:
+            model.encoder.layer_norm = nn.Identity()
+        return model.eval()
+
+    def _cut_conformer(self) -> nn.Module:
+        if self.n_layers == self.encoder.n_layers:
+            return self.encoder.conformer
+        conformer = _copied(self.encoder.conformer)
+        conformer.layers = nn.ModuleList(list(conformer.layers)[: self.n_layers])
+        conformer.norm = nn.Identity()
+        return conformer.eval()
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """The same module with children of its own choosing."""
+    other = copy.copy(module)
+    other._modules = dict(module._modules)
+    return other
+
+
+def _engine_run(engine: Engine):
+    def run(wavs, n_samples, utt_ids):
+        said = engine.run(wavs, n_samples, utt_ids=utt_ids)
+        return [Heard(one.text, one.decided_layer, one.layers_run) for one in said]
+
+    return run
+
+
+def _leaving_run(engine: Engine, kind: type[Leaving]):
+    @torch.inference_mode()
+    def run(wavs, n_samples, utt_ids):
+        said = kind.begin(engine, wavs, n_samples, utt_ids).run()
+        return [Heard(one.text, one.decided_layer, one.layers_run) for one in said]
+
+    return run
+
+
+def greedy(engine: Engine, hidden: torch.Tensor, n_frames: torch.Tensor, *, exit_index: int) -> list[str]:
+    """Transcripts of one exit's head, with nothing beside them.
+
+    Arguments
+    ---------
+    engine : Engine
+        For heads and vocabulary.
+    hidden : torch.Tensor of shape (batch, frames, dim)
+        What the head sees.
+    n_frames : torch.Tensor of shape (batch,)
+        Valid frames.
+    exit_index : int
+        Whose head, from 0.
+
+    Returns
+    -------
+    list of str
+    """
+    log_probs = engine.model.heads[exit_index](hidden, n_frames)
+    return engine.texts(log_probs.argmax(dim=-1).cpu().numpy(), n_frames.tolist())
+
+
+def _stock_run(engine: Engine, stock: Stock):
+    @torch.inference_mode()
+    def run(wavs, n_samples, utt_ids):
+        hidden, n_frames = stock(wavs.to(engine.device), n_samples.to(engine.device))
+        upsampling = engine.model.upsampling
+        hidden, n_frames = hidden.repeat_interleave(upsampling, dim=1), n_frames * upsampling
+        texts = greedy(engine, hidden, n_frames, exit_index=len(engine.model.exit_layers) - 1)
+        return [Heard(text, stock.n_layers, stock.n_layers) for text in texts]
+
+    return run
+
+
+def _cut_run(engine: Engine, k: int):
+    layer = engine.model.exit_layers[k]
+
+    @torch.inference_mode()
+    def run(wavs, n_samples, utt_ids):
+        walk = engine.model.walk(wavs.to(engine.device), n_samples.to(engine.device))
+        texts = greedy(engine, walk.advance(layer), walk.n_frames, exit_index=k)
+        return [Heard(text, layer, layer) for text in texts]
+
+    return run

@@ -1,0 +1,270 @@
+"""One run by several processes, on one machine or many: who does what, their parts of the output, and the merging.
+
+Started by `torchrun`, which sets RANK, WORLD_SIZE and LOCAL_RANK. Rank 0 plans for all, every rank writes a part beside
+the output, and rank 0 merges the parts when all are done. Machines must see the same files under the same paths.
+"""
+
+import glob
+import heapq
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eeasr_modules.data.audio_files import file_name
+from eeasr_modules.data.waveform import split_segment
+from eeasr_modules.runtime.files.outputs import NAMES, csv_values, in_line
+
+WAIT = timedelta(days=30)  # for the slowest process: a corpus may take that long
+BYTES_A_SECOND = 16_000  # of files whose header says nothing: coded audio at 128 kb/s
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Which of how many processes this is.
+
+    Arguments
+    ---------
+    rank : int
+        From 0.
+    n_ranks : int
+        Processes in all.
+    local_rank : int
+        Among those on this machine, from 0.
+    """
+
+    rank: int = 0
+    n_ranks: int = 1
+    local_rank: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.n_ranks:
+            raise ValueError(f"RANK must be from 0 to WORLD_SIZE - 1, got {self.rank} of {self.n_ranks}")
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one plans, merges and reports."""
+        return self.rank == 0
+
+    @staticmethod
+    def from_environment(environment: Mapping[str, str] | None = None) -> "Ranks":
+        """As `torchrun` says by RANK, WORLD_SIZE and LOCAL_RANK; a single process without it.
+
+        Arguments
+        ---------
+        environment : mapping or None
+            None for this process's.
+
+        Raises
+        ------
+        ValueError
+            When they are not whole numbers that fit together.
+
+        Example
+        -------
+        >>> Ranks.from_environment({"RANK": "3", "WORLD_SIZE": "4"})
+        Ranks(rank=3, n_ranks=4, local_rank=0)
+        """
+        values = os.environ if environment is None else environment
+        found = {name: values.get(name) or other for name, other in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))}
+        try:
+            return Ranks(*(int(value) for value in found.values()))
+        except ValueError as err:
+            raise ValueError(f"torchrun's variables must be whole numbers that fit together, got {found}") from err
+
+
+def shares(seconds: Sequence[float], n_ranks: int) -> list[list[int]]:
+    """Positions for each process, of nearly equal total length: the longest first, each to who has least so far.
+
+    Longest processing time first: the fullest share exceeds the best possible one by at most a third (Graham 1969,
+    "Bounds on multiprocessing timing anomalies").
+
+    Arguments
+    ---------
+    seconds : sequence of float
+        Of each recording.
+    n_ranks : int
+        Shares to make.
+
+    Returns
+    -------
+    list of list of int
+        Rising within a share.
+
+    Example
+    -------
+    >>> shares([1.0, 5.0, 2.0, 3.0, 3.0], 2)
+    [[1, 2], [0, 3, 4]]
+    """
+    loads = [(0.0, rank) for rank in range(n_ranks)]
+    found: list[list[int]] = [[] for _ in range(n_ranks)]
+    for position in sorted(range(len(seconds)), key=lambda i: (-seconds[i], i)):
+        load, rank = heapq.heappop(loads)
+        found[rank].append(position)
+        heapq.heappush(loads, (load + seconds[position], rank))
+    return [sorted(share) for share in found]
+
+
+def seconds_of(path: str) -> float:
+    """Length of a recording by its header; guessed by the file's size where that cannot be read, 0 without a file."""
+    import soundfile
+
+    _, stretch = split_segment(path)
+    if stretch is not None:
+        return stretch[1] - stretch[0]
+    try:
+        return float(soundfile.info(file_name(path)).duration)
+    except Exception:  # whatever it is, its reader will say so
+        try:
+            return os.path.getsize(path) / BYTES_A_SECOND
+        except OSError:
+            return 0.0
+
+
+def part_path(output: str | Path, rank: int) -> Path:
+    """Where a process writes."""
+    return Path(f"{output}.part-{rank}")
+
+
+def part_paths(output: str | Path) -> list[Path]:
+    """Parts that lie beside an output, also those of an earlier run with more processes."""
+    found = map(Path, glob.glob(glob.escape(str(output)) + ".part-*"))
+    return sorted((one for one in found if one.suffix[6:].isdigit()), key=lambda one: int(one.suffix[6:]))
+
+
+def line_audio(line: str, format: str) -> str:
+    """The recording that a line of an output is about, as `outputs.in_line` gives it.
+
+    Example
+    -------
+    >>> line_audio("a b.wav\\tHELLO", "txt"), line_audio('"a,b.wav",HELLO', "csv")
+    ('a b.wav', 'a,b.wav')
+    """
+    if format == "txt":
+        return line.split("\t", 1)[0]
+    return in_line(json.loads(line)["audio"]) if format == "jsonl" else csv_values(line)[0]
+
+
+def merge(output: str | Path, *, format: str, paths: Sequence[str]) -> None:
+    """Put parts into the output, a line for each recording, and remove them.
+
+    A kill at any moment loses nothing: the output is replaced whole, and what is left of parts is taken in again.
+
+    Arguments
+    ---------
+    output : str or Path
+        May exist; lines of recordings that are not asked for now come first.
+    format : str
+        jsonl, csv or txt.
+    paths : sequence of str
+        Recordings in their order.
+
+    Raises
+    ------
+    ValueError
+        When a recording has no line: a process's part is not to be seen from here.
+    """
+    output, parts = Path(output), part_paths(output)
+    header: list[str] = []
+    lines: dict[str, str] = {}
+    for file in [*([output] if output.is_file() else []), *parts]:
+        content = file.read_bytes().decode("utf-8", NAMES).split("\n")[:-1]
+        header = content[:1] if format == "csv" else []
+        for line in content[len(header) :]:
+            lines.setdefault(line_audio(line, format), line)
+    asked = dict.fromkeys(map(in_line, paths))
+    missing = [path for path in asked if path not in lines]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} recordings have no line in the parts of '{output}' (first: '{missing[0]}'): all processes "
+            "must write to the same file system; the parts are kept"
+        )
+    order = [*(path for path in lines if path not in asked), *asked]
+    aside = output.with_name(output.name + ".tmp")
+    try:
+        with open(aside, "wb") as file:
+            for line in [*header, *(lines[path] for path in order)]:
+                file.write((line + "\n").encode("utf-8", NAMES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as err:
+        aside.unlink(missing_ok=True)
+        raise OSError(f"no room to merge the parts of '{output}' ({err.strerror}): they are whole and kept") from err
+    os.replace(aside, output)
+    for part in parts:
+        part.unlink()
+
+
+class Group:
+    """The processes of a run, talking through torch.distributed (gloo); alone, nothing is started.
+
+    Arguments
+    ---------
+    ranks : Ranks
+        Which one this is.
+    """
+
+    def __init__(self, ranks: Ranks):
+        self.ranks = ranks
+
+    def __enter__(self) -> "Group":
+        if self.ranks.n_ranks > 1:
+            import torch.distributed as dist
+
+            dist.init_process_group("gloo", timeout=WAIT)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.ranks.n_ranks > 1:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+
+    def from_first(self, make: Callable[[], Result]) -> Result:
+        """What the first process makes, for all; its ValueError or OSError is raised in all.
+
+        Arguments
+        ---------
+        make : callable
+            Without arguments; only the first process calls it.
+        """
+        made: list[Any] = [None, None]
+        if self.ranks.is_first:
+            try:
+                made[0] = make()
+            except (ValueError, OSError) as err:
+                made[1] = err
+        if self.ranks.n_ranks > 1:
+            import torch.distributed as dist
+
+            dist.broadcast_object_list(made, src=0)
+        if made[1] is not None:
+            raise made[1]
+        return made[0]
+
+    def gathered(self, value: Result) -> list[Result]:
+        """Every process's value, in the order of ranks; waits for all.
+
+        Raises
+        ------
+        OSError
+            When another process has stopped.
+        """
+        if self.ranks.n_ranks == 1:
+            return [value]
+        import torch.distributed as dist
+
+        found: list[Any] = [None] * self.ranks.n_ranks
+        try:
+            dist.all_gather_object(found, value)
+        except RuntimeError as err:
+            raise OSError(
+                "another process has stopped: see what it said, then give the same command again; finished recordings "
+                "are kept"
+            ) from err
+        return found

@@ -1,0 +1,420 @@
+"""Flat keys of a YAML file: what it includes beneath, what the command line gives on top.
+
+What a YAML may say, and the checks that come before anything is built.
+
+A YAML holds flat keys; `defaults: !include:other.yaml` brings in another file's keys, which the keys beside it and the
+command line replace. HyperPyYAML would let unknown nested keys and wrong types pass; here every key has a type.
+"""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from eeasr_modules.training.config.checks import (
+    OTHER_KEY,
+    PURPOSES,
+    OtherSet,
+    alphas_of,
+    check_cheaper_start,
+    check_decoder,
+    check_decoder_start,
+    check_kept_conformer,
+    check_regime,
+    check_upsample,
+    decoder_settings,
+    kept_depth,
+    other_sets,
+    regime_of,
+)
+from eeasr_modules.training.config.keys import ENCODER_KEYS, EVERY, KEYS, keys_of
+
+
+def flatten(loaded: dict) -> dict:
+    """Keys of a YAML with those of its `defaults` (an included YAML) beneath; the nearer one wins.
+
+    Example
+    -------
+    >>> flatten({"a": 1, "defaults": {"a": 0, "b": 2}})
+    {'a': 1, 'b': 2}
+    """
+    defaults = loaded.get("defaults") or {}
+    if not isinstance(defaults, dict):
+        raise ValueError(f"defaults must include another YAML (!include:file), got {defaults!r}")
+    own = {name: value for name, value in loaded.items() if name != "defaults"}
+    return {**flatten(defaults), **own} if defaults else own
+
+
+def load_yaml(path: str | Path, overrides: str | dict = "") -> dict:
+    """Flat keys of a YAML with overrides applied.
+
+    Arguments
+    ---------
+    path : Path
+        A HyperPyYAML file.
+    overrides : str or dict
+        As SpeechBrain's command line gives them.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        With one sentence.
+    """
+    from hyperpyyaml import load_hyperpyyaml
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no such YAML: '{path}'; those of this project are in hparams/")
+    replaced = parsed(overrides) if isinstance(overrides, str) else overrides
+    try:
+        with path.open(encoding="utf-8") as stream:
+            loaded = load_hyperpyyaml(stream)
+    except Exception as err:  # HyperPyYAML and ruamel raise a dozen unrelated kinds
+        raise ValueError(f"'{path}' is not a valid YAML: {' '.join(str(err).split())}") from err
+    if not isinstance(loaded, dict):
+        raise ValueError(f"'{path}' must hold keys and values, got {type(loaded).__name__}")
+    return {**flatten(loaded), **_plain(replaced)}
+
+
+def parsed(overrides: str) -> dict:
+    """Overrides as SpeechBrain's command line gives them; ValueError where they are no mapping."""
+    import yaml
+
+    try:
+        parsed = yaml.safe_load(overrides) or {}
+    except yaml.YAMLError as err:
+        given = " ".join(overrides.split())
+        raise ValueError(
+            f"what follows the YAML must be --key value, each value a valid YAML value, got '{given}'"
+        ) from err
+    if not isinstance(parsed, dict):
+        raise ValueError(f"what follows the YAML must be --key value, got '{overrides}' without a key")
+    return parsed
+
+
+def _plain(overrides: dict) -> dict:
+    """Overrides as YAML 1.1 reads them, with `1e-3` a number as everywhere else."""
+    number = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+    return {k: float(v) if isinstance(v, str) and number.fullmatch(v) else v for k, v in overrides.items()}
+
+
+SHAPE_KEYS = ("encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "sample_rate")
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration.
+
+    Arguments
+    ---------
+    values : dict
+        Every key of `keys_of(encoder)`; for a Hugging Face encoder also `n_layers` and `dim`, once its checkpoint
+        was asked (see `load`).
+    other_sets : tuple of OtherSet
+        From the `also_`, `release_` and `ood_..._folder` keys that are not null, in the order of the YAML.
+    """
+
+    values: dict
+    other_sets: tuple[OtherSet, ...] = ()
+
+    def __getattr__(self, name: str):
+        values = self.__dict__.get("values", {})
+        if name not in values:
+            raise AttributeError(f"the configuration has no key '{name}'")
+        return values[name]
+
+    @property
+    def encoder_settings(self) -> dict:
+        """Arguments of `models.encoders.build_encoder`."""
+        own = ("encoder", "sample_rate", "downsample", "downsample_factor", *ENCODER_KEYS[self.values["encoder"]])
+        if self.values["encoder"] == "huggingface":
+            own += ("keep_layers",)  # the Conformer's n_layers says it, once the depth is known
+        return {name: self.values[name] for name in own if name != "checkpoint_head"}  # that is a matter of heads
+
+    @property
+    def trained_corpora(self) -> list[str]:
+        """Names of the corpora that are trained on, the main one first."""
+        also = [other.corpus for other in self.other_sets if other.role == "also"]
+        return list(dict.fromkeys([self.values["corpus"], *also]))
+
+    @property
+    def augmentations(self) -> set[str]:
+        """Names of the test-time shifts that training has seen."""
+        return {"fast"} if any(speed >= 120 for speed in self.values["speeds"]) else set()
+
+
+def corpus_folders(recipes: Path) -> dict[str, Path]:
+    """Corpora by lower-case name: the folders of `recipes` that have a `prepare.py`."""
+    return {path.parent.name.lower(): path.parent for path in sorted(recipes.glob("*/prepare.py"))}
+
+
+def check(values: dict, *, recipes: Path) -> Config:
+    """A `Config`, or ValueError with one sentence on the first thing that is wrong.
+
+    Arguments
+    ---------
+    values : dict
+        Flat keys, see `flatten`.
+    recipes : Path
+        The folder of corpora.
+    """
+    corpora = corpus_folders(recipes)
+    own = {name: value for name, value in values.items() if not OTHER_KEY.fullmatch(name)}
+    unknown = sorted(set(own) - set(KEYS))
+    if unknown:
+        known = keys_of(own["encoder"]) if own.get("encoder") in (*ENCODER_KEYS,) else KEYS
+        raise ValueError(f"unknown key {', '.join(unknown)}{_nearest(unknown[0], known)}")
+    if "encoder" not in own:
+        raise ValueError("the YAML lacks the keys encoder")
+    KEYS["encoder"].check("encoder", own["encoder"])
+    keys = keys_of(own["encoder"])
+    for name in sorted(set(own) - set(keys)):
+        kind = next(kind for kind, theirs in ENCODER_KEYS.items() if name in theirs)
+        raise ValueError(f"{name} belongs to encoder {kind}, this run has encoder {own['encoder']}: leave it out")
+    missing = sorted(set(keys) - set(own))
+    if missing:
+        raise ValueError(f"the YAML lacks the keys {', '.join(missing)}")
+    for name, value in own.items():
+        keys[name].check(name, value)
+    if own["corpus"].lower() not in corpora:
+        raise ValueError(f"corpus must be a folder of recipes/ ({', '.join(corpora)}), got '{own['corpus']}'")
+    own = {**own, "corpus": corpora[own["corpus"].lower()].name}
+    config = Config(own, other_sets(values, corpora, trained_on=own["corpus"].lower()))
+    _check_together(config)
+    if config.regime == "heads_only":
+        config = dataclasses.replace(config, values={**config.values, "freeze_encoder": True})
+    return config if "n_layers" not in own else with_depth(config, n_layers=own["n_layers"], dim=own["dim"])
+
+
+def _check_together(config: Config) -> None:
+    """Checks that need more than one key, but not the encoder's depth; policy texts are parsed here."""
+    from eeasr_modules.data.shifts import SHIFTS
+    from eeasr_modules.data.text import NORMALISERS
+    from eeasr_modules.exits import parse_policies, parse_policy
+    from eeasr_modules.exits.tuning.risk_losses import target_of
+
+    for text in (config.exit_policy, config.compare_policies):
+        (parse_policy if text is config.exit_policy else parse_policies)(text)
+    for shift in config.shifts:
+        if shift not in SHIFTS:
+            raise ValueError(f"unknown shift '{shift}', there are {', '.join(SHIFTS)}")
+    if config.exit_risk is not None:
+        try:
+            target_of(config.exit_risk)
+        except ValueError as err:
+            raise ValueError(
+                f"exit_risk must be [eps, delta] or [eps, delta, clip] with delta between 0 and 1 and clip above eps, "
+                f"got {config.exit_risk}"
+            ) from err
+        if not parse_policy(config.exit_policy).is_open:
+            raise ValueError(
+                f"exit_risk chooses the threshold of exit_policy, but {config.exit_policy} has one: "
+                "leave its number out"
+            )
+    if config.normaliser not in (None, "none", *NORMALISERS):
+        raise ValueError(f"normaliser must be null, none or one of {', '.join(NORMALISERS)}, got '{config.normaliser}'")
+    if not config.speeds:
+        raise ValueError("speeds must hold at least one percentage, got []; [100] leaves the speed as it is")
+    if config.tokens != "characters" and config.n_tokens is None:
+        raise ValueError(f"tokens: {config.tokens} needs n_tokens, the size of the vocabulary")
+    if config.n_epochs == 0 and config.init_from is None:
+        raise ValueError("n_epochs: 0 only evaluates and needs init_from, a trained model folder")
+    for name in ("average_exits", "nbest"):
+        if getattr(config, name) == 1:
+            raise ValueError(f"{name} must be 0 (none) or at least 2, got 1")
+    _check_splits(config)
+    check_regime(config)
+    check_decoder(config)
+    if config.encoder == "conformer":
+        _check_conformer(config)
+    else:
+        _check_huggingface(config)
+    check_upsample(config)
+    if config.init_from is not None:
+        _check_start(config)
+
+
+def _check_splits(config: Config) -> None:
+    """No split twice, and none for both choosing and testing."""
+    for purpose in PURPOSES:
+        splits = getattr(config, f"{purpose}_splits")
+        twice = sorted({split for split in splits if splits.count(split) > 1})
+        if twice:
+            raise ValueError(f"{purpose}_splits names {', '.join(twice)} twice, got {splits}: name each split once")
+    both = sorted(set(config.valid_splits) & set(config.test_splits))
+    if both:
+        raise ValueError(
+            f"test_splits and valid_splits both name {', '.join(both)}: checkpoints and thresholds are chosen on "
+            "valid_splits, so test on another"
+        )
+
+
+def _check_conformer(config: Config) -> None:
+    if config.dim % (2 * config.n_heads):
+        raise ValueError(f"dim must be a multiple of 2 x n_heads, got {config.dim} and {config.n_heads}")
+    if config.kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {config.kernel_size}")
+    if (config.freeze_encoder or config.regime == "heads_only") and config.init_from is None:
+        raise ValueError("freeze_encoder: true trains heads only and needs init_from, a model folder to start from")
+    check_kept_conformer(config)
+
+
+def _check_huggingface(config: Config) -> None:
+    if config.source is None and config.init_from is None:
+        raise ValueError("encoder: huggingface needs source, a hub id or a local folder (or init_from, a model folder)")
+    if config.sample_rate != 16000:
+        raise ValueError(f"encoder huggingface hears 16000 Hz, sample_rate is {config.sample_rate}")
+
+
+def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
+    """The configuration with its depth known: exits placed, and exits, policies and budget checked against it.
+
+    Arguments
+    ---------
+    config : Config
+        As `check` gives it.
+    n_layers, dim : int
+        Of the encoder, before `keep_layers` takes the last layers off.
+
+    Raises
+    ------
+    ValueError
+        On an exit or a policy's layer that there is not, or a budget that no choice of exits has.
+    """
+    from eeasr_modules.exits import check_against, parse_policies, parse_policy
+    from eeasr_modules.models.multi_exit import check_exit_layers
+
+    exit_layers, n_layers = config.exit_layers, kept_depth(config, n_layers)
+    if isinstance(exit_layers, str):
+        exit_layers = spread(exit_layers, n_layers)
+    check_exit_layers(exit_layers, n_layers)
+    config = dataclasses.replace(
+        config, values={**config.values, "exit_layers": exit_layers, "n_layers": n_layers, "dim": dim}
+    )
+    regime_of(config)  # weights and epochs fit it
+    alphas_of(config)
+    decoder_settings(config)
+    for policy in [parse_policy(config.exit_policy), *parse_policies(config.compare_policies)]:
+        check_against(policy, exit_layers)
+    budget = config.exit_budget * (n_layers if config.exit_budget <= 1 else 1)
+    if len(exit_layers) > 1 and not exit_layers[0] <= budget <= n_layers:
+        raise ValueError(
+            f"exit_budget {config.exit_budget:g} means {budget:g} layers on average; it must lie between the first "
+            f"exit, {exit_layers[0]}, and the last, {n_layers}"
+        )
+    if config.n_epochs == 0:
+        _check_exits_trained(config)
+    return config
+
+
+def spread(text: str, n_layers: int) -> list[int]:
+    """Exits at even distances that end at the last layer.
+
+    Example
+    -------
+    >>> spread("every 2", 12), spread("every 5 from 10", 24)
+    ([2, 4, 6, 8, 10, 12], [14, 19, 24])
+    """
+    step, first = EVERY.fullmatch(text).groups()
+    step, first = int(step), int(first or step)
+    if not (step >= 1 and 1 <= first <= n_layers):
+        raise ValueError(f"exit_layers: {text} gives no exits for an encoder of {n_layers} layers")
+    return list(range(n_layers, first - 1, -step))[::-1]
+
+
+def _start(config: Config) -> dict:
+    """`config.json` of the model folder `init_from`."""
+    path = Path(config.init_from) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"init_from must be a model folder with a config.json, '{config.init_from}' has none")
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def corpora_of(model_config: dict) -> list[str]:
+    """Corpora that a model folder's `config.json` says it was trained on; empty where it does not say."""
+    if "corpora" in model_config:
+        return list(model_config["corpora"])
+    return [model_config["corpus"]] if model_config.get("corpus") else []  # folders written by version 0.1
+
+
+def _check_start(config: Config) -> None:
+    """The model of `init_from` has an encoder of the shape that the YAML describes."""
+    start = _start(config)
+    theirs = start["encoder"]
+    names = [*SHAPE_KEYS, *(["source"] if config.values.get("source") is not None else [])]
+    for name in names:
+        if name in theirs and name in config.values and theirs[name] != config.values[name]:
+            raise ValueError(
+                f"init_from '{config.init_from}' is a model with {name} {theirs[name]}, but the YAML has {name} "
+                f"{config.values[name]}: they must be the same"
+            )
+    check_cheaper_start(config, start)
+    check_decoder_start(config, start)
+    if start.get("self_condition", False) and not config.self_condition:
+        raise ValueError(f"init_from '{config.init_from}' is a self-conditioned model: give self_condition: true")
+    theirs = corpora_of(start)
+    if config.n_epochs == 0 and theirs and config.corpus.lower() not in map(str.lower, theirs):
+        raise ValueError(
+            f"init_from '{config.init_from}' was trained on {', '.join(theirs)}, but corpus is {config.corpus}: "
+            "without training it must be one of them, or sets would be labelled wrongly"
+        )
+
+
+def _check_exits_trained(config: Config) -> None:
+    trained = _start(config).get("exit_layers", [])
+    fresh = [layer for layer in config.exit_layers if layer not in trained]
+    if fresh:
+        raise ValueError(
+            f"n_epochs: 0 only evaluates, but init_from '{config.init_from}' has exits after layers {trained}, none "
+            f"after {', '.join(map(str, fresh))}"
+        )
+    if config.self_condition and config.exit_layers != trained:
+        raise ValueError(
+            f"n_epochs: 0 only evaluates, and the self-conditioned model of init_from '{config.init_from}' needs all "
+            f"of its exits, after layers {trained}, got {config.exit_layers}"
+        )
+
+
+def _nearest(name: str, known) -> str:
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else f"; known keys are {', '.join(sorted(known))}"
+
+
+def load(path: str | Path, overrides: str | dict, *, recipes: Path) -> Config:
+    """The checked configuration of a run, its exits placed; see `load_yaml`, `check` and `with_depth`.
+
+    A Hugging Face checkpoint is asked for its depth here (its settings only, no weights). `exit_layers` or `source`
+    given on the command line without `output_folder` get a run folder of their own, so that the run in the usual one
+    is not disturbed: `runs/an4` becomes `runs/an4_exits_2_4_8`.
+    """
+    values = load_yaml(path, overrides)
+    before = load_yaml(path)
+    if values.get("output_folder") == before.get("output_folder"):
+        if values.get("source") != before.get("source") and values.get("source"):
+            values["output_folder"] = f"{values['output_folder']}_{Path(str(values['source'])).name}"
+        if values.get("exit_layers") != before.get("exit_layers"):
+            layers = values["exit_layers"]
+            KEYS["exit_layers"].check("exit_layers", layers)
+            suffix = layers.replace(" ", "_") if isinstance(layers, str) else "_".join(map(str, layers))
+            values["output_folder"] = f"{values['output_folder']}_exits_{suffix}"
+    config = check(values, recipes=recipes)
+    return config if "n_layers" in config.values else with_depth(config, **_checkpoint_shape(config))
+
+
+def _checkpoint_shape(config: Config) -> dict[str, int]:
+    """`n_layers` and `dim` of the checkpoint that a Hugging Face encoder starts from."""
+    from eeasr_modules.models.encoders.huggingface_checkpoint import (
+        as_json,
+        check_attention,
+        checkpoint_config,
+        shape_of,
+    )
+
+    if config.init_from is not None:
+        return shape_of(_start(config)["encoder"]["hf_config"])
+    checkpoint = checkpoint_config(config.source)
+    check_attention(checkpoint, config.attention)
+    return shape_of(as_json(checkpoint))

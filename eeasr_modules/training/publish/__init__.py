@@ -1,0 +1,1 @@
+"""Model folders for others: the hub, SpeechBrain's loader, tables without others' texts."""

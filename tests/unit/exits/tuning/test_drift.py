@@ -1,0 +1,201 @@
+"""The drift watch keeps its false-alarm rate, and sees what it should."""
+
+from bisect import bisect_left, bisect_right
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+import eeasr_modules
+from eeasr_modules.exits.policies.text import parse_policy
+from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tuning.drift import JUMP_RATES, N_BETS, DriftWatch, bet, bet_odds, drift_score, drift_scores
+from eeasr_modules.exits.tuning.replay import replay
+
+TABLES = Path(eeasr_modules.__file__).parent / "shipped" / "small" / "tables"
+SHIPPED_POLICY = "between(5, 6, entropy(0.10277))"
+
+
+def online_ranks(scores, n_calibration, rng):
+    """Ranks of scores[n_calibration:] among all before them, for wealth of many streams side by side."""
+    ranked, p = sorted(scores[:n_calibration].tolist()), []
+    for score in scores[n_calibration:].tolist():
+        below, not_above = bisect_left(ranked, score), bisect_right(ranked, score)
+        ranked.insert(below, score)
+        p.append((below + rng.random() * (not_above - below + 1)) / len(ranked))
+    return p
+
+
+def wealth_paths(p):
+    """Wealth after each rank of every stream, for p of shape (n_streams, n_utterances)."""
+    shares = np.full((len(p), len(JUMP_RATES), N_BETS), 1 / N_BETS)
+    log_wealth = np.zeros((len(p), len(JUMP_RATES)))
+    paths = []
+    for column in np.asarray(p).T:
+        shares, log_wealth = bet(shares, log_wealth, p=column)
+        paths.append(np.exp(log_wealth).mean(-1))
+    return np.stack(paths, axis=1)
+
+
+def utterances_to_alarm(watch, scores):
+    for score in scores:
+        if watch.add(score):
+            return watch.alarm_at
+    return None
+
+
+def test_every_bet_is_fair_and_never_ruined():
+    p = (np.arange(100_000) + 0.5) / 100_000
+    assert bet_odds(p).shape == (100_000, N_BETS)
+    np.testing.assert_allclose(bet_odds(p).mean(0), 1, atol=1e-8)
+    assert bet_odds(np.linspace(0, 1, 1001)).min() > 0.04
+
+
+def test_mean_wealth_of_exchangeable_streams_is_one():
+    wealth = wealth_paths(np.random.default_rng(0).random((40_000, 5)))[:, -1]
+    assert abs(wealth.mean() - 1) < 5 * wealth.std() / 200
+
+
+@pytest.mark.parametrize("draw", ["smooth", "tied", "heavy"])
+@pytest.mark.parametrize("n_calibration", [10, 300])
+def test_ranks_are_uniform_whatever_the_scores_are(draw, n_calibration):
+    rng = np.random.default_rng(1)
+    scores = {"smooth": rng.normal(size=2300), "tied": rng.integers(0, 3, 2300), "heavy": rng.standard_cauchy(2300)}
+    ranks = online_ranks(scores[draw][: n_calibration + 2000].astype(float), n_calibration, rng)
+    assert kstest(ranks, "uniform").pvalue > 0.001
+
+
+def test_false_alarms_come_in_at_most_a_share_alpha_of_long_streams():
+    rng = np.random.default_rng(2)
+    n_streams, n_calibration, n_live = 400, 100, 2000
+    scores = rng.normal(size=(n_streams, n_calibration + n_live))
+    scores[::2] = scores[::2].round()  # every other stream is nearly all ties
+    highest = wealth_paths([online_ranks(row, n_calibration, rng) for row in scores]).max(1)
+    for alpha in (0.01, 0.05, 0.1, 0.5):
+        alarms = int((highest >= 1 / alpha).sum())
+        assert alarms <= alpha * n_streams, f"{alarms} false alarms in {n_streams} at {alpha}"
+
+
+def test_the_watch_itself_does_as_many_streams_at_once_do():
+    scores = np.random.default_rng(3).normal(size=500).round(1)
+    watch = DriftWatch(scores[:100], alpha=0.01, seed=7)
+    wealth = []
+    for score in scores[100:]:
+        watch.add(score)
+        wealth.append(watch.wealth)
+    expected = wealth_paths([online_ranks(scores, 100, np.random.default_rng(7))])[0]
+    np.testing.assert_allclose(wealth, expected, rtol=1e-9)
+    assert watch.n_seen == 400
+
+
+@pytest.mark.parametrize(("mean", "scale", "within"), [(3, 1, 20), (1, 1, 60), (-1, 1, 60), (0, 4, 60), (0, 0.2, 120)])
+def test_a_shift_at_the_start_is_seen_within_so_many_utterances(mean, scale, within):
+    rng = np.random.default_rng(4)
+    took = []
+    for seed in range(20):
+        watch = DriftWatch(rng.normal(size=300), alpha=0.01, seed=seed)
+        took.append(utterances_to_alarm(watch, rng.normal(mean, scale, 1000)) or 1000)
+    assert np.median(took) <= within, took
+
+
+def test_a_late_shift_is_seen_too():
+    rng = np.random.default_rng(5)
+    took = []
+    for seed in range(10):
+        watch = DriftWatch(rng.normal(size=300), alpha=0.01, seed=seed)
+        assert utterances_to_alarm(watch, rng.normal(size=2000)) is None
+        took.append((utterances_to_alarm(watch, rng.normal(1, size=500)) or 2500) - 2000)
+    assert np.median(took) <= 60, took
+
+
+def test_an_alarm_stays_and_wealth_never_turns_into_nan():
+    watch = DriftWatch(np.arange(100.0))
+    for score in np.arange(1000.0, 4000.0):
+        watch.add(score)
+    assert watch.alarm_at < 20
+    assert watch.wealth == np.inf
+    for score in np.random.default_rng(6).uniform(0, 4000, 200):
+        assert watch.add(score)
+
+
+def test_a_full_watch_stands_still_and_still_counts():
+    watch = DriftWatch([0.0, 1.0], max_scores=5)
+    for score in (2.0, 3.0, 4.0):
+        watch.add(score)
+    before = watch.wealth
+    assert watch.full
+    assert not any(watch.add(100.0) for _ in range(100))
+    assert (watch.wealth, watch.n_seen) == (before, 103)
+
+
+@pytest.mark.parametrize(
+    ("scores", "more", "said"),
+    [
+        ([], {}, "at least one"),
+        ([np.nan], {}, "finite"),
+        ([1.0], {"alpha": 0}, "between 0 and 1"),
+        ([1.0, 2.0], {"max_scores": 1}, "hold the 2"),
+    ],
+)
+def test_a_watch_that_cannot_be_is_refused(scores, more, said):
+    with pytest.raises(ValueError, match=said):
+        DriftWatch(scores, **more)
+
+
+def test_a_score_that_is_no_number_is_refused_and_not_counted():
+    watch = DriftWatch([1.0])
+    with pytest.raises(ValueError, match="finite"):
+        watch.add(np.nan)
+    assert watch.n_seen == 0
+    with pytest.raises(ValueError, match="finite"):
+        drift_score(0, np.inf)
+
+
+def test_scores_rank_by_exit_first_and_then_by_the_signal(make_table):
+    table = make_table(0)
+    policy = parse_policy("entropy(0.3)")
+    scores, exit_index = drift_scores(table, policy), replay(policy, table)
+    taken = table.signal("entropy")[np.arange(table.n_utterances), exit_index]
+    assert len(set(exit_index)) > 1
+    order = np.argsort(scores, kind="stable")
+    np.testing.assert_array_equal(order, np.lexsort((taken, exit_index)))
+
+
+def test_a_signal_that_is_a_text_is_refused(make_table):
+    with pytest.raises(ValueError, match="hypothesis"):
+        drift_scores(make_table(0), parse_policy("entropy(0.3)"), signal="hypothesis")
+
+
+@pytest.mark.parametrize(
+    ("stream", "signal", "within"),
+    [
+        ("commonvoice_test", "entropy", 40),
+        ("commonvoice_test", "blank_rate", 40),
+        ("digits_test", "blank_rate", 20),
+        ("digits_test", "entropy", None),  # no errors are seen, only scores: these are much like calibration's
+    ],
+)
+def test_shipped_tables_of_other_speech_are_told_from_calibration_where_their_scores_differ(stream, signal, within):
+    policy = parse_policy(SHIPPED_POLICY)
+    calibration, live = (
+        drift_scores(read_table(TABLES / f"{name}.parquet"), policy, signal=signal) for name in ("mixed_dev", stream)
+    )
+    took = []
+    for seed in range(10):
+        shuffled = np.random.default_rng(seed).permutation(live)
+        took.append(utterances_to_alarm(DriftWatch(calibration, alpha=0.01, seed=seed), shuffled))
+    if within is None:
+        assert took.count(None) >= 9, took
+    else:
+        assert None not in took
+        assert np.median(took) <= within, took
+
+
+def test_half_of_the_shipped_calibration_table_raises_no_alarm_against_the_other_half():
+    scores = drift_scores(read_table(TABLES / "mixed_dev.parquet"), parse_policy(SHIPPED_POLICY))
+    alarms = 0
+    for seed in range(100):
+        mixed = np.random.default_rng(seed).permutation(scores)
+        alarms += utterances_to_alarm(DriftWatch(mixed[:173], alpha=0.05, seed=seed), mixed[173:]) is not None
+    assert alarms <= 5

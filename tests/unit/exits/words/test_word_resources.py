@@ -1,0 +1,39 @@
+import builtins
+
+import pytest
+
+from eeasr_modules.exits.words.resources import WordResources, word_resources
+
+
+def test_frequencies_come_from_counts_of_transcripts_whatever_their_case():
+    words = WordResources.from_texts(["the cat THE dog", "the"])
+    assert words.zipf("the") == words.zipf("THE") == pytest.approx(8.778, abs=1e-3)  # log10(3 / 5 * 1e9)
+    assert words.zipf("bird") == 0.0
+    assert words.is_seen("cat") and not words.is_seen("bird")
+    with pytest.raises(ValueError, match="need at least one word, and training transcripts hold none"):
+        WordResources.from_texts(["", " "])
+
+
+def test_english_frequencies_rank_words_and_know_parts_of_words():
+    pytest.importorskip("wordfreq")
+    words = word_resources("en")
+    assert words.zipf("the") > 7 > words.zipf("window") > 4 > words.zipf("koncord") == 0.0
+    assert words.zipf("window-garden") > 0  # hyphens: from its parts
+    assert words.char_score("window") > words.char_score("wniodw")
+    assert word_resources("en") is words
+
+
+def test_unknown_languages_and_a_missing_package_are_refused(monkeypatch):
+    pytest.importorskip("wordfreq")
+    with pytest.raises(ValueError, match=r"language must be one that wordfreq knows .*, got 'tlh'"):
+        word_resources("tlh")
+    real = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "wordfreq":
+            raise ImportError(name)
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ValueError, match=r"wordfreq, which is not installed: pip install 'eeasr\[lexical\]'"):
+        word_resources.__wrapped__("en")
