@@ -7,24 +7,44 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
-from eeasr_modules.exits.policies.protocol import exits_back
+from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
+from eeasr_modules.exits.policies.protocol import Policy, exits_back
 from eeasr_modules.models.decoding.attention import AttentionSearch, Spelled
+from eeasr_modules.models.decoding.beam import BeamDecoder
 from eeasr_modules.models.decoding.greedy import aligned_path
-from eeasr_modules.models.signals import word_signals
+from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.signals import WordFrames, word_signals
 from eeasr_modules.models.walk import Walk
-from eeasr_modules.runtime.signals import head_signals, plain_signals, transcript_signals
+from eeasr_modules.runtime.signals import SignalPlan, head_signals, plain_signals, transcript_signals
 from eeasr_modules.runtime.transcript import Word, spell_words
 
-if TYPE_CHECKING:
-    from eeasr_modules.runtime.engine import Engine
-
-
 OnExit = Callable[[int, Sequence[int], Sequence[str]], None]  # exit layer, who goes on, what they say there
+
+
+class Engine(Protocol):
+    """What a batch asks of the engine that runs it: see `runtime.engine.Engine`."""
+
+    model: MultiExit
+    policy: Policy
+    plan: SignalPlan
+    decoder: BeamDecoder | AttentionSearch | None
+    compaction: Any  # asked by `pays`
+    vocabulary: CharVocabulary | SentencePieceVocabulary
+    spellings: Sequence[str]
+    word_frames: WordFrames | None
+    sample_rate: int
+    frame_s: float
+    seed: int
+    language: str
+    device: torch.device
+
+    def texts(self, best: np.ndarray, n_frames: Sequence[int]) -> list[str]:
+        """Transcripts of greedy paths (n, frames)."""
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,7 @@ import torch
 from eeasr_modules.data.waveform import fault
 from eeasr_modules.exits.words.confidence import ConfidenceMap
 from eeasr_modules.runtime.batch import OnExit, Recognised
-from eeasr_modules.runtime.confidence import with_probabilities
-from eeasr_modules.runtime.transcript import Transcript, Word
+from eeasr_modules.runtime.transcript import Transcript, Word, with_probabilities
 
 LONGEST_S, OVERLAP_S = 30.0, 4.0
 _WINDOW_S = 0.2  # of which the loudness is taken

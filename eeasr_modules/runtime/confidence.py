@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from eeasr_modules.data.waveform import fault
 from eeasr_modules.exits.words.confidence import MAP_FILE, ConfidenceMap, fit_confidence_map
 from eeasr_modules.models.device import computed_in
+from eeasr_modules.runtime.engine import Engine
 from eeasr_modules.runtime.transcript import Word, spell_words
-
-if TYPE_CHECKING:
-    from eeasr_modules.runtime.engine import Engine
 
 
 def words_of_exits(engine: Engine, wav: torch.Tensor) -> list[tuple[Word, ...]]:
@@ -126,27 +122,3 @@ def _heard(
         heard.append([([normalise(w.text) for w in words], [w.confidence for w in words]) for words in exits])
         references.append(normalise(said))
     return heard, references
-
-
-def with_probabilities(words: Sequence[Word], confidence_map: ConfidenceMap, *, exit_layer: int) -> tuple[Word, ...]:
-    """The words of one chunk, with probabilities that they are right in place of the head's confidences.
-
-    Arguments
-    ---------
-    words : sequence of Word
-        Of one exit.
-    confidence_map : ConfidenceMap
-        The model's.
-    exit_layer : int
-        Which exit.
-
-    Returns
-    -------
-    tuple of Word
-    """
-    if not words:
-        return ()
-    values = confidence_map.probabilities(
-        [word.text for word in words], [word.confidence for word in words], exit_layer=exit_layer
-    )
-    return tuple(replace(word, confidence=float(value)) for word, value in zip(words, values, strict=True))

@@ -9,6 +9,8 @@ from itertools import pairwise
 
 import numpy as np
 
+from eeasr_modules.exits.words.confidence import ConfidenceMap
+
 
 @dataclass(frozen=True)
 class Word:
@@ -163,3 +165,27 @@ def _rounded(value):
     if isinstance(value, dict):
         return {name: _rounded(inner) for name, inner in value.items()}
     return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def with_probabilities(words: Sequence[Word], confidence_map: ConfidenceMap, *, exit_layer: int) -> tuple[Word, ...]:
+    """The words of one chunk, with probabilities that they are right in place of the head's confidences.
+
+    Arguments
+    ---------
+    words : sequence of Word
+        Of one exit.
+    confidence_map : ConfidenceMap
+        The model's.
+    exit_layer : int
+        Which exit.
+
+    Returns
+    -------
+    tuple of Word
+    """
+    if not words:
+        return ()
+    values = confidence_map.probabilities(
+        [word.text for word in words], [word.confidence for word in words], exit_layer=exit_layer
+    )
+    return tuple(replace(word, confidence=float(value)) for word, value in zip(words, values, strict=True))

@@ -168,6 +168,35 @@ def test_the_command_line_imports_inside_each_command():
     assert not heavy, heavy
 
 
+def circles(imported):
+    """Modules that import each other, by way of others or not: lists of names; what a module imports by name."""
+    found, reach = [], {}
+    for start in imported:
+        seen, waiting = set(), [*imported[start]]
+        while waiting:
+            name = waiting.pop()
+            if name not in seen:
+                seen.add(name)
+                waiting += imported.get(name, ())
+        reach[start] = seen
+    for name in imported:
+        if name in reach[name] and not any(name in one for one in found):
+            found.append(sorted(other for other in reach[name] if name in reach.get(other, ())))
+    return found
+
+
+def test_no_modules_import_each_other_for_types_or_late():
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in files()}
+    modules = {name: path for name, path in modules.items() if not name.endswith("__init__")}
+    imported = {}
+    for name, path in modules.items():
+        names = [one for one, _, _ in imports(path)]
+        imported[name] = {one if one in modules else one.rpartition(".")[0] for one in names} & set(modules)
+    assert len(imported) > 100 and sum(map(len, imported.values())) > 300
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+    assert circles(imported) == []
+
+
 def mends_torchaudio(path):
     """Whether importing this file calls `ensure_torchaudio`: itself, its room, or what its top imports."""
     waiting, seen = [path], set()

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from eeasr_modules.models.attention_decoder import NEVER_SAID, AttentionDecoder
-
-if TYPE_CHECKING:
-    from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.multi_exit import MultiExit
 
 DECODER_SIGNALS = ("sequence_log_prob", "token_entropy")
 

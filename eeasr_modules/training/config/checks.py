@@ -18,16 +18,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from eeasr_modules.exits.policies.protocol import DECODER_SIGNALS
 from eeasr_modules.training.config.keys import Key
+from eeasr_modules.training.config.settings import PURPOSES, Config, OtherSet
 from eeasr_modules.training.regimes import OWN_TEACHERS, Regime
-
-if TYPE_CHECKING:
-    from eeasr_modules.training.config.config import Config
 
 
 def kept_depth(config: Config, n_layers: int) -> int:
@@ -247,56 +243,7 @@ def alphas_of(config: Config) -> tuple[float, ...]:
     return tuple(map(float, alphas))
 
 
-PURPOSES = ("train", "valid", "test")
 OTHER_KEY = re.compile(r"(ood|release|also)_([a-z0-9]+(?:_[a-z0-9]+)*?)_(folder|(?:(?:train|valid|test)_)?splits)")
-
-
-@dataclass(frozen=True)
-class OtherSet:
-    """Data from another folder than the one that the YAML's `data_folder` names.
-
-    Arguments
-    ---------
-    name : str
-        As in the keys: `digits`, `commonvoice_20`, `6_1`.
-    corpus : str
-        Folder of `recipes/`.
-    folder : str
-        The data.
-    role : str
-        "ood": a corpus that training has not. "release": more of the main corpus; speakers of training are left out.
-        "also": trained on too.
-    train_splits, valid_splits, test_splits : tuple of str
-        Of that corpus; the first two only for "also".
-    """
-
-    name: str
-    corpus: str
-    folder: str
-    role: str
-    train_splits: tuple[str, ...] = ()
-    valid_splits: tuple[str, ...] = ()
-    test_splits: tuple[str, ...] = ()
-
-    @property
-    def start(self) -> str:
-        """What its keys begin with."""
-        return f"{self.role}_{self.name}"
-
-    @property
-    def splits(self) -> tuple[str, ...]:
-        """All its splits, each once."""
-        return tuple(dict.fromkeys([*self.train_splits, *self.valid_splits, *self.test_splits]))
-
-    @property
-    def keys(self) -> dict[str, object]:
-        """The YAML keys that say this."""
-        said = {f"{self.start}_folder": self.folder}
-        if self.role != "also":
-            return {**said, f"{self.start}_splits": list(self.test_splits)}
-        return said | {
-            f"{self.start}_{purpose}_splits": list(getattr(self, f"{purpose}_splits")) for purpose in PURPOSES
-        }
 
 
 def other_sets(values: dict, corpora: dict[str, Path], *, trained_on: str) -> tuple[OtherSet, ...]:

@@ -9,13 +9,10 @@ command line replace. HyperPyYAML would let unknown nested keys and wrong types 
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from eeasr_modules.training.config.checks import (
     OTHER_KEY,
-    PURPOSES,
-    OtherSet,
     alphas_of,
     check_cheaper_start,
     check_decoder,
@@ -29,6 +26,7 @@ from eeasr_modules.training.config.checks import (
     regime_of,
 )
 from eeasr_modules.training.config.keys import ENCODER_KEYS, EVERY, KEYS, keys_of
+from eeasr_modules.training.config.settings import PURPOSES, Config
 
 
 def flatten(loaded: dict) -> dict:
@@ -100,48 +98,6 @@ def _plain(overrides: dict) -> dict:
 
 
 SHAPE_KEYS = ("encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "sample_rate")
-
-
-@dataclass(frozen=True)
-class Config:
-    """A checked configuration.
-
-    Arguments
-    ---------
-    values : dict
-        Every key of `keys_of(encoder)`; for a Hugging Face encoder also `n_layers` and `dim`, once its checkpoint
-        was asked (see `load`).
-    other_sets : tuple of OtherSet
-        From the `also_`, `release_` and `ood_..._folder` keys that are not null, in the order of the YAML.
-    """
-
-    values: dict
-    other_sets: tuple[OtherSet, ...] = ()
-
-    def __getattr__(self, name: str):
-        values = self.__dict__.get("values", {})
-        if name not in values:
-            raise AttributeError(f"the configuration has no key '{name}'")
-        return values[name]
-
-    @property
-    def encoder_settings(self) -> dict:
-        """Arguments of `models.encoders.build_encoder`."""
-        own = ("encoder", "sample_rate", "downsample", "downsample_factor", *ENCODER_KEYS[self.values["encoder"]])
-        if self.values["encoder"] == "huggingface":
-            own += ("keep_layers",)  # the Conformer's n_layers says it, once the depth is known
-        return {name: self.values[name] for name in own if name != "checkpoint_head"}  # that is a matter of heads
-
-    @property
-    def trained_corpora(self) -> list[str]:
-        """Names of the corpora that are trained on, the main one first."""
-        also = [other.corpus for other in self.other_sets if other.role == "also"]
-        return list(dict.fromkeys([self.values["corpus"], *also]))
-
-    @property
-    def augmentations(self) -> set[str]:
-        """Names of the test-time shifts that training has seen."""
-        return {"fast"} if any(speed >= 120 for speed in self.values["speeds"]) else set()
 
 
 def corpus_folders(recipes: Path) -> dict[str, Path]:
