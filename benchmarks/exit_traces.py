@@ -30,6 +30,7 @@ import numpy as np  # noqa: E402
 from exit_traces_words import measure_fusion, with_scores, word_scores  # noqa: E402
 from exit_traces_writing import write_results  # noqa: E402
 
+from eeasr_modules.common.files import write_aside  # noqa: E402
 from eeasr_modules.exits import ExitTable, choose, import_transcripts, parse_policy, replay  # noqa: E402
 from eeasr_modules.exits.measure.exitbench import lines_of, point_numbers, score_table  # noqa: E402
 from eeasr_modules.exits.measure.overthinking import signal_aurocs  # noqa: E402
@@ -76,9 +77,7 @@ class Cache:
         times = {"wall_s": time.perf_counter() - begun[0], "processor_s": time.process_time() - begun[1]}
         print(f"{name}: {times['processor_s']:.1f} s of the processor", flush=True)
         content = {"value": value, "time": {key: round(one, 1) for key, one in times.items()}}
-        aside = path.with_suffix(".tmp")
-        aside.write_text(json.dumps(content), encoding="utf-8")
-        os.replace(aside, path)
+        write_aside(path, json.dumps(content))
         return content
 
 

@@ -1,11 +1,12 @@
 """Writes what benchmarks/exit_traces.py measured: results.json, README.md, pictures and ExitBench's baselines."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from exit_traces_text import SINGLE_EXIT, points_of, policy_names, readme_text, summary_text
+
+from eeasr_modules.common.files import write_aside
 
 BEGIN, END = "<!-- results: written by benchmarks/exit_traces.py -->", "<!-- /results -->"
 
@@ -24,15 +25,15 @@ def write_results(results: dict[str, Any], folder: Path, *, root: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = public(results)
-    _write(folder / "results.json", json.dumps(kept, indent=1) + "\n")
-    _write(folder / "README.md", readme_text(kept))
+    write_aside(folder / "results.json", json.dumps(kept, indent=1) + "\n")
+    write_aside(folder / "README.md", readme_text(kept))
     for name in ("clean", "other"):
         draw(kept, name, folder / f"frontier_{name}.png")
-    _write(root / "eeasr_modules" / "exits" / "measure" / "exitbench_baselines.py", baselines_text(kept))
+    write_aside(root / "eeasr_modules" / "exits" / "measure" / "exitbench_baselines.py", baselines_text(kept))
     document = root / "docs" / "choosing-an-exit-policy.md"
     if document.is_file():
         text = document.read_text("utf-8")
-        _write(document, f"{text.split(BEGIN)[0]}{BEGIN}\n\n{summary_text(kept)}\n\n{END}{text.split(END)[1]}")
+        write_aside(document, f"{text.split(BEGIN)[0]}{BEGIN}\n\n{summary_text(kept)}\n\n{END}{text.split(END)[1]}")
 
 
 def public(results: dict[str, Any]) -> dict[str, Any]:
@@ -131,10 +132,8 @@ def draw(results: dict[str, Any], name: str, path: Path) -> None:
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.tight_layout()
-    aside = path.with_name(path.stem + ".tmp.png")
-    figure.savefig(aside)
+    write_aside(path, lambda aside: figure.savefig(aside, format="png"))
     plt.close(figure)
-    os.replace(aside, path)
 
 
 def _rounded(value: Any) -> Any:
@@ -143,9 +142,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(one) for one in value]
     return round(value, 4) if isinstance(value, float) else value
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)

@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
+from eeasr_modules.common.files import write_aside  # noqa: E402
 from eeasr_modules.exits import parse_policy  # noqa: E402
 from eeasr_modules.exits.tables.table import ExitTable  # noqa: E402
 from eeasr_modules.exits.tables.text_signals import (  # noqa: E402
@@ -146,9 +147,7 @@ def main() -> None:
         page = options.document.read_text("utf-8")
         if BEGIN not in page or END not in page:
             raise ValueError(f"{options.document} must hold the lines '{BEGIN}' and '{END}'")
-        aside = options.document.with_name(options.document.name + ".tmp")
-        aside.write_text(f"{page.split(BEGIN)[0]}{BEGIN}\n\n{text}\n\n{END}{page.split(END)[1]}", encoding="utf-8")
-        os.replace(aside, options.document)
+        write_aside(options.document, f"{page.split(BEGIN)[0]}{BEGIN}\n\n{text}\n\n{END}{page.split(END)[1]}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ recipes/*/README.md.
 import argparse
 import json
 import logging
-import os
 import platform
 import re
 import subprocess
@@ -43,6 +42,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from eeasr_modules.common.files import write_aside  # noqa: E402
 from eeasr_modules.compat import ensure_torchaudio  # noqa: E402
 
 ensure_torchaudio()
@@ -178,13 +178,6 @@ def about(arguments: argparse.Namespace) -> str:
     )
 
 
-def write(path: Path, text: str) -> None:
-    """Write a text aside, then rename it."""
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """Options; `more` holds what goes to every training, `names` the regimes asked for and those that they need."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -232,16 +225,16 @@ def main() -> int:
     arguments = parse(sys.argv[1:])
     if arguments.join:
         found = joined(arguments.join, order=list(REGIMES), against=arguments.against, usual="joint")
-        write(arguments.output, json.dumps(found, indent=1) + "\n")
+        write_aside(arguments.output, json.dumps(found, indent=1) + "\n")
         for page in PAGES:
-            write(page, with_tables(page.read_text(encoding="utf-8")))
+            write_aside(page, with_tables(page.read_text(encoding="utf-8")))
         return 0
     if arguments.record:
         for _, found in one_by_one(arguments):
             if isinstance(found, str):
                 print(found, file=sys.stderr)
                 return 2
-            write(arguments.record, json.dumps(found))
+            write_aside(arguments.record, json.dumps(found))
         return 0
     arguments.output.mkdir(parents=True, exist_ok=True)
     before = arguments.output / "regimes.json"
@@ -255,8 +248,8 @@ def main() -> int:
         results[name] = found
         results = {regime: results[regime] for regime in REGIMES if regime in results}
         missing = [regime for regime in REGIMES if regime not in results]
-        write(arguments.output / "regimes.json", json.dumps(results, indent=2) + "\n")
-        write(arguments.output / "regimes.md", as_markdown(results, about(arguments), missing=missing))
+        write_aside(arguments.output / "regimes.json", json.dumps(results, indent=2) + "\n")
+        write_aside(arguments.output / "regimes.md", as_markdown(results, about(arguments), missing=missing))
     if results:
         print((arguments.output / "regimes.md").read_text())
     return 2 if failed else 0

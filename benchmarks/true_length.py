@@ -11,11 +11,11 @@ those at 30 s.
 
 import argparse
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.compat import ensure_torchaudio, wait_passively
 
 wait_passively()
@@ -146,9 +146,7 @@ itself. An exit that is Whisper's own decoder has to be charged an encoder over 
 
     python benchmarks/true_length.py openai/whisper-base {options.manifest.name} -o results/true-length
 """
-    aside = options.output / "README.md.tmp"
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, options.output / "README.md")
+    write_aside(options.output / "README.md", text)
 
 
 if __name__ == "__main__":

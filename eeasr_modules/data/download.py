@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import shutil
@@ -13,6 +12,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tqdm import tqdm
+
+from eeasr_modules.common.files import file_digest
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +135,7 @@ def _fetch(url: str, part: Path) -> None:
 def _check_sha256(path: Path, expected: str | None, url: str) -> None:
     if expected is None:
         return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = file_digest(path)
     if found != expected.lower():
         path.unlink()
         raise ValueError(f"{url} must have the sha256 {expected}, got {found}: removed, download it again")

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eeasr_modules.common.files import file_digest, write_aside
 from eeasr_modules.data.audio_files import SILENT_S, look_at_audio
 from eeasr_modules.data.waveform import split_segment, with_segment
 
@@ -164,7 +166,7 @@ def write_manifest(
         "input_digest": digest,
         "csv_digest": manifest_digest(path),
     }
-    _write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", path.with_suffix(".json"))
+    write_aside(path.with_suffix(".json"), json.dumps(description, indent=1, ensure_ascii=False) + "\n")
     return path
 
 
@@ -191,7 +193,7 @@ def read_description(path: Path | str) -> dict:
 
 def manifest_digest(path: Path | str) -> str:
     """SHA-256 of the CSV: the same for the same utterances, wherever the corpus lies."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return file_digest(path)
 
 
 def audio_path(wav: str, data_root: Path | str) -> Path:
@@ -265,26 +267,18 @@ def _row(utterance: Utterance, duration_s: float, data_folder: Path) -> Manifest
 
 
 def _write_csv(rows: Sequence[ManifestRow], path: Path) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        for row in rows:
-            writer.writerow((row.utt_id, row.duration_s, row.wav, row.speaker, row.text))
-    os.replace(aside, path)
-
-
-def _write_text(text: str, path: Path) -> None:
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows((row.utt_id, row.duration_s, row.wav, row.speaker, row.text) for row in rows)
+    write_aside(path, text.getvalue())
 
 
 def _write_skipped(skipped: Mapping[str, Sequence[str]], path: Path) -> None:
     if not skipped:
         path.unlink(missing_ok=True)
         return
-    _write_text("".join(f"{reason}\t{name}\n" for reason, names in skipped.items() for name in names), path)
+    write_aside(path, "".join(f"{reason}\t{name}\n" for reason, names in skipped.items() for name in names))
 
 
 def _log_skipped(skipped: Mapping[str, Sequence[str]], path: Path) -> None:
@@ -319,6 +313,5 @@ def audio_digest(files: Sequence[Path]) -> str:
         if not file.exists():
             digest.update(b"missing")
             continue
-        with open(os.fspath(file), "rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        digest.update(bytes.fromhex(file_digest(file)))
     return digest.hexdigest()

@@ -8,13 +8,13 @@ torch or SpeechBrain. Every vocabulary has the same interface: `encode`, `decode
 from __future__ import annotations
 
 import json
-import os
 import re
 import string
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.common.spelling import APOSTROPHES, separated, upper_case
 
 BLANK = "<blank>"
@@ -264,7 +264,7 @@ class CharVocabulary:
     def save(self, folder: Path | str) -> Path:
         """Write `vocab.json` ({token: id}, as Hugging Face has it) into `folder`."""
         path = Path(folder) / VOCABULARY_FILE
-        _write_aside(path, json.dumps(self._ids, ensure_ascii=False, indent=1).encode("utf-8"))
+        write_aside(path, json.dumps(self._ids, ensure_ascii=False, indent=1).encode("utf-8"))
         return path
 
 
@@ -313,7 +313,7 @@ class SentencePieceVocabulary:
     def save(self, folder: Path | str) -> Path:
         """Write `spm.model` into `folder`."""
         path = Path(folder) / SENTENCEPIECE_FILE
-        _write_aside(path, self._model)
+        write_aside(path, self._model)
         return path
 
 
@@ -381,10 +381,3 @@ def load_vocabulary(folder: Path | str) -> CharVocabulary | SentencePieceVocabul
 
 def _is_special(token: str) -> bool:
     return len(token) > 1 and token.startswith("<") and token.endswith(">")
-
-
-def _write_aside(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_bytes(content)
-    os.replace(aside, path)

@@ -29,6 +29,12 @@ def checked_device(device: str) -> str:
     return device
 
 
+def wait_for(device: torch.device) -> None:
+    """Return when all that a GPU was given is done; at once on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
 NARROW = 16
 """Convolutions with fewer input channels a group than this (and more than one) are narrow."""
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.models.attention_decoder import AttentionDecoder
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
@@ -317,10 +317,8 @@ class MultiExit(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_weights(self, folder, bits=bits or (16 if half else 32))
-        config = folder / "config.json"
         text = json.dumps({"folder_version": FOLDER_VERSION, **self.config}, indent=2) + "\n"
-        config.with_suffix(".tmp").write_text(text)
-        os.replace(config.with_suffix(".tmp"), config)
+        write_aside(folder / "config.json", text)
 
     @classmethod
     def load(cls, folder: str | Path, *, device: str = "cpu") -> "MultiExit":

@@ -4,7 +4,6 @@ In 8 bits a matrix keeps, for every row, its largest magnitude / 127 (float32) a
 is small or has one dimension keeps 16 bits. Reading gives float32 again, so every use sees the same weights.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 
 import torch
 from torch import nn
+
+from eeasr_modules.common.files import file_digest, write_aside
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SCALE = ".scale"  # behind a tensor's name: one float for each row of the 8-bit tensor
@@ -51,10 +52,7 @@ def model_digest(folder: str | Path) -> str:
     str
         In hexadecimal.
     """
-    digest = hashlib.sha256()
-    for path in (Path(folder) / "config.json", *weight_files(folder)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return file_digest(Path(folder) / "config.json", *weight_files(folder))
 
 
 def packed(state: dict[str, torch.Tensor], *, bits: int) -> dict[str, torch.Tensor]:
@@ -137,8 +135,7 @@ def write_weights(model: nn.Module, folder: str | Path, *, bits: int = 32) -> li
     if len(names) > 1:
         where = {key: name for name, shard in zip(names, shards, strict=True) for key in shard}
         text = json.dumps({"metadata": {"bits": bits}, "weight_map": where}, indent=1) + "\n"
-        (folder / f"{INDEX}.tmp").write_text(text)
-        os.replace(folder / f"{INDEX}.tmp", folder / INDEX)
+        write_aside(folder / INDEX, text)
         names.append(INDEX)
     for path in before:
         if path.name not in names:

@@ -25,12 +25,13 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from eeasr_modules.common.batches import length_batches
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
 from eeasr_modules.exits.policies.combine import check_against
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.models.decoding.attention import AttentionSearch
 from eeasr_modules.models.decoding.beam import BeamDecoder
-from eeasr_modules.models.device import computed_in
+from eeasr_modules.models.device import computed_in, wait_for
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WordFrames
 from eeasr_modules.models.walk import Encoder, WalkState
@@ -140,17 +141,12 @@ def measure_compaction(
 def _median_s(run, device: torch.device, n_repeats: int) -> float:
     times = []
     for _ in range(n_repeats + 1):
-        _wait_for(device)
+        wait_for(device)
         start = time.perf_counter()
         run()
-        _wait_for(device)
+        wait_for(device)
         times.append(time.perf_counter() - start)
     return float(np.median(times[1:]))
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def run_pooled(
@@ -340,7 +336,7 @@ class Engine:
         list of Recognised
         """
         results: list[Recognised | None] = [None] * len(wavs)
-        rebatch = functools.partial(length_batches, batch_seconds=batch_seconds)
+        rebatch = functools.partial(length_batches, batch_seconds=batch_seconds, longest_first=True)
         positions = rebatch([len(wav) / self.sample_rate for wav in wavs])
         batches = (
             (
@@ -393,31 +389,3 @@ def _placed(on_exit: OnExit | None, batch: Sequence[int]) -> OnExit | None:
     if on_exit is None:
         return None
     return lambda exit_layer, who, texts: on_exit(exit_layer, [batch[i] for i in who], texts)
-
-
-def length_batches(durations_s: Sequence[float], batch_seconds: float) -> list[list[int]]:
-    """Positions in batches of similar length, longest first; padded length at most `batch_seconds` (one at the least).
-
-    Arguments
-    ---------
-    durations_s : sequence of float
-        Of each utterance.
-    batch_seconds : float
-        Longest padded batch.
-
-    Returns
-    -------
-    list of list of int
-
-    Example
-    -------
-    >>> length_batches([3.0, 1.0, 1.5, 9.0], 4.0)
-    [[3], [0], [2, 1]]
-    """
-    batches: list[list[int]] = []
-    for position in sorted(range(len(durations_s)), key=lambda i: -durations_s[i]):
-        if batches and durations_s[batches[-1][0]] * (len(batches[-1]) + 1) <= batch_seconds:
-            batches[-1].append(position)
-        else:
-            batches.append([position])
-    return batches

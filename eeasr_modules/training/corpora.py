@@ -9,12 +9,12 @@ import importlib.util
 import inspect
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.labels import SetDescription, check_label, describe, n_seen_speakers, set_label
 from eeasr_modules.data.manifest import manifest_digest, read_description, read_manifest
 from eeasr_modules.training.config.checks import OtherSet
@@ -38,10 +38,8 @@ def note_heard(folder: Path, manifests: Sequence[Path]) -> None:
         if digest in known:
             continue
         copy = Path(folder) / FOLDER / f"{manifest.stem}-{digest[:12]}.csv"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(manifest.with_suffix(".json"), copy.with_suffix(".json"))
-        shutil.copyfile(manifest, copy.with_suffix(".tmp"))
-        copy.with_suffix(".tmp").replace(copy)
+        write_aside(copy.with_suffix(".json"), manifest.with_suffix(".json").read_bytes())
+        write_aside(copy, manifest.read_bytes())
 
 
 def is_trained(folder: Path, n_epochs: int) -> bool:

@@ -7,7 +7,6 @@ import importlib
 import itertools
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 from speechbrain.utils.checkpoints import Checkpointer, average_checkpoints
 from speechbrain.utils.epoch_loop import EpochCounter
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.manifest import read_description
 from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batches, manifest_items
 from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, split_language, train_sentencepiece
@@ -111,9 +111,7 @@ def check_run_folder(config: Config, folder: Path) -> None:
                     "give it a folder of its own with --output_folder"
                 )
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    note.with_suffix(".tmp").write_text(json.dumps(shape, indent=2) + "\n")
-    os.replace(note.with_suffix(".tmp"), note)
+    write_aside(note, json.dumps(shape, indent=2) + "\n")
 
 
 def load_brain_class(dotted: str) -> type:

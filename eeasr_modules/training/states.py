@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from eeasr_modules.common.batches import length_batches
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.waveform import split_segment
 from eeasr_modules.models.multi_exit import MultiExit
 
@@ -94,13 +96,12 @@ class FrozenStates:
                 "free: make room, give fewer exit_layers, or cache_states: false"
             )
         logger.info("states of %d utterances: %.2f GB in %s", len(missing), needed / 1e9, self.folder)
-        missing.sort(key=lambda item: item["duration"])
         with open(self._states, "r+b" if self.n_frames else "wb") as file:
             file.truncate(self.n_frames * self.width * BYTES)  # what a stopped run wrote and did not note
             file.seek(0, os.SEEK_END)
-            batches = _batches(missing)
+            batches = length_batches([item["duration"] for item in missing], BATCH_S)
             for i, batch in enumerate(tqdm(batches, desc="states of the frozen encoder", disable=None), start=1):
-                self._add(batch, read, file)
+                self._add([missing[position] for position in batch], read, file)
                 if i % 50 == 0 or i == len(batches):
                     file.flush()
                     self._note()
@@ -118,9 +119,7 @@ class FrozenStates:
             self.n_frames += n
 
     def _note(self) -> None:
-        aside = self._notes.with_suffix(".tmp")
-        aside.write_text(json.dumps({"of": self.of, "n_frames": self.n_frames, "places": self.places}))
-        os.replace(aside, self._notes)
+        write_aside(self._notes, json.dumps({"of": self.of, "n_frames": self.n_frames, "places": self.places}))
 
 
 def _digest(model: MultiExit) -> str:
@@ -136,13 +135,3 @@ def _stamp(wav: str) -> str:
     """Size and time of change of the file that an utterance lies in."""
     found = os.stat(split_segment(wav)[0])
     return f"{found.st_size}:{found.st_mtime_ns}"
-
-
-def _batches(items: list[dict]) -> list[list[dict]]:
-    """Utterances, shortest first, in batches of at most `BATCH_S` with padding."""
-    batches: list[list[dict]] = []
-    for item in items:
-        if not batches or item["duration"] * (len(batches[-1]) + 1) > BATCH_S:
-            batches.append([])
-        batches[-1].append(item)
-    return batches

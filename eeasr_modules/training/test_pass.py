@@ -11,8 +11,8 @@ averaged with; what grows with the set is the table's rows.
 Per exit: SpeechBrain's word alignment file and sclite's `.trn`, from an exit table.
 """
 
+import io
 import logging
-import os
 import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -23,6 +23,8 @@ import torch
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
+from eeasr_modules.common.batches import length_batches
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.manifest import audio_digest, audio_state, manifest_digest, read_description, recordings
 from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.data.shifts import apply_shift
@@ -115,23 +117,6 @@ class PosteriorReadings:
 
 
 logger = logging.getLogger(__name__)
-
-
-def length_batches(durations: list[float], batch_seconds: float) -> list[list[int]]:
-    """Positions in batches of similar length whose padded length is at most `batch_seconds` (one at the least).
-
-    Example
-    -------
-    >>> length_batches([3.0, 1.0, 1.5, 9.0], 4.0)
-    [[1, 2], [0], [3]]
-    """
-    batches: list[list[int]] = []
-    for position in sorted(range(len(durations)), key=durations.__getitem__):
-        if batches and durations[position] * (len(batches[-1]) + 1) <= batch_seconds:
-            batches[-1].append(position)
-        else:
-            batches.append([position])
-    return batches
 
 
 @torch.no_grad()
@@ -404,24 +389,17 @@ def write_transcripts(table: ExitTable, folder: Path) -> None:
     folder : Path
         Made if missing; files are written aside and renamed.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     references = [str(text) for text in table.references]
-    _write(folder / "reference.trn", _trn(references, table.utt_ids))
+    write_aside(folder / "reference.trn", _trn(references, table.utt_ids))
     for e, layer in enumerate(table.exit_layers):
         hypotheses = [str(text) for text in table.hypotheses[:, e]]
-        _write(folder / f"exit_{layer:02d}.trn", _trn(hypotheses, table.utt_ids))
+        write_aside(folder / f"exit_{layer:02d}.trn", _trn(hypotheses, table.utt_ids))
         stats = ErrorRateStats()
         stats.append(list(table.utt_ids), [h.split() for h in hypotheses], [r.split() for r in references])
-        aside = folder / f"wer_{layer:02d}.txt.tmp"
-        with aside.open("w", encoding="utf-8") as stream:
-            stats.write_stats(stream)
-        os.replace(aside, folder / f"wer_{layer:02d}.txt")
+        alignments = io.StringIO()
+        stats.write_stats(alignments)
+        write_aside(folder / f"wer_{layer:02d}.txt", alignments.getvalue())
 
 
 def _trn(texts, utt_ids) -> str:
     return "".join(f"{text} ({utt_id})\n" for text, utt_id in zip(texts, utt_ids, strict=True))
-
-
-def _write(path: Path, text: str) -> None:
-    path.with_suffix(".tmp").write_text(text, encoding="utf-8")
-    os.replace(path.with_suffix(".tmp"), path)

@@ -14,6 +14,7 @@ import torch
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from tqdm import tqdm
 
+from eeasr_modules.common.batches import length_batches
 from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.exits.tables.parquet import read_table, write_table
 from eeasr_modules.exits.tables.parts import join_tables
@@ -24,7 +25,7 @@ from eeasr_modules.models.device import computed_in
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.config.config import Config
 from eeasr_modules.training.corpora import EvaluationSet
-from eeasr_modules.training.test_pass import collect_or_reuse, hear, length_batches, stored
+from eeasr_modules.training.test_pass import collect_or_reuse, hear, stored
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import json
 import os
 import re
@@ -21,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.compat import ensure_torchaudio, wait_passively
 
 wait_passively()  # before torch is loaded
@@ -187,11 +189,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = {"seconds": one["seconds"], "sure": one["sure"], "surest": options.surest, "without": without}
         reason = why_left_out(one["text"], **arguments)
         (kept if reason is None else reasons).append(one if reason is None else (reason, one["wav"]))
-    with open(options.folder / "train.csv.tmp", "w", encoding="utf-8", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerow(["id", "wav", "wrd"])
-        rows.writerows([re.sub(r"\W+", "_", one["wav"]), os.path.abspath(one["wav"]), one["text"]] for one in kept)
-    os.replace(options.folder / "train.csv.tmp", options.folder / "train.csv")
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(["id", "wav", "wrd"])
+    rows.writerows([re.sub(r"\W+", "_", one["wav"]), os.path.abspath(one["wav"]), one["text"]] for one in kept)
+    write_aside(options.folder / "train.csv", text.getvalue())
     lines = "".join(f"{reason}\t{wav}\n" for reason, wav in sorted(reasons))
     (options.folder / "left_out.txt").write_text(lines, encoding="utf-8")
     hours = sum(one["seconds"] for one in kept) / 3600

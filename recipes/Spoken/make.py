@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import csv
 import hashlib
-import os
+import io
 import re
 import shutil
 import subprocess
@@ -28,6 +28,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.text import normalise_english
 
 TABLE = "utterances.tsv"
@@ -210,14 +211,11 @@ def _hash(purpose: str, text: str) -> str:
 
 def write_table(path: Path, sentences: Iterable[Sentence]) -> Path:
     """`sentences` as a tab-separated table with a head line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, dialect="excel-tab", lineterminator="\n")
-        writer.writerow(field.name for field in fields(Sentence))
-        writer.writerows(astuple(sentence) for sentence in sentences)
-    os.replace(aside, path)
-    return path
+    text = io.StringIO()
+    writer = csv.writer(text, dialect="excel-tab", lineterminator="\n")
+    writer.writerow(field.name for field in fields(Sentence))
+    writer.writerows(astuple(sentence) for sentence in sentences)
+    return write_aside(path, text.getvalue())
 
 
 def read_table(path: Path) -> list[Sentence]:
@@ -263,9 +261,7 @@ def speak(sentence: Sentence, path: Path) -> None:
         _run(["sox", "-D", raw, "-c", "1", "-b", "16", wav, "speed", f"{speed:.5f}", "rate", "16k", "gain", "-n", "-3"])
         encode = ["opusenc", "--quiet", "--bitrate", str(KBIT_S), "--speech", "--padding", "0", "--serial", "1"]
         _run([*encode, wav, opus])
-        aside = path.with_name(path.name + ".tmp")
-        shutil.copyfile(opus, aside)
-        os.replace(aside, path)
+        write_aside(path, Path(opus).read_bytes())
 
 
 def _run(command: list[str], *, said: str | None = None) -> None:

@@ -19,11 +19,11 @@ TEXT = ("common",)
 # What a room may import of ours. `compat` comes before torchaudio, wherever that is needed.
 OURS = {
     "exits": ("old_names", *TEXT),
-    "models": ("compat",),
+    "models": ("compat", *TEXT),
     "data": ("compat", *TEXT),
     "training": ("compat", "old_names", "models", "data", "exits", *TEXT),
     "runtime": ("compat", "models", "exits", *READING, *TEXT),
-    "report": ("exits",),
+    "report": ("exits", *TEXT),
     "demo": ("compat", "runtime", "exits", *READING),
     "compat.py": (),
     "common": (),

@@ -1,11 +1,11 @@
 """A score as Markdown, and on disk."""
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
 
 
@@ -71,13 +71,8 @@ def write_score(score: dict[str, Any], folder: str | Path) -> list[Path]:
         The files.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     texts = {"score.json": json.dumps(_rounded(score), indent=1) + "\n", "score.md": score_markdown(score)}
-    for name, text in texts.items():
-        aside = folder / f"{name}.tmp"
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, folder / name)
-    return [folder / name for name in texts]
+    return [write_aside(folder / name, text) for name, text in texts.items()]
 
 
 def _resampled(n_speakers: int | None) -> str:

@@ -8,8 +8,8 @@ Calibrated policies on disk: the `policy.json` of a model folder, and the fitted
 """
 
 import hashlib
+import io
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits.policies.fitted import KINDS, FittedModel
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tuning.calibration import Calibrated
@@ -56,13 +57,10 @@ def write_fitted(folder: str | Path, model: FittedModel) -> str:
     }
     text = json.dumps(content, indent=1) + "\n"
     if arrays:
-        aside = folder / f"{model.name}.npz.tmp"
-        with aside.open("wb") as file:
-            np.savez_compressed(file, **arrays)
-        os.replace(aside, folder / f"{model.name}.npz")
-    aside = folder / f"{model.name}.json.tmp"
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, folder / f"{model.name}.json")
+        file = io.BytesIO()
+        np.savez_compressed(file, **arrays)
+        write_aside(folder / f"{model.name}.npz", file.getvalue())
+    write_aside(folder / f"{model.name}.json", text)
     return _text_digest(text)
 
 
@@ -175,10 +173,7 @@ def write_policies(path: str | Path, calibrated: Sequence[Calibrated], *, defaul
         "fitted": {name: write_fitted(path.parent, model) for name, model in _models(path, calibrated).items()},
         "policies": [_entry(item) for item in calibrated],
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_aside(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_policies(path: str | Path, *, model_digest: str | None = None) -> list[Calibrated]:

@@ -1,13 +1,13 @@
 """Exit tables on disk: Parquet, a row per utterance and exit, metadata as JSON in the file's header."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits.tables.checks import AVERAGED
 from eeasr_modules.exits.tables.table import SCHEMA_VERSION, ExitTable
 
@@ -33,15 +33,11 @@ def write_table(table: ExitTable, path: str | Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    path = Path(path)
     metadata = {"schema_version": SCHEMA_VERSION, "n_layers": table.n_layers}
     metadata |= {**table.metadata, "exit_layers": table.exit_layers.tolist()}
     header = {_PREFIX + key.encode(): json.dumps(value).encode() for key, value in metadata.items()}
     columns = pa.table(_columns(table)).replace_schema_metadata(header)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    pq.write_table(columns, aside, compression="zstd")
-    os.replace(aside, path)
+    write_aside(path, lambda aside: pq.write_table(columns, aside, compression="zstd"))
 
 
 def read_table(path: str | Path) -> ExitTable:

@@ -9,7 +9,6 @@ machines", with more than one input). Its outputs are comparable across exits: `
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits.words.resources import WordResources, word_resources
 
 MAP_FILE = "confidence.json"
@@ -123,9 +123,7 @@ class ConfidenceMap:
             "offsets": np.round(self.offsets, 6).tolist(),
             "weights": np.round(self.weights, 6).tolist(),
         }
-        aside = Path(f"{path}.tmp")
-        aside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        os.replace(aside, path)
+        write_aside(path, json.dumps(content, indent=1) + "\n")
 
 
 def read_confidence_map(path: str | Path) -> ConfidenceMap:

@@ -5,11 +5,11 @@ python -m eeasr_modules.report.render.readme results/base/summary.json README.md
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.report.render.tables import (
     markdown_table,
     number,
@@ -102,10 +102,8 @@ def main(summary_path: str, readme_path: str, part: str = "results") -> None:
     if begin not in text or end not in text:
         raise ValueError(f"{readme_path} must hold the lines '{begin}' and '{end}'; put them where the tables belong")
     before, after = text.split(begin)[0], text.split(end)[1]
-    aside = readme.with_name(readme.name + ".tmp")
     written = results_text(summary) if part == "results" else headline_text(summary)
-    aside.write_text(before + written + after, encoding="utf-8")
-    os.replace(aside, readme)
+    write_aside(readme, before + written + after)
 
 
 def _marks(part: str) -> tuple[str, str]:

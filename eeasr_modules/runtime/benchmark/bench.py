@@ -20,7 +20,7 @@ from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.policies.text import parse_policies
 from eeasr_modules.exits.tables.plain_transcripts import NORMALISERS
-from eeasr_modules.models.device import computed_in
+from eeasr_modules.models.device import computed_in, wait_for
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime.benchmark.ways import Heard, Way, all_ways
 from eeasr_modules.runtime.files.inputs import Material
@@ -208,11 +208,11 @@ class _Bench:
 
     def time(self, way: Way) -> None:
         """One repeat."""
-        _wait_for(self.device)
+        wait_for(self.device)
         wall, cpu = time.perf_counter(), time.process_time()
         for batch in self.batches:
             way.run(*batch)
-        _wait_for(self.device)
+        wait_for(self.device)
         self.times[way].append((time.perf_counter() - wall, time.process_time() - cpu))
 
     def result(self, way: Way, model: MultiExit, normaliser: str) -> Result:
@@ -322,8 +322,3 @@ def _resident() -> Mapping[str, float]:
         return {}
     fields = (line.split() for line in lines if line.startswith("Vm"))
     return {name.rstrip(":"): int(kib) / 1024 for name, kib, *_ in fields}
-
-
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import platform
 from collections.abc import Sequence
 from datetime import date
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.runtime.benchmark.bench import Result, compared
 from eeasr_modules.runtime.files.inputs import Material
 
@@ -150,15 +150,8 @@ def write_benchmark(folder: str | Path, markdown: str, table: str) -> list[Path]
     -------
     list of Path
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, text in (("benchmark.md", markdown), ("benchmark.csv", table)):
-        aside = folder / f"{name}.tmp"
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, folder / name)
-        written.append(folder / name)
-    return written
+    texts = {"benchmark.md": markdown, "benchmark.csv": table}
+    return [write_aside(Path(folder) / name, text) for name, text in texts.items()]
 
 
 def machine_line(device: torch.device, threads: int) -> str:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.waveform import split_segment
 from eeasr_modules.exits.tables.csv_cells import as_it_was, neutral
 from eeasr_modules.runtime.transcript import Transcript, Word
@@ -314,17 +315,13 @@ class SubtitleFiles:
         if transcript.error is not None:
             return
         file = self.files[transcript.audio]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(file.name + ".tmp")
         try:
-            aside.write_text(srt(transcript.words), encoding="utf-8")
+            write_aside(file, srt(transcript.words))
         except OSError as err:
-            aside.unlink(missing_ok=True)
             raise OSError(
                 f"'{file}' cannot be written ({err.strerror}): the files before it are whole, "
                 "make room and give the same command again"
             ) from err
-        os.replace(aside, file)
 
     def close(self) -> None:
         """Nothing is left open."""

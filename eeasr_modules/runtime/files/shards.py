@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.audio_files import file_name
 from eeasr_modules.data.waveform import split_segment
 from eeasr_modules.runtime.files.outputs import NAMES, csv_values, in_line
@@ -185,17 +186,11 @@ def merge(output: str | Path, *, format: str, paths: Sequence[str]) -> None:
             "must write to the same file system; the parts are kept"
         )
     order = [*(path for path in lines if path not in asked), *asked]
-    aside = output.with_name(output.name + ".tmp")
+    text = "".join(line + "\n" for line in [*header, *(lines[path] for path in order)])
     try:
-        with open(aside, "wb") as file:
-            for line in [*header, *(lines[path] for path in order)]:
-                file.write((line + "\n").encode("utf-8", NAMES))
-            file.flush()
-            os.fsync(file.fileno())
+        write_aside(output, text.encode("utf-8", NAMES), sync=True)
     except OSError as err:
-        aside.unlink(missing_ok=True)
         raise OSError(f"no room to merge the parts of '{output}' ({err.strerror}): they are whole and kept") from err
-    os.replace(aside, output)
     for part in parts:
         part.unlink()
 

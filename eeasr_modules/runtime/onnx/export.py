@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.models.encoders.conformer import ConformerEncoder, LogMel
 from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.encoders.huggingface_front_end import shortest, with_positions
@@ -412,8 +413,7 @@ def check_export(name: str | Path, folder: str | Path, inputs: list[str], *, nor
         }
     manifest["check"] = {"inputs": [Path(one).name for one in inputs], **found}
     path = Path(folder) / MANIFEST
-    path.with_suffix(".tmp").write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(path.with_suffix(".tmp"), path)
+    write_aside(path, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     return found
 
 

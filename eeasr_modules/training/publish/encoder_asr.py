@@ -9,13 +9,13 @@ transcribes at the last exit, or at the one that `overrides={"exit_layer": 6}` n
 """
 
 import json
-import os
 from pathlib import Path
 
 import torch
 import yaml
 from speechbrain.utils.parameter_transfer import Pretrainer
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.pipeline import n_samples_of
 from eeasr_modules.data.text import SENTENCEPIECE_FILE, VOCABULARY_FILE, load_vocabulary
 from eeasr_modules.models.decoding.greedy import greedy_decode, valid_frames
@@ -191,7 +191,4 @@ pretrainer: !new:{__name__}.FolderPretrainer
     vocabulary: {vocabulary}
     weights: {weights}
 """
-    aside = folder / f"{FILE}.tmp"
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, folder / FILE)
-    return folder / FILE
+    return write_aside(folder / FILE, text)

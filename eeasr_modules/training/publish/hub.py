@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
 from eeasr_modules.models.weights import weight_files
 from eeasr_modules.training.config.config import Config
@@ -35,9 +36,7 @@ def write_card(folder: Path, config: Config, summary: dict) -> None:
         As `report.write_report` returns it.
     """
     content = f"---\n{_metadata(folder, config, summary).to_yaml()}\n---\n\n{_text(config, summary)}"
-    aside = folder / "README.md.tmp"
-    aside.write_text(content, encoding="utf-8")
-    os.replace(aside, folder / "README.md")
+    write_aside(folder / "README.md", content)
 
 
 def check_card(folder: Path) -> ModelCardData:

@@ -12,31 +12,7 @@ from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.exits.tables.parquet import read_table, write_table
 from eeasr_modules.models.decoding.greedy import greedy_decode
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, WORD_SIGNALS
-from eeasr_modules.training.test_pass import collect, collect_or_reuse, length_batches, table_metadata
-
-
-class TestLengthBatches:
-    DURATIONS = np.random.default_rng(0).uniform(0.2, 9.0, 200).tolist()
-
-    @pytest.mark.parametrize("batch_seconds", [0.1, 5.0, 20.0, 1e9])
-    def test_every_utterance_is_in_one_batch(self, batch_seconds):
-        batches = length_batches(self.DURATIONS, batch_seconds)
-        assert sorted(i for batch in batches for i in batch) == list(range(200))
-
-    @pytest.mark.parametrize("batch_seconds", [0.1, 5.0, 20.0, 300.0])
-    def test_padded_length_is_bounded_unless_one_utterance_is_longer(self, batch_seconds):
-        for batch in length_batches(self.DURATIONS, batch_seconds):
-            longest = max(self.DURATIONS[i] for i in batch)
-            assert longest * len(batch) <= batch_seconds or len(batch) == 1
-
-    def test_short_ones_come_first_so_that_lengths_within_a_batch_are_alike(self):
-        order = [self.DURATIONS[i] for batch in length_batches(self.DURATIONS, 20.0) for i in batch]
-        assert order == sorted(order)
-
-    def test_a_small_bound_is_one_utterance_a_batch_and_a_large_one_is_one_batch(self):
-        assert len(length_batches(self.DURATIONS, 0.0)) == 200
-        assert len(length_batches(self.DURATIONS, 1e9)) == 1
-        assert length_batches([], 10.0) == []
+from eeasr_modules.training.test_pass import collect, collect_or_reuse, table_metadata
 
 
 @pytest.fixture

@@ -1,0 +1,71 @@
+"""Files written aside and renamed, so that nobody ever reads half of one; what a file holds, as a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def write_aside(path: str | Path, content: str | bytes | Callable[[Path], object], *, sync: bool = False) -> Path:
+    """Write a file under `<name>.tmp` and rename it: at `path` lies what was there before, or the whole new content.
+
+    Arguments
+    ---------
+    path : str or Path
+        Its folder is made if needed.
+    content : str, bytes or function
+        Text, written as UTF-8 with its line ends as they are; bytes; or a writer, which is given the path to write to.
+    sync : bool
+        Rename only when the content is on the disk.
+
+    Returns
+    -------
+    Path
+        `path`.
+
+    Raises
+    ------
+    OSError
+        When it cannot be written; whatever happens in writing, nothing stays behind.
+
+    Example
+    -------
+    >>> import tempfile
+    >>> folder = tempfile.TemporaryDirectory()
+    >>> write_aside(Path(folder.name, "a.txt"), "été").read_bytes()
+    b'\\xc3\\xa9t\\xc3\\xa9'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        if callable(content):
+            content(aside)
+        else:
+            aside.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        if sync:
+            with aside.open("rb") as file:
+                os.fsync(file.fileno())
+        os.replace(aside, path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def file_digest(*paths: str | Path) -> str:
+    """SHA-256, in hexadecimal, of what files hold, one after the other.
+
+    Example
+    -------
+    >>> file_digest()[:12]
+    'e3b0c44298fc'
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(path, "rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
