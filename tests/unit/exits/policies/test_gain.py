@@ -67,7 +67,7 @@ def test_durations_guessed_from_references_are_not_used():
     approximate = replace(table, metadata={**table.metadata, "duration_is_approximate": True})
     seconds = approximate.signal("duration_s")
     heard = np.array([[len(text) for text in row] for row in table.hypotheses])
-    assert seconds == pytest.approx(0.5 + np.maximum(3, heard) / 15.45)
+    assert seconds == pytest.approx(0.5 + np.maximum(3, heard) / 15.5)
     assert (table.signal("duration_s") == table.duration_s[:, None]).all()
     longer = replace(
         approximate, duration_s=2 * table.duration_s, cost_layers=2 * table.cost_layers
