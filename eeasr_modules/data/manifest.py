@@ -26,12 +26,12 @@ from pathlib import Path
 
 from eeasr_modules.common.files import file_digest, write_aside
 from eeasr_modules.data.audio_files import SILENT_S, look_at_audio
+from eeasr_modules.data.listings import DATA_ROOT
 from eeasr_modules.data.waveform import split_segment, with_segment
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("ID", "duration", "wav", "spk_id", "wrd")
-DATA_ROOT = "$data_root"
 PREPARE_VERSION = 2  # raise it when what is written changes for the same inputs
 _N_NAMED = 20
 

@@ -45,7 +45,8 @@ def is_derived(name: str) -> bool:
 
 
 # where durations are not known, they are guessed from texts: of references as weights, of what was heard for a policy;
-# on LibriSpeech's test sets this gives totals of 5.41 h (clean) and 5.30 h (other), the recordings last 5.40 h and 5.34 h
+# on LibriSpeech's test sets this gives totals of 5.41 h (clean) and 5.30 h (other), while the recordings last 5.40 h
+# and 5.34 h
 PAUSE_S = 0.5
 CHARS_PER_S = 15.5
 
