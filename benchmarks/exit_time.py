@@ -131,7 +131,7 @@ def line(what: str, found: tuple[float, float, float], asked: float, base_s: flo
 
 def stock_way(engine: Engine, wavs: torch.Tensor, n_samples: torch.Tensor, *, exit_index: int) -> Callable:
     """Transformers' forward up to an exit, its head and greedy decoder."""
-    stock = Stock(engine.model.encoder, n_layers=engine.model.exit_layers[exit_index])
+    stock = Stock(engine.model, n_layers=engine.model.exit_layers[exit_index])
 
     def run() -> list[str]:
         hidden, n_frames = stock(wavs, n_samples)

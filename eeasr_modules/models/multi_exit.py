@@ -12,7 +12,6 @@ from torch import nn
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.models.attention_decoder import AttentionDecoder
 from eeasr_modules.models.encoders import build_encoder
-from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.heads import SelfConditioning, build_heads
 from eeasr_modules.models.walk import Walk
 from eeasr_modules.models.weights import read_weights, weight_files, write_weights
@@ -97,10 +96,9 @@ class MultiExit(nn.Module):
         super().__init__()
         self.config = {**DEFAULTS, **config}
         self.encoder = build_encoder(config["encoder"])
-        if isinstance(self.encoder, HuggingFaceEncoder):
-            self.config["encoder"] = self.encoder.settings
-            if self.config["head_dropout"] is None:
-                self.config["head_dropout"] = self.encoder.head_dropout
+        self.config["encoder"] = getattr(self.encoder, "settings", config["encoder"])
+        if self.config["head_dropout"] is None:
+            self.config["head_dropout"] = getattr(self.encoder, "head_dropout", None)
         self.exit_layers = check_exit_layers(config["exit_layers"], self.encoder.n_layers)
         self.blank_index = config["blank_index"]
         self.upsampling = self._upsampling()
@@ -136,7 +134,7 @@ class MultiExit(nn.Module):
         """Frames of log-probs for each frame of the encoder."""
         if not self.config["upsample"]:
             return 1
-        if self.encoder.downsampler is None:
+        if getattr(self.encoder, "downsampler", None) is None:
             raise ValueError("upsample: true makes good what downsample took away, but downsample is null")
         if self.config["checkpoint_head"]:
             raise ValueError(

@@ -4,11 +4,20 @@ An encoder takes part by following the protocol below. It never decides anything
 so the same walk serves training (nobody leaves), the test pass (everybody stays, every exit is read) and live use.
 """
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
+from torch import nn
+
+
+def shallow(module: nn.Module) -> nn.Module:
+    """The same module, weights shared, with children of its own choosing."""
+    other = copy.copy(module)
+    other._modules = dict(module._modules)
+    return other
 
 
 @dataclass
@@ -40,12 +49,13 @@ class Encoder(Protocol):
     """What the walk asks of an encoder (an `nn.Module`).
 
     `final_norm` is the norm after the last layer, from which heads of inner exits start; None where every layer
-    normalises what it gives.
+    normalises what it gives. An encoder that fills in its settings (from a checkpoint) has them as `settings`, with
+    `encoder`, the name of its kind, for a model folder; one that makes its input shorter has a `downsampler`.
     """
 
     n_layers: int
     dim: int
-    final_norm: torch.nn.Module | None
+    final_norm: nn.Module | None
 
     def front_end(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> WalkState:
         """Padded waveforms (batch, samples) and their lengths -> the input of layer 1."""

@@ -19,7 +19,7 @@ from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.manifest import read_description
 from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batches, manifest_items
 from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, split_language, train_sentencepiece
-from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_vocabulary
+from eeasr_modules.models.encoders import ENCODERS
 from eeasr_modules.models.masked_prediction import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.config.checks import decoder_settings
@@ -82,10 +82,10 @@ def warn_of_short(
 
 
 # what may not change between the sittings of one run: its checkpoints would not fit or would mean something else
-FIXED = ("exit_layers", "encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "tokens")
+FIXED = ("exit_layers", "encoder", "n_layers", "dim", "tokens")  # and what the kind of encoder adds
 FIXED += ("n_tokens", "share_projection", "sample_rate", "corpus", "freeze_encoder", "exit_weights")
-FIXED += ("source", "head", "head_dim", "normaliser", "regime", "first_step_share", "self_condition")
-FIXED += ("keep_layers", "downsample", "downsample_factor", "upsample", "target_lang")
+FIXED += ("head", "head_dim", "normaliser", "regime", "first_step_share", "self_condition")
+FIXED += ("keep_layers", "downsample", "downsample_factor", "upsample")
 # what runs meant that began before a key of FIXED was there; else null
 UNTOLD = {"head": "linear", "regime": "joint", "first_step_share": 0.5, "self_condition": False}
 UNTOLD |= {"downsample_factor": 2, "upsample": False}
@@ -100,7 +100,8 @@ def check_run_folder(config: Config, folder: Path) -> None:
         Naming the first key that differs.
     """
     note = folder / "run.json"
-    shape = {name: config.values[name] for name in FIXED if name in config.values}
+    fixed = (*FIXED, *ENCODERS[config.encoder].fixed)
+    shape = {name: config.values[name] for name in fixed if name in config.values}
     shape["decoder"] = decoder_settings(config)
     if note.is_file():
         before = {**UNTOLD, **json.loads(note.read_text())}
@@ -157,7 +158,7 @@ def make_vocabulary(config: Config, corpora: Corpora, folder: Path):
     elif config.tokens != "characters":
         made_from = texts_of(corpora.train)
         vocabulary = train_sentencepiece(made_from, folder, size=config.n_tokens, model_type=config.tokens)
-    elif config.encoder == "huggingface" and (tokens := _own_vocabulary(config)) is not None:
+    elif (tokens := _own_vocabulary(config)) is not None:
         vocabulary = in_case_of(texts, CharVocabulary(tokens))
     elif {read_description(manifest)["normaliser"] for manifest in corpora.train} & {"letters", "none", "ml_superb"}:
         tagged = [split_language(text) for text in texts]
@@ -205,12 +206,13 @@ def upper_case(tokens: Sequence[str]) -> tuple[str, ...]:
 
 def _own_vocabulary(config: Config) -> list[str] | None:
     """The vocabulary of the checkpoint's CTC head, of the chosen language where it has several; None without a head."""
-    return checkpoint_vocabulary(config.source, target_lang=config.target_lang)
+    checkpoint = ENCODERS[config.encoder].checkpoint
+    return checkpoint and checkpoint.vocabulary and checkpoint.vocabulary(config.values)
 
 
 def has_checkpoint_vocabulary(config: Config, vocabulary) -> bool:
     """Whether the run's vocabulary is that of the encoder's own CTC head, which then serves as the last exit."""
-    if config.encoder != "huggingface" or config.init_from is not None or not config.checkpoint_head:
+    if config.init_from is not None or not config.values.get("checkpoint_head"):
         return False
     if config.tokens != "characters":  # a checkpoint without a tokenizer may still lend its encoder
         return False
@@ -246,8 +248,9 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
             raise ValueError(
                 f"init_from '{config.init_from}' has encoder {theirs['encoder']}, the YAML has {encoder['encoder']}"
             )
-        if encoder["encoder"] == "huggingface":  # the folder knows the checkpoint: no hub needed
-            encoder = {**encoder, **{name: theirs[name] for name in ("source", "hf_config", "normalise_wavs")}}
+        checkpoint = ENCODERS[encoder["encoder"]].checkpoint
+        if checkpoint is not None:  # the folder knows it: no hub needed
+            encoder |= {name: theirs[name] for name in checkpoint.kept}
     torch.manual_seed(config.seed)
     model = MultiExit(
         {

@@ -1,27 +1,95 @@
-"""Encoders by name: what a model folder's `config.json` or a YAML's flat keys describe."""
+"""Encoders by name: an entry of `ENCODERS` brings all that YAML, model folder, training and benchmark know of one."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 from torch import nn
 
+from eeasr_modules.common.keys import Key, positive
 from eeasr_modules.models.device import narrow_in_float32
 
 
-def conformer_defaults() -> dict:
-    """Settings of the Conformer and their defaults (None: must be given)."""
-    import inspect
+@dataclass(frozen=True)
+class Checkpoint:
+    """How a kind of encoder starts from the weights of others; each function gets settings by name, as a YAML has them.
 
-    from eeasr_modules.models.encoders.conformer import ConformerEncoder
+    Arguments
+    ---------
+    shape : function
+        To a dict of `n_layers` and `dim`; no weights are read.
+    variant : function or None
+        To the dotted name of the class for these settings, which takes the same arguments; None: `EncoderKind.path`.
+    vocabulary : function or None
+        To the tokens of the checkpoint's own CTC head in the order of their ids, None where it has none.
+    kept : tuple of str
+        Settings that a model folder knows, so that training on from it needs no checkpoint.
+    """
 
-    parameters = inspect.signature(ConformerEncoder).parameters.values()
-    return {p.name: None if p.default is p.empty else p.default for p in parameters}
+    shape: Callable[[Mapping], dict[str, int]]
+    variant: Callable[[Mapping], str] | None = None
+    vocabulary: Callable[[Mapping], list[str] | None] | None = None
+    kept: tuple[str, ...] = ()
 
 
-def huggingface_defaults() -> dict:
-    """Settings of the Hugging Face encoders and their defaults."""
-    import inspect
+@dataclass(frozen=True)
+class EncoderKind:
+    """A kind of encoder: all that is known of it outside of its class.
 
-    from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
+    Arguments
+    ---------
+    path : str
+        Dotted name of the class (an `nn.Module` that follows `models.walk.Encoder`), imported when one is built. Of a
+        YAML's keys it gets those that are its arguments, `sample_rate` and `downsample` among them if it takes them.
+    keys : dict of str to Key
+        Keys of a YAML that only some kinds have. `n_layers` and `dim` are among them, unless `checkpoint` tells them.
+    fixed : tuple of str
+        Keys that give weights their shape, beside `n_layers` and `dim`: a run is not gone on with, and a model folder
+        not started from, where they differ.
+    check : function or None
+        Gets the YAML's values by name; raises ValueError, one sentence, where they do not go together.
+    stock : str or None
+        Dotted name of a function from an encoder and a number of layers to a function from waveforms and valid samples
+        to (states, n_frames): the first layers as the library that they come from runs them, to compare the walk with.
+    library : str
+        Whose forward `stock` is.
+    checkpoint : Checkpoint or None
+        None: weights of its own, to begin with.
+    """
 
-    return {p.name: p.default for p in inspect.signature(HuggingFaceEncoder).parameters.values()}
+    path: str
+    keys: Mapping[str, Key]
+    fixed: tuple[str, ...] = ()
+    check: Callable[[Mapping], None] | None = None
+    stock: str | None = None
+    library: str = ""
+    checkpoint: Checkpoint | None = None
+
+    @cached_property
+    def arguments(self) -> dict:
+        """Settings that the class takes, and their defaults (None also where one must be given)."""
+        parameters = inspect.signature(_named(self.path)).parameters.values()
+        return {one.name: None if one.default is one.empty else one.default for one in parameters}
+
+    def settings_of(self, values: Mapping) -> dict:
+        """Those of a YAML's values that the class takes."""
+        return {name: values[name] for name in self.arguments if name in values}
+
+    def build(self, settings: Mapping) -> nn.Module:
+        """An encoder with these settings."""
+        variant = self.checkpoint and self.checkpoint.variant
+        return _named(variant(settings) if variant else self.path)(**settings)
+
+    def stock_forward(self, encoder: nn.Module, n_layers: int) -> Callable:
+        """The stock forward of an encoder's first layers; see `stock`."""
+        return _named(self.stock)(encoder, n_layers)
+
+
+def _named(path: str):
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def build_encoder(settings: dict) -> nn.Module:
@@ -30,7 +98,7 @@ def build_encoder(settings: dict) -> nn.Module:
     Arguments
     ---------
     settings : dict
-        `encoder` names the kind (`conformer`, `huggingface`); the rest are that encoder's arguments.
+        `encoder` names the kind (a key of `ENCODERS`); the rest are that encoder's arguments.
 
     Raises
     ------
@@ -38,39 +106,118 @@ def build_encoder(settings: dict) -> nn.Module:
         On an unknown kind or setting.
     """
     settings = dict(settings)
-    kind = settings.pop("encoder", None)
-    if kind == "conformer":
-        from eeasr_modules.models.encoders.conformer import ConformerEncoder as Encoder
-
-        known = conformer_defaults()
-    elif kind == "huggingface":
-        Encoder = huggingface_class(settings)
-        known = huggingface_defaults()
-    else:
-        raise ValueError(f"expected encoder to be one of conformer, huggingface, got {kind!r}")
+    name = settings.pop("encoder", None)
+    if name not in ENCODERS:
+        raise ValueError(
+            f"expected encoder to be one of {', '.join(ENCODERS)}, got {name!r}; import first what registers another"
+        )
+    known = ENCODERS[name].arguments
     unknown = sorted(set(settings) - set(known))
     if unknown:
-        raise ValueError(f"encoder '{kind}' has no setting {', '.join(unknown)}; it takes {list(known)}")
-    return narrow_in_float32(Encoder(**settings))
+        raise ValueError(f"encoder '{name}' has no setting {', '.join(unknown)}; it takes {list(known)}")
+    return narrow_in_float32(ENCODERS[name].build(settings))
 
 
-def huggingface_class(settings: dict) -> type:
-    """The adapter for the family of a checkpoint that `settings` name (`hf_config`, else `source`)."""
-    from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
-    from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_config
+CONFORMER_KEYS: dict[str, Key] = {
+    "n_layers": positive(),
+    "dim": positive(),
+    "n_heads": positive(),
+    "ffn_dim": positive(),
+    "kernel_size": positive(),
+    "n_mels": positive(),
+    "dropout": Key(float, low=0.0, high=1.0),
+    "layerdrop": Key(float, low=0.0, high=1.0),
+    "gradient_checkpointing": Key(bool),
+    "time_masks": Key(int, low=0),
+    "time_mask_frames": positive(),
+    "freq_masks": Key(int, low=0),
+    "freq_mask_channels": positive(),
+}
+
+# n_layers and dim are the checkpoint's
+HUGGINGFACE_KEYS: dict[str, Key] = {
+    "source": Key(str, optional=True),
+    "target_lang": Key(str, optional=True),
+    "attention": Key(str, optional=True, choices=("sdpa", "eager")),
+    "checkpoint_head": Key(bool),
+    "padded_front_end": Key(bool),
+    "freeze_feature_extractor": Key(bool),
+    "gradient_checkpointing": Key(bool),
+    "dropout": Key(float, optional=True, low=0.0, high=1.0),
+    "layerdrop": Key(float, low=0.0, high=1.0),
+    "mask_time_prob": Key(float, low=0.0, high=1.0),
+    "mask_time_length": positive(),
+    "mask_feature_prob": Key(float, low=0.0, high=1.0),
+    "mask_feature_length": positive(),
+}
+
+
+def _check_conformer(values: Mapping) -> None:
+    if values["dim"] % (2 * values["n_heads"]):
+        raise ValueError(f"dim must be a multiple of 2 x n_heads, got {values['dim']} and {values['n_heads']}")
+    if values["kernel_size"] % 2 == 0:
+        raise ValueError(f"kernel_size must be odd, got {values['kernel_size']}")
+
+
+def _check_huggingface(values: Mapping) -> None:
+    if values["source"] is None and values["init_from"] is None:
+        raise ValueError("encoder: huggingface needs source, a hub id or a local folder (or init_from, a model folder)")
+    if values["sample_rate"] != 16000:
+        raise ValueError(f"encoder huggingface hears 16000 Hz, sample_rate is {values['sample_rate']}")
+
+
+def _huggingface_shape(settings: Mapping) -> dict[str, int]:
+    from eeasr_modules.models.encoders import huggingface_checkpoint as reading
 
     if settings.get("hf_config") is not None:
-        model_type = settings["hf_config"].get("model_type")
+        return reading.shape_of(settings["hf_config"])
+    checkpoint = reading.checkpoint_config(settings["source"])
+    reading.check_attention(checkpoint, settings["attention"])
+    return reading.shape_of(reading.as_json(checkpoint))
+
+
+def _huggingface_variant(settings: Mapping) -> str:
+    """The adapter for the family of the checkpoint that `settings` name (`hf_config`, else `source`)."""
+    from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_config
+
+    family = None
+    if settings.get("hf_config") is not None:
+        family = settings["hf_config"].get("model_type")
     elif settings.get("source") is not None:
-        model_type = checkpoint_config(settings["source"]).model_type
-    else:
-        model_type = None
-    if model_type == "whisper":
-        from eeasr_modules.models.encoders.whisper import WhisperEncoder
+        family = checkpoint_config(settings["source"]).model_type
+    return {
+        "whisper": "eeasr_modules.models.encoders.whisper.WhisperEncoder",
+        "moonshine": "eeasr_modules.models.encoders.moonshine.MoonshineEncoder",
+    }.get(family, ENCODERS["huggingface"].path)
 
-        return WhisperEncoder
-    if model_type == "moonshine":
-        from eeasr_modules.models.encoders.moonshine import MoonshineEncoder
 
-        return MoonshineEncoder
-    return HuggingFaceEncoder
+def _huggingface_vocabulary(settings: Mapping) -> list[str] | None:
+    from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_vocabulary
+
+    return checkpoint_vocabulary(settings["source"], target_lang=settings["target_lang"])
+
+
+ENCODERS: dict[str, EncoderKind] = {
+    "conformer": EncoderKind(
+        "eeasr_modules.models.encoders.conformer.ConformerEncoder",
+        CONFORMER_KEYS,
+        fixed=("n_heads", "ffn_dim", "kernel_size", "n_mels"),
+        check=_check_conformer,
+        stock="eeasr_modules.models.encoders.conformer.stock_forward",
+        library="SpeechBrain",
+    ),
+    "huggingface": EncoderKind(
+        "eeasr_modules.models.encoders.huggingface.HuggingFaceEncoder",
+        HUGGINGFACE_KEYS,
+        fixed=("source", "target_lang"),
+        check=_check_huggingface,
+        stock="eeasr_modules.models.encoders.huggingface.stock_forward",
+        library="transformers",
+        checkpoint=Checkpoint(
+            shape=_huggingface_shape,
+            variant=_huggingface_variant,
+            vocabulary=_huggingface_vocabulary,
+            kept=("source", "hf_config", "normalise_wavs"),
+        ),
+    ),
+}

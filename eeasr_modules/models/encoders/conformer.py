@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from eeasr_modules.models.encoders.downsampling import build_downsampler
-from eeasr_modules.models.walk import WalkState
+from eeasr_modules.models.walk import WalkState, shallow
 
 _BYTES = 8  # mask elements per 64-bit draw
 _LOWEST = -(2**63)
@@ -339,3 +339,24 @@ class ConformerEncoder(nn.Module):
         attention = 4 * t * d * d + positions * d * d + 2 * t * t * d + t * positions * d
         convolution = 3 * t * d * d + t * d * self.kernel_size
         return float(feed_forward + attention + convolution)
+
+
+def stock_forward(encoder: ConformerEncoder, n_layers: int):
+    """SpeechBrain's forward of the first layers: (wavs, n_samples) to (states, n_frames).
+
+    Features and subsampling are ours, which SpeechBrain has none of; its Conformer leaks padding into the last frames
+    of shorter utterances.
+    """
+    conformer = encoder.conformer
+    if n_layers < encoder.n_layers:
+        conformer = shallow(conformer)
+        conformer.layers = nn.ModuleList(list(conformer.layers)[:n_layers])
+        conformer.norm = nn.Identity()
+        conformer.eval()
+
+    def forward(wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        state = encoder.front_end(wavs, n_samples)
+        padded, positions = state.extra["padded"], state.extra["positions"]
+        return conformer(state.hidden, src_key_padding_mask=padded, pos_embs=positions)[0], state.n_frames
+
+    return forward

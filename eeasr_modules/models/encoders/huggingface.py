@@ -22,7 +22,7 @@ from eeasr_modules.models.encoders.huggingface_front_end import (
     together,
     with_positions,
 )
-from eeasr_modules.models.walk import Walk, WalkState
+from eeasr_modules.models.walk import Walk, WalkState, shallow
 
 
 class HuggingFaceEncoder(nn.Module):
@@ -323,3 +323,30 @@ class HuggingFaceEncoder(nn.Module):
         finally:
             self.padded_front_end, self.normalise_wavs, self.downsampler = padded_front_end, normalise, downsampler
         return max((ours[i, :n] - stock[i, :n]).abs().max().item() for i, n in enumerate(walk.n_frames.tolist()))
+
+    def stock_states(self, model: nn.Module, wavs: torch.Tensor, n_samples: torch.Tensor) -> torch.Tensor:
+        """States (batch, frames, dim) by the forward of transformers' `model`, with an attention mask where needed."""
+        if self.downsampler is not None:
+            wavs, n_samples = self.downsampler(wavs, n_samples)
+        x = normalised(wavs, n_samples) if self.normalise_wavs else wavs
+        mask = None
+        if bool((n_samples < wavs.shape[1]).any()):
+            mask = (torch.arange(wavs.shape[1], device=wavs.device) < n_samples.unsqueeze(1)).long()
+        return model(x, attention_mask=mask).last_hidden_state
+
+
+def stock_forward(encoder: HuggingFaceEncoder, n_layers: int):
+    """Transformers' forward of the first layers, weights shared: (wavs, n_samples) to (states, n_frames)."""
+    model = encoder.model
+    if n_layers < encoder.n_layers:
+        model = shallow(model)
+        model.encoder = shallow(model.encoder)
+        model.encoder.layers = nn.ModuleList(list(model.encoder.layers)[:n_layers])
+        if encoder.stable:  # inner heads of "large" normalise themselves
+            model.encoder.layer_norm = nn.Identity()
+        model.eval()
+
+    def forward(wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return encoder.stock_states(model, wavs, n_samples), encoder.frames_for(n_samples)
+
+    return forward

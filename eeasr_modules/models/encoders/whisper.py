@@ -40,6 +40,11 @@ class SupervisedEncoder(HuggingFaceEncoder):
         """Last states (frames, dim) of one waveform (samples,) by transformers' own forward (of `model`, if given)."""
         raise NotImplementedError
 
+    def stock_states(self, model: nn.Module, wavs: torch.Tensor, n_samples: torch.Tensor) -> torch.Tensor:
+        """As the base's, one utterance after the other: transformers has no masks for these encoders."""
+        alone = [self.stock(wav[:n], model=model) for wav, n in zip(wavs, n_samples.tolist(), strict=True)]
+        return nn.utils.rnn.pad_sequence(alone, batch_first=True)
+
     def difference_from_stock(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> float:
         """Largest difference between the walk over a padded batch and transformers' own forward over each alone."""
         downsampler, self.downsampler = self.downsampler, None

@@ -8,18 +8,15 @@ Models"; their mean counts padding, this one does not).
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from eeasr_modules.exits.policies.protocol import Policy, Static
-from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
-from eeasr_modules.models.encoders.huggingface_front_end import normalised
-from eeasr_modules.models.encoders.whisper import SupervisedEncoder
+from eeasr_modules.models.encoders import ENCODERS
+from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WORD_SIGNALS
 from eeasr_modules.runtime.batch import Leaving
 from eeasr_modules.runtime.engine import Engine
@@ -86,11 +83,10 @@ def all_ways(engine: Engine, policies: Sequence[Policy]) -> list[Way]:
     layers = engine.model.exit_layers
     never = (False,) * len(layers)
     full = with_policy(engine, Static(layers[-1]))
-    stock = Stock(engine.model.encoder)
-    ways = [
-        Way("full depth, this runtime", "", _engine_run(full), never),
-        Way(f"full depth, {stock.name}", "", _stock_run(engine, stock), never),
-    ]
+    ways = [Way("full depth, this runtime", "", _engine_run(full), never)]
+    if ENCODERS[engine.model.config["encoder"]["encoder"]].stock is not None:
+        stock = Stock(engine.model)
+        ways.append(Way(f"full depth, {stock.name}", "", _stock_run(engine, stock), never))
     ways += [Way(f"cut off at layer {layer}", "", _cut_run(engine, k), never) for k, layer in enumerate(layers[:-1])]
     for policy in policies:
         own = with_policy(engine, policy)
@@ -163,73 +159,24 @@ class WholeBatch(Leaving):
 
 
 class Stock:
-    """The encoder's forward as the library that it comes from has it, waveforms to states for the head.
-
-    Transformers: a padded batch with an attention mask where there is padding. SpeechBrain: features and subsampling
-    are ours, which it has none of; its Conformer leaks padding into the last frames of shorter utterances.
+    """A model's encoder run by the forward of the library that it comes from, waveforms to states for the head.
 
     Arguments
     ---------
-    encoder : Encoder
-        Of one of the two.
+    model : MultiExit
+        Of a kind of encoder that has a stock forward.
     n_layers : int or None
         Cut off there; None for all.
     """
 
-    def __init__(self, encoder: nn.Module, *, n_layers: int | None = None):
-        self.encoder, self.n_layers = encoder, encoder.n_layers if n_layers is None else n_layers
-        self.is_huggingface = isinstance(encoder, HuggingFaceEncoder)
-        self.name = "transformers" if self.is_huggingface else "SpeechBrain"
-        self.module = self._cut_model() if self.is_huggingface else self._cut_conformer()
+    def __init__(self, model: MultiExit, *, n_layers: int | None = None):
+        kind = ENCODERS[model.config["encoder"]["encoder"]]
+        self.name, self.n_layers = kind.library, n_layers or model.encoder.n_layers
+        self._forward = kind.stock_forward(model.encoder, self.n_layers)
 
     def __call__(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Layer states (batch, frames, dim) and valid frames (batch,)."""
-        return self._of_huggingface(wavs, n_samples) if self.is_huggingface else self._of_conformer(wavs, n_samples)
-
-    def _of_huggingface(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        n_frames = self.encoder.frames_for(n_samples)
-        if isinstance(self.encoder, SupervisedEncoder):  # no masks in transformers: one utterance after the other
-            alone = [self.encoder.stock(wav[:n], model=self.module) for wav, n in zip(wavs, n_samples.tolist())]
-            return nn.utils.rnn.pad_sequence(alone, batch_first=True), n_frames
-        if self.encoder.downsampler is not None:
-            wavs, n_samples = self.encoder.downsampler(wavs, n_samples)
-        x = normalised(wavs, n_samples) if self.encoder.normalise_wavs else wavs
-        mask = None
-        if bool((n_samples < wavs.shape[1]).any()):
-            mask = (torch.arange(wavs.shape[1], device=wavs.device) < n_samples.unsqueeze(1)).long()
-        return self.module(x, attention_mask=mask).last_hidden_state, n_frames
-
-    def _of_conformer(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        state = self.encoder.front_end(wavs, n_samples)
-        padded, positions = state.extra["padded"], state.extra["positions"]
-        hidden, _ = self.module(state.hidden, src_key_padding_mask=padded, pos_embs=positions)
-        return hidden, state.n_frames
-
-    def _cut_model(self) -> nn.Module:
-        """The model of transformers with fewer layers, weights shared; inner heads of "large" normalise themselves."""
-        if self.n_layers == self.encoder.n_layers:
-            return self.encoder.model
-        model = _copied(self.encoder.model)
-        model.encoder = _copied(model.encoder)
-        model.encoder.layers = nn.ModuleList(list(model.encoder.layers)[: self.n_layers])
-        if self.encoder.stable:
-            model.encoder.layer_norm = nn.Identity()
-        return model.eval()
-
-    def _cut_conformer(self) -> nn.Module:
-        if self.n_layers == self.encoder.n_layers:
-            return self.encoder.conformer
-        conformer = _copied(self.encoder.conformer)
-        conformer.layers = nn.ModuleList(list(conformer.layers)[: self.n_layers])
-        conformer.norm = nn.Identity()
-        return conformer.eval()
-
-
-def _copied(module: nn.Module) -> nn.Module:
-    """The same module with children of its own choosing."""
-    other = copy.copy(module)
-    other._modules = dict(module._modules)
-    return other
+        return self._forward(wavs, n_samples)
 
 
 def _engine_run(engine: Engine):

@@ -226,14 +226,16 @@ def export_model(
     model, vocabulary = source.load("cpu")
     if getattr(model, "conditioning", None) is not None:
         raise ValueError(f"'{name}' is self-conditioned: its exits feed back into its layers, which is not exported")
-    if model.encoder.downsampler is not None:
+    if getattr(model.encoder, "downsampler", None) is not None:
         raise ValueError(
             f"'{name}' shortens its input (downsample: {model.encoder.downsampler.kind}), which is not exported: "
             "transcribe with eeasr transcribe, or export a model without downsample"
         )
-    if isinstance(model.encoder, SupervisedEncoder):
+    exported = isinstance(model.encoder, (ConformerEncoder, HuggingFaceEncoder))
+    if not exported or isinstance(model.encoder, SupervisedEncoder):
+        kind = model.encoder.model.config.model_type if exported else model.config["encoder"]["encoder"]
         raise ValueError(
-            f"'{name}' stands on the encoder of a {model.encoder.model.config.model_type}, which is not exported yet: "
+            f"'{name}' stands on the encoder of a {kind}, which is not exported yet: "
             "transcribe with eeasr transcribe, or export a model on another encoder"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,9 @@ import json
 import re
 from pathlib import Path
 
+from eeasr_modules.common.keys import Key
 from eeasr_modules.exits.policies.protocol import DECODER_SIGNALS
-from eeasr_modules.training.config.keys import Key
+from eeasr_modules.models.encoders import ENCODERS
 from eeasr_modules.training.config.settings import PURPOSES, Config, OtherSet
 from eeasr_modules.training.regimes import OWN_TEACHERS, Regime
 
@@ -46,8 +47,17 @@ def kept_depth(config: Config, n_layers: int) -> int:
     return kept
 
 
-def check_kept_conformer(config: Config) -> None:
-    """ValueError where `keep_layers` has no trained Conformer to take layers off."""
+def check_encoder(config: Config) -> None:
+    """ValueError where keys of the encoder do not go together, or need weights that it does not start from."""
+    kind = ENCODERS[config.encoder]
+    if kind.check is not None:
+        kind.check(config.values)
+    if config.downsample is not None and "downsample" not in kind.arguments:
+        raise ValueError(f"downsample: {config.downsample} is not for encoder {config.encoder}: give downsample: null")
+    if kind.checkpoint is not None:
+        return
+    if (config.freeze_encoder or config.regime == "heads_only") and config.init_from is None:
+        raise ValueError("freeze_encoder: true trains heads only and needs init_from, a model folder to start from")
     if config.keep_layers is not None and config.init_from is None:
         raise ValueError(
             f"keep_layers: {config.keep_layers} leaves out layers of a trained encoder and needs init_from, a model "

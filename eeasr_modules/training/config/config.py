@@ -11,13 +11,14 @@ import json
 import re
 from pathlib import Path
 
+from eeasr_modules.models.encoders import ENCODERS
 from eeasr_modules.training.config.checks import (
     OTHER_KEY,
     alphas_of,
     check_cheaper_start,
     check_decoder,
     check_decoder_start,
-    check_kept_conformer,
+    check_encoder,
     check_regime,
     check_upsample,
     decoder_settings,
@@ -25,7 +26,7 @@ from eeasr_modules.training.config.checks import (
     other_sets,
     regime_of,
 )
-from eeasr_modules.training.config.keys import ENCODER_KEYS, EVERY, KEYS, keys_of
+from eeasr_modules.training.config.keys import COMMON_KEYS, EVERY, all_keys, keys_of
 from eeasr_modules.training.config.settings import PURPOSES, Config
 
 
@@ -97,9 +98,6 @@ def _plain(overrides: dict) -> dict:
     return {k: float(v) if isinstance(v, str) and number.fullmatch(v) else v for k, v in overrides.items()}
 
 
-SHAPE_KEYS = ("encoder", "n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels", "sample_rate")
-
-
 def corpus_folders(recipes: Path) -> dict[str, Path]:
     """Corpora by lower-case name: the folders of `recipes` that have a `prepare.py`."""
     return {path.parent.name.lower(): path.parent for path in sorted(recipes.glob("*/prepare.py"))}
@@ -117,17 +115,18 @@ def check(values: dict, *, recipes: Path) -> Config:
     """
     corpora = corpus_folders(recipes)
     own = {name: value for name, value in values.items() if not OTHER_KEY.fullmatch(name)}
-    unknown = sorted(set(own) - set(KEYS))
+    unknown = sorted(set(own) - set(all_keys()))
     if unknown:
-        known = keys_of(own["encoder"]) if own.get("encoder") in (*ENCODER_KEYS,) else KEYS
+        known = keys_of(own["encoder"]) if own.get("encoder") in (*ENCODERS,) else all_keys()
         raise ValueError(f"unknown key {', '.join(unknown)}{_nearest(unknown[0], known)}")
     if "encoder" not in own:
         raise ValueError("the YAML lacks the keys encoder")
-    KEYS["encoder"].check("encoder", own["encoder"])
+    COMMON_KEYS["encoder"].check("encoder", own["encoder"])
     keys = keys_of(own["encoder"])
     for name in sorted(set(own) - set(keys)):
-        kind = next(kind for kind, theirs in ENCODER_KEYS.items() if name in theirs)
+        kind = next(kind for kind, theirs in ENCODERS.items() if name in theirs.keys)
         raise ValueError(f"{name} belongs to encoder {kind}, this run has encoder {own['encoder']}: leave it out")
+    own = {**{name: key.default for name, key in keys.items() if key.default is not ...}, **own}
     missing = sorted(set(keys) - set(own))
     if missing:
         raise ValueError(f"the YAML lacks the keys {', '.join(missing)}")
@@ -182,10 +181,7 @@ def _check_together(config: Config) -> None:
     _check_splits(config)
     check_regime(config)
     check_decoder(config)
-    if config.encoder == "conformer":
-        _check_conformer(config)
-    else:
-        _check_huggingface(config)
+    check_encoder(config)
     check_upsample(config)
     if config.init_from is not None:
         _check_start(config)
@@ -204,23 +200,6 @@ def _check_splits(config: Config) -> None:
             f"test_splits and valid_splits both name {', '.join(both)}: checkpoints and thresholds are chosen on "
             "valid_splits, so test on another"
         )
-
-
-def _check_conformer(config: Config) -> None:
-    if config.dim % (2 * config.n_heads):
-        raise ValueError(f"dim must be a multiple of 2 x n_heads, got {config.dim} and {config.n_heads}")
-    if config.kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd, got {config.kernel_size}")
-    if (config.freeze_encoder or config.regime == "heads_only") and config.init_from is None:
-        raise ValueError("freeze_encoder: true trains heads only and needs init_from, a model folder to start from")
-    check_kept_conformer(config)
-
-
-def _check_huggingface(config: Config) -> None:
-    if config.source is None and config.init_from is None:
-        raise ValueError("encoder: huggingface needs source, a hub id or a local folder (or init_from, a model folder)")
-    if config.sample_rate != 16000:
-        raise ValueError(f"encoder huggingface hears 16000 Hz, sample_rate is {config.sample_rate}")
 
 
 def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
@@ -298,9 +277,8 @@ def _check_start(config: Config) -> None:
     """The model of `init_from` has an encoder of the shape that the YAML describes."""
     start = _start(config)
     theirs = start["encoder"]
-    names = [*SHAPE_KEYS, *(["source"] if config.values.get("source") is not None else [])]
-    for name in names:
-        if name in theirs and name in config.values and theirs[name] != config.values[name]:
+    for name in ("encoder", "n_layers", "dim", *ENCODERS[config.encoder].fixed, "sample_rate"):
+        if config.values.get(name) is not None and theirs.get(name, config.values[name]) != config.values[name]:
             raise ValueError(
                 f"init_from '{config.init_from}' is a model with {name} {theirs[name]}, but the YAML has {name} "
                 f"{config.values[name]}: they must be the same"
@@ -342,7 +320,7 @@ def _nearest(name: str, known) -> str:
 def load(path: str | Path, overrides: str | dict, *, recipes: Path) -> Config:
     """The checked configuration of a run, its exits placed; see `load_yaml`, `check` and `with_depth`.
 
-    A Hugging Face checkpoint is asked for its depth here (its settings only, no weights). `exit_layers` or `source`
+    A checkpoint is asked for the encoder's depth here (its settings only, no weights). `exit_layers` or `source`
     given on the command line without `output_folder` get a run folder of their own, so that the run in the usual one
     is not disturbed: `runs/an4` becomes `runs/an4_exits_2_4_8`.
     """
@@ -353,7 +331,7 @@ def load(path: str | Path, overrides: str | dict, *, recipes: Path) -> Config:
             values["output_folder"] = f"{values['output_folder']}_{Path(str(values['source'])).name}"
         if values.get("exit_layers") != before.get("exit_layers"):
             layers = values["exit_layers"]
-            KEYS["exit_layers"].check("exit_layers", layers)
+            COMMON_KEYS["exit_layers"].check("exit_layers", layers)
             suffix = layers.replace(" ", "_") if isinstance(layers, str) else "_".join(map(str, layers))
             values["output_folder"] = f"{values['output_folder']}_exits_{suffix}"
     config = check(values, recipes=recipes)
@@ -361,16 +339,6 @@ def load(path: str | Path, overrides: str | dict, *, recipes: Path) -> Config:
 
 
 def _checkpoint_shape(config: Config) -> dict[str, int]:
-    """`n_layers` and `dim` of the checkpoint that a Hugging Face encoder starts from."""
-    from eeasr_modules.models.encoders.huggingface_checkpoint import (
-        as_json,
-        check_attention,
-        checkpoint_config,
-        shape_of,
-    )
-
-    if config.init_from is not None:
-        return shape_of(_start(config)["encoder"]["hf_config"])
-    checkpoint = checkpoint_config(config.source)
-    check_attention(checkpoint, config.attention)
-    return shape_of(as_json(checkpoint))
+    """`n_layers` and `dim` of what the encoder starts from."""
+    settings = config.values if config.init_from is None else _start(config)["encoder"]
+    return ENCODERS[config.encoder].checkpoint.shape(settings)

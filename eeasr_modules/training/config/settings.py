@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from eeasr_modules.training.config.keys import ENCODER_KEYS
+from eeasr_modules.models.encoders import ENCODERS
 
 PURPOSES = ("train", "valid", "test")
 
@@ -62,7 +62,7 @@ class Config:
     Arguments
     ---------
     values : dict
-        Every key of `keys_of(encoder)`; for a Hugging Face encoder also `n_layers` and `dim`, once its checkpoint
+        Every key of `keys_of(encoder)`; also `n_layers` and `dim` of an encoder whose checkpoint tells them, once it
         was asked (see `load`).
     other_sets : tuple of OtherSet
         From the `also_`, `release_` and `ood_..._folder` keys that are not null, in the order of the YAML.
@@ -80,10 +80,8 @@ class Config:
     @property
     def encoder_settings(self) -> dict:
         """Arguments of `models.encoders.build_encoder`."""
-        own = ("encoder", "sample_rate", "downsample", "downsample_factor", *ENCODER_KEYS[self.values["encoder"]])
-        if self.values["encoder"] == "huggingface":
-            own += ("keep_layers",)  # the Conformer's n_layers says it, once the depth is known
-        return {name: self.values[name] for name in own if name != "checkpoint_head"}  # that is a matter of heads
+        kind = self.values["encoder"]
+        return {"encoder": kind, **ENCODERS[kind].settings_of(self.values)}
 
     @property
     def trained_corpora(self) -> list[str]:

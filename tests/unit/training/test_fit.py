@@ -8,10 +8,11 @@ import torch
 from speechbrain.utils.run_opts import RunOptions
 
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
+from eeasr_modules.models.encoders import ENCODERS
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.weights import model_digest as digest_of
 from eeasr_modules.training.brain import ExitBrain
-from eeasr_modules.training.config.keys import KEYS
+from eeasr_modules.training.config.keys import all_keys, keys_of
 from eeasr_modules.training.fit import FIXED, build_model, check_run_folder, fit, load_brain_class, make_vocabulary
 
 
@@ -42,7 +43,8 @@ class TestRunFolder:
         assert json.loads((tmp_path / "run.json").read_text())["exit_layers"] == [1, 2]  # the first one's still
 
     def test_every_key_that_is_fixed_is_a_key(self):
-        assert set(FIXED) <= set(KEYS)
+        assert set(FIXED) <= set(all_keys())
+        assert all({*kind.fixed} <= set(keys_of(name)) for name, kind in ENCODERS.items())
 
 
 class TestBrainClass:

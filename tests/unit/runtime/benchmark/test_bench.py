@@ -109,7 +109,7 @@ def test_a_cut_model_of_transformers_gives_the_states_of_the_walk(kind):
     before = len(model.encoder.model.encoder.layers)
     with torch.inference_mode():
         for layer in (1, 2, 3):
-            stock, n_frames = Stock(model.encoder, n_layers=layer)(wavs, n_samples)
+            stock, n_frames = Stock(model, n_layers=layer)(wavs, n_samples)
             ours = Walk(model.encoder, wavs, n_samples).advance(layer)
             for row, n in enumerate(n_frames.tolist()):
                 torch.testing.assert_close(stock[row, :n], ours[row, :n], rtol=0, atol=1e-5)
