@@ -33,6 +33,8 @@ from eeasr_modules.training.config.settings import PURPOSES, Config
 def flatten(loaded: dict) -> dict:
     """Keys of a YAML with those of its `defaults` (an included YAML) beneath; the nearer one wins.
 
+    Where the nearer one names another kind of encoder, keys that only the other kind has do not count.
+
     Example
     -------
     >>> flatten({"a": 1, "defaults": {"a": 0, "b": 2}})
@@ -42,7 +44,13 @@ def flatten(loaded: dict) -> dict:
     if not isinstance(defaults, dict):
         raise ValueError(f"defaults must include another YAML (!include:file), got {defaults!r}")
     own = {name: value for name, value in loaded.items() if name != "defaults"}
-    return {**flatten(defaults), **own} if defaults else own
+    if not defaults:
+        return own
+    beneath = flatten(defaults)
+    theirs, ours = (ENCODERS.get(values.get("encoder", beneath.get("encoder"))) for values in (beneath, own))
+    if theirs is not None and ours is not None:
+        beneath = {name: beneath[name] for name in beneath if name not in theirs.keys or name in ours.keys}
+    return {**beneath, **own}
 
 
 def load_yaml(path: str | Path, overrides: str | dict = "") -> dict:
