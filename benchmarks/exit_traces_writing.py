@@ -6,7 +6,7 @@ from typing import Any
 
 from exit_traces_text import SINGLE_EXIT, points_of, policy_names, readme_text, summary_text
 
-from eeasr_modules.common.files import write_aside
+from eeasr_modules.common.files import rounded, write_aside
 
 BEGIN, END = "<!-- results: written by benchmarks/exit_traces.py -->", "<!-- /results -->"
 
@@ -57,7 +57,7 @@ def public(results: dict[str, Any]) -> dict[str, Any]:
         for text, by_set in results["policies"].items()
     }
     fusion = {name: {k: v for k, v in one.items() if k != "exit_index"} for name, one in results["fusion"].items()}
-    return _rounded({**results, "policies": policies, "fusion": fusion})
+    return rounded({**results, "policies": policies, "fusion": fusion})
 
 
 def baselines_text(results: dict[str, Any]) -> str:
@@ -134,11 +134,3 @@ def draw(results: dict[str, Any], name: str, path: Path) -> None:
     figure.tight_layout()
     write_aside(path, lambda aside: figure.savefig(aside, format="png"))
     plt.close(figure)
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_rounded(one) for one in value]
-    return round(value, 4) if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""Files written aside and renamed, so that nobody ever reads half of one; what a file holds, as a digest."""
+"""Files written aside and renamed, so that nobody reads half of one; digests of files, rounded numbers for them."""
 
 from __future__ import annotations
 
@@ -69,3 +69,18 @@ def file_digest(*paths: str | Path) -> str:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()
+
+
+def rounded(value: object) -> object:
+    """A value for a JSON file, with the floats in it, however deep, to 4 decimals: more would be noise.
+
+    Example
+    -------
+    >>> rounded({"wer": (12.345678, 3), "name": "a"})
+    {'wer': [12.3457, 3], 'name': 'a'}
+    """
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(one) for one in value]
+    return round(value, 4) if isinstance(value, float) else value

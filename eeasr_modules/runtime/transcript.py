@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from eeasr_modules.common.files import rounded
 from eeasr_modules.exits.words.confidence import ConfidenceMap
 
 
@@ -156,15 +157,7 @@ class Transcript:
         >>> Transcript("a.wav", error="'a.wav' is empty: 0 bytes").as_dict()["error"]
         "'a.wav' is empty: 0 bytes"
         """
-        return _rounded(asdict(self))
-
-
-def _rounded(value):
-    if isinstance(value, float):
-        return round(value, 4)
-    if isinstance(value, dict):
-        return {name: _rounded(inner) for name, inner in value.items()}
-    return [_rounded(inner) for inner in value] if isinstance(value, list | tuple) else value
+        return rounded(asdict(self))
 
 
 def with_probabilities(words: Sequence[Word], confidence_map: ConfidenceMap, *, exit_layer: int) -> tuple[Word, ...]:

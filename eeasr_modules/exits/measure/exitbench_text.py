@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from eeasr_modules.common.files import write_aside
+from eeasr_modules.common.files import rounded, write_aside
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
 
 
@@ -71,7 +71,7 @@ def write_score(score: dict[str, Any], folder: str | Path) -> list[Path]:
         The files.
     """
     folder = Path(folder)
-    texts = {"score.json": json.dumps(_rounded(score), indent=1) + "\n", "score.md": score_markdown(score)}
+    texts = {"score.json": json.dumps(rounded(score), indent=1) + "\n", "score.md": score_markdown(score)}
     return [write_aside(folder / name, text) for name, text in texts.items()]
 
 
@@ -143,12 +143,3 @@ def _wer(value: float | None) -> str:
 
 def _with_interval(value: float, ends: Sequence[float], *, sign: str = "") -> str:
     return f"{value:{sign}.2f} [{ends[0]:{sign}.2f}, {ends[1]:{sign}.2f}]"
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to 4 decimals: more would be noise."""
-    if isinstance(value, dict):
-        return {key: _rounded(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(one) for one in value]
-    return round(value, 4) if isinstance(value, float) else value
