@@ -74,8 +74,9 @@ class EncoderKind:
         return {one.name: None if one.default is one.empty else one.default for one in parameters}
 
     def settings_of(self, values: Mapping) -> dict:
-        """Those of a YAML's values that the class takes."""
-        return {name: values[name] for name in self.arguments if name in values}
+        """Those of a YAML's values that the class takes, in the order that model folders and their digests have."""
+        names = dict.fromkeys(("sample_rate", "downsample", "downsample_factor", *self.keys, *self.arguments))
+        return {name: values[name] for name in names if name in values and name in self.arguments}
 
     def build(self, settings: Mapping) -> nn.Module:
         """An encoder with these settings."""

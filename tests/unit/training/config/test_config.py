@@ -126,6 +126,8 @@ def test_what_is_right_passes_and_can_be_read_by_name(recipes):
     with pytest.raises(AttributeError, match="the configuration has no key 'n_layer'"):
         _ = config.n_layer
     assert config.encoder_settings["dim"] == VALUES["dim"] and "tokens" not in config.encoder_settings
+    first = ["encoder", "sample_rate", "downsample", "downsample_factor", "n_layers", "dim"]
+    assert list(config.encoder_settings)[:6] == first  # as in model folders of before: the same digest
 
 
 def test_other_corpora_come_in_the_order_of_the_yaml(recipes):
