@@ -51,7 +51,6 @@ setup(
         "wordfreq>=3.1",  # policies lexical, gain, gain_words
     ],
     extras_require={
-        "microphone": ["sounddevice"],  # eeasr try
         "audio": ["av"],  # m4a, aac, webm
         "demo": ["gradio>=6,<7"],  # eeasr demo
         "datasets": ["datasets"],  # recipes/Custom reads what it saved

@@ -37,7 +37,7 @@ train() {
 train scratch
 lists=$OUT/scratch/manifests # training parts alone, so that pretraining never hears a test speaker
 AUDIO=${AUDIO:-"[$lists/commonvoice_train.csv, $lists/commonvoice_20/commonvoice_validated.csv, $lists/an4_train.csv, $lists/librispeech_train-clean-100.csv, $lists/ljspeech_train.csv]"}
-"$PYTHON" recipes/Pretrain/pretrain.py hparams/pretrain_small.yaml --device "$DEVICE" --precision "$PRECISION" \
+"$PYTHON" recipes/Pretrain/pretrain.py recipes/Pretrain/pretrain_small.yaml --device "$DEVICE" --precision "$PRECISION" \
     --output_folder "$OUT/pretraining" "${shape[@]}" --n_epochs "$PRETRAIN_EPOCHS" --audio "$AUDIO"
 train pretrained --init_from "$OUT/pretraining/encoder"
 train single_exit --regime last_only --select_on last

@@ -52,7 +52,6 @@ MOVED = {
     "exits.policies": "exits.policies.protocol",
     "exits.policy_file": "exits.policies.files",
     "exits.policy_text": "exits.policies.text",
-    "exits.recalibration": "exits.tuning.recalibration",
     "exits.region_features": "exits.measure.regions",
     "exits.region_fusion": "exits.measure.regions",
     "exits.risk": "exits.tuning.risk",
@@ -64,7 +63,6 @@ MOVED = {
     "exits.score_baselines": "exits.measure.exitbench_baselines",
     "exits.score_choices": "exits.measure.exitbench",
     "exits.score_text": "exits.measure.exitbench_text",
-    "exits.selection": "exits.measure.selection",
     "exits.signals_text": "exits.tables.text_signals",
     "exits.stats": "exits.measure.overthinking",
     "exits.sweep": "exits.tuning.curve",
@@ -100,7 +98,6 @@ MOVED = {
     "models.huggingface": "models.encoders.huggingface",
     "models.huggingface_checkpoint": "models.encoders.huggingface_checkpoint",
     "models.huggingface_front_end": "models.encoders.huggingface_front_end",
-    "models.masked_targets": "models.masked_prediction",
     "models.moonshine": "models.encoders.moonshine",
     "models.nbest": "models.decoding.beam",
     "models.precision": "models.device",
@@ -119,7 +116,6 @@ MOVED = {
     "report.figures": "report.render.figures",
     "report.frontier": "report.render.figures",
     "report.html_page": "report.render.page",
-    "report.live": "report.render.live",
     "report.page": "report.render.page",
     "report.readme": "report.render.readme",
     "report.set_numbers": "report.numbers.sets",
@@ -147,7 +143,6 @@ MOVED = {
     "runtime.searching": "runtime.batch",
     "runtime.sharding": "runtime.files.shards",
     "runtime.transcribing": "runtime.files.transcribe",
-    "runtime.trying": "runtime.microphone",
     "runtime.underway": "runtime.chunks",
     "runtime.words": "runtime.transcript",
     "spelling": "common.spelling",
@@ -181,6 +176,22 @@ MOVED = {
     "training.starting": "training.initialisation",
     "training.transcripts": "training.test_pass",
     "training.yaml_file": "training.config.config",
+}
+# What went without a successor: the sentence that an import of it says.
+_TRY = "'eeasr try' was removed: eeasr demo records and shows every exit"
+_PRETRAINING = "pretraining is a recipe of its own now: recipes/Pretrain"
+REMOVED = {
+    "exits.measure.selection": "selection of a whole transcript was removed: exits.measure.fusion does better",
+    "exits.recalibration": "recalibration without labels was removed: calibrate on labelled data",
+    "exits.selection": "selection of a whole transcript was removed: exits.measure.fusion does better",
+    "exits.tuning.recalibration": "recalibration without labels was removed: calibrate on labelled data",
+    "models.masked_prediction": _PRETRAINING,
+    "models.masked_targets": _PRETRAINING,
+    "report.live": "'eeasr report --live' was removed: train_log.txt and logger: tensorboard show a training",
+    "report.render.live": "'eeasr report --live' was removed: train_log.txt and logger: tensorboard show a training",
+    "runtime.microphone": _TRY,
+    "runtime.trying": _TRY,
+    "training.pretraining": _PRETRAINING,
 }
 
 
@@ -228,7 +239,10 @@ class _StandIn(Loader):
 
 class _Finder(MetaPathFinder):
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name.startswith(f"{_PACKAGE}.") and name.removeprefix(f"{_PACKAGE}.") in MOVED:
+        old = name.removeprefix(f"{_PACKAGE}.")
+        if old != name and old in REMOVED:
+            raise ModuleNotFoundError(f"there is no {name}: {REMOVED[old]}", name=name)
+        if old != name and old in MOVED:
             return ModuleSpec(name, _StandIn())
         return None
 

@@ -50,9 +50,9 @@ def shown(text, document=""):
 
     Example
     -------
-    >>> text = "Run `make env`:\\n\\n    ls | eeasr try -  # slow\\n    x = 1\\n\\n```\\n$ make \\\\\\n  an4\\n```\\n"
+    >>> text = "Run `make env`:\\n\\n    ls | eeasr score -  # slow\\n    x = 1\\n\\n```\\n$ make \\\\\\n  an4\\n```\\n"
     >>> [(one.words, one.is_whole) for one in shown(text)]
-    [(('eeasr', 'try', '-'), True), (('make', 'an4'), True), (('make', 'env'), False)]
+    [(('eeasr', 'score', '-'), True), (('make', 'an4'), True), (('make', 'env'), False)]
     """
     fenced = [body for _, language, body in FENCE.findall(text) if language not in ("python", "yaml", "json")]
     prose = FENCE.sub("\n", text)

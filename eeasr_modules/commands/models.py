@@ -1,4 +1,4 @@
-"""Commands on models and their trainings: `benchmark`, `confidence`, `export`, `report`, `push`."""
+"""Commands on models and their trainings: `benchmark`, `confidence`, `export`, `push`."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from eeasr_modules.commands.options import add_command, whole_number
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add `benchmark`, `confidence`, `export`, `report`, `push` to the parser's commands.
+    """Add `benchmark`, `confidence`, `export`, `push` to the parser's commands.
 
     Arguments
     ---------
@@ -17,7 +17,6 @@ def add(commands: argparse._SubParsersAction) -> None:
     _add_benchmark(commands)
     _add_confidence(commands)
     _add_export(commands)
-    _add_report(commands)
     _add_push(commands)
 
 
@@ -128,26 +127,6 @@ def _export(options: argparse.Namespace) -> None:
     if options.check:
         found = check_export(options.model, options.output, options.check)
         print(", ".join(f"{name}: {value}" for name, value in found.items()))
-
-
-def _add_report(commands: argparse._SubParsersAction) -> None:
-    parser = add_command(commands, "report", _report, "a page on a training that is under way")
-    parser.add_argument("folder", metavar="RUN", help="run folder of train.py")
-    parser.add_argument("--live", action="store_true", help="draw it again until interrupted")
-    parser.add_argument("--every", type=int, default=15, metavar="S", help="seconds between drawings (default: 15)")
-
-
-def _report(options: argparse.Namespace) -> None:
-    import time
-
-    from eeasr_modules.report.render.live import write_live_page
-
-    if options.every < 1:
-        raise ValueError(f"--every must be at least 1, got {options.every}")
-    print(f"eeasr: open {write_live_page(options.folder, refresh_s=options.every)}")
-    while options.live:
-        time.sleep(options.every)
-        write_live_page(options.folder, refresh_s=options.every)
 
 
 def _add_push(commands: argparse._SubParsersAction) -> None:

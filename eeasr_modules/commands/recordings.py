@@ -15,7 +15,6 @@ def add(commands: argparse._SubParsersAction) -> None:
         Of the parser of `eeasr`.
     """
     _add_transcribe(commands)
-    _add_try(commands)
     _add_demo(commands)
 
 
@@ -113,32 +112,6 @@ def _transcribe(options: argparse.Namespace) -> int:
     return 1 if tally.n_failed + tally.n_failed_before else 0
 
 
-def _add_try(commands: argparse._SubParsersAction) -> None:
-    parser = add_command(commands, "try", _try, "hear a model on your own voice, exit by exit")
-    parser.add_argument("arguments", nargs="*", metavar="[MODEL] [AUDIO ...]", help="none: record by the microphone")
-    parser.add_argument("--sentences", metavar="FILE", help="what is said, one sentence a line")
-    add_model_choice(parser)
-
-
-def _try(options: argparse.Namespace) -> None:
-    from eeasr_modules.runtime import EarlyExitASR
-    from eeasr_modules.runtime.microphone import hear, model_and_files, read_sentences, run_trials, trial_lines
-
-    model, files = model_and_files(options.arguments)
-    sentences = read_sentences(options.sentences)
-    asr = EarlyExitASR.from_pretrained(
-        model,
-        policy=options.policy,
-        budget=options.budget,
-        device=options.device,
-        front_end=options.front_end,
-        precision=options.precision,
-    )
-    wavs = hear(files, sentences, sample_rate=asr.source.config.get("sample_rate", 16000))
-    trials = run_trials(asr, wavs, sentences)
-    print("\n".join(trial_lines(trials, exit_layers=asr.source.exit_layers, policy=str(asr.policy))))
-
-
 def _add_demo(commands: argparse._SubParsersAction) -> None:
     about = "a page on this machine: speak, and see every exit and policy at work"
     parser = add_command(commands, "demo", _demo, about)
@@ -149,9 +122,8 @@ def _add_demo(commands: argparse._SubParsersAction) -> None:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from eeasr_modules.demo.app import serve
+    from eeasr_modules.demo.app import default_model, serve
     from eeasr_modules.runtime import EarlyExitASR
-    from eeasr_modules.runtime.microphone import default_model
 
     asr = EarlyExitASR.from_pretrained(
         options.model or default_model(),

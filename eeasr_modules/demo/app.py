@@ -1,7 +1,4 @@
-"""The demo's tables as HTML: transcripts with changed words marked, and where policies stop.
-
-The page: Gradio's components around `hearing` and `page_parts`, on this machine only.
-"""
+"""The demo's page, on this machine only: its tables as HTML, and Gradio's components around `demo.recording`."""
 
 from __future__ import annotations
 
@@ -15,6 +12,16 @@ from eeasr_modules.data.waveform import fault
 from eeasr_modules.demo.recording import Hearing, Stop, listen, stops, word_error_rates
 from eeasr_modules.exits.words.alignment import align_words
 from eeasr_modules.runtime.recogniser import EarlyExitASR
+
+DEFAULT_MODELS = (Path(__file__).resolve().parents[1] / "shipped" / "small", Path("runs/an4/model"))
+
+
+def default_model() -> Path:
+    """The first of `DEFAULT_MODELS` that is there; ValueError without one."""
+    for folder in DEFAULT_MODELS:
+        if (folder / "config.json").is_file():
+            return folder
+    raise ValueError("no model comes with this installation: name one, as in: eeasr demo runs/an4/model")
 
 
 def marked_words(text: str, before: str | None) -> str:

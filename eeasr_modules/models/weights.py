@@ -185,3 +185,19 @@ def read_weights(model: nn.Module, files: Sequence[Path]) -> None:
         raise ValueError(
             f"the weights in '{files[0].parent}' do not fit its config.json: {' '.join(reasons[:2])}{more}"
         ) from err
+
+
+def is_pretrained_encoder(folder: str | Path) -> bool:
+    """Whether `folder` holds an encoder without exits, as `recipes/Pretrain` writes it."""
+    config = Path(folder) / "config.json"
+    return config.is_file() and "pretraining" in json.loads(config.read_text(encoding="utf-8"))
+
+
+def pretrained_weights(folder: str | Path) -> dict[str, torch.Tensor]:
+    """State dictionary of the encoder in `folder`; FileNotFoundError without its weights."""
+    from safetensors.torch import load_file
+
+    weights = Path(folder) / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"expected a pretrained encoder with model.safetensors in '{folder}', found none")
+    return load_file(str(weights))

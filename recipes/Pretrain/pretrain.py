@@ -1,6 +1,6 @@
 """Pretrain an encoder on audio without labels.
 
-    python recipes/Pretrain/pretrain.py hparams/pretrain_small.yaml --audio "[FOLDER, MANIFEST.csv]"
+    python recipes/Pretrain/pretrain.py recipes/Pretrain/pretrain_small.yaml --audio "[FOLDER, MANIFEST.csv]"
 
 Fine-tune it with exits by `--init_from runs/pretrain_small/encoder` after any YAML with a Conformer of that shape.
 """
@@ -17,6 +17,6 @@ from eeasr_modules.compat import ensure_torchaudio
 ensure_torchaudio()
 
 if __name__ == "__main__":
-    from eeasr_modules.training.pretraining import main
+    from recipes.Pretrain.pretraining import main
 
     sys.exit(main(sys.argv[1:]))

@@ -14,8 +14,7 @@ keys = pytest.importorskip("eeasr_modules.training.config.keys", reason="trainin
 KEYS = keys.all_keys()
 TABLES = (Path(keys.__file__), ROOT / "eeasr_modules" / "models" / "encoders" / "__init__.py")
 SHARED = sorted((ROOT / "hparams" / "shared").glob("*.yaml"))
-# pretraining has keys of its own: tests/unit/training/test_pretraining.py
-TOP = sorted(path for path in (ROOT / "hparams").glob("*.yaml") if not path.name.startswith("pretrain_"))
+TOP = sorted((ROOT / "hparams").glob("*.yaml"))
 
 
 def known(name):

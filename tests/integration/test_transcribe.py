@@ -1,4 +1,4 @@
-"""`eeasr transcribe` and `eeasr try`, as typed."""
+"""`eeasr transcribe`, as typed."""
 
 import json
 import os
@@ -174,22 +174,6 @@ def test_after_a_kill_the_same_command_finishes_without_loss_or_repetition(model
     assert done.returncode == 0, done.stderr
     assert f"{n_before} done before" in done.stderr
     assert sorted(line["audio"] for line in lines(out)) == sorted(copies)
-
-
-def test_try_with_files_prints_every_exit_and_the_saving(model_folder, recordings, tmp_path, capsys):
-    (tmp_path / "said.txt").write_text("Hello there.\nGood bye.\n")
-    arguments = [model_folder, recordings / "r00.wav", recordings / "r01.wav", "--sentences", tmp_path / "said.txt"]
-    assert main(["try", *map(str, arguments), "--policy", "static(2)"]) == 0
-    said = capsys.readouterr().out
-    assert "HELLO THERE" in said and said.count("layer  3:") == 2
-    assert "static(2) leaves after 2.0 of 3 layers (33 % saved)" in said
-
-
-def test_try_without_microphone_asks_for_files(model_folder, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sounddevice", None)
-    assert main(["try", str(model_folder)]) == 2
-    said = capsys.readouterr().err
-    assert "pass 5 files, one per sentence" in said and said.count("\n") == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="file names that are no UTF-8")

@@ -59,3 +59,14 @@ def test_a_program_by_its_old_name_still_runs():
 def test_what_was_never_there_is_not_found():
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("eeasr_modules.exits.never")
+
+
+@pytest.mark.parametrize("old", sorted(old_names.REMOVED))
+def test_what_was_removed_says_so(old):
+    assert (
+        old not in old_names.MOVED and not ROOT.joinpath("eeasr_modules", *old.split(".")).with_suffix(".py").exists()
+    )
+    with pytest.raises(
+        ModuleNotFoundError, match=f"there is no eeasr_modules.{old}: .*(was removed|recipe of its own)"
+    ):
+        importlib.import_module(f"eeasr_modules.{old}")

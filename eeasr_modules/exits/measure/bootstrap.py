@@ -8,7 +8,7 @@ speakers. All WERs are pooled and in percent. Comparisons are paired: both sides
 Is one choice of exits better than another? Paired tests on the same utterances, and several sets side by side.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -307,29 +307,6 @@ class Comparison:
         return {**vars(self)}
 
 
-@dataclass(frozen=True)
-class SetComparison:
-    """One of several sets on which the same two choices are compared.
-
-    Arguments
-    ---------
-    set_name : str
-        Of the set.
-    comparison : Comparison
-        On it alone.
-    holm_p : float
-        The bootstrap's p-value, adjusted for there being several sets.
-    """
-
-    set_name: str
-    comparison: Comparison
-    holm_p: float
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {"set_name": self.set_name, **self.comparison.as_dict(), "holm_p": self.holm_p}
-
-
 def compare_choices(
     errors: np.ndarray,
     other_errors: np.ndarray,
@@ -434,33 +411,3 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     adjusted = np.full(len(p_values), np.nan)
     adjusted[order] = np.maximum.accumulate(p_values[order] * np.arange(tested, 0, -1))
     return np.minimum(adjusted, 1.0)
-
-
-def compare_on_sets(
-    sets: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
-    *,
-    rng: np.random.Generator,
-    n_draws: int = 1000,
-) -> tuple[SetComparison, ...]:
-    """The same comparison on several test sets, with p-values adjusted for their number.
-
-    Arguments
-    ---------
-    sets : mapping of str to tuple of (errors, other_errors, n_ref_words, speakers)
-        By the set's name; as for `compare_choices`.
-    rng : np.random.Generator
-        Source of the draws.
-    n_draws : int
-        How many.
-
-    Returns
-    -------
-    tuple of SetComparison
-        In the order given.
-    """
-    single = [
-        compare_choices(errors, other, n_ref_words=words, speakers=speakers, rng=rng, n_draws=n_draws)
-        for errors, other, words, speakers in sets.values()
-    ]
-    adjusted = holm([comparison.bootstrap_p for comparison in single])
-    return tuple(SetComparison(name, one, float(p)) for name, one, p in zip(sets, single, adjusted))

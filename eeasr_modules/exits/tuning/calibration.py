@@ -195,53 +195,6 @@ def budget_cost(budget: float, table: ExitTable, *, cost: str = "cost_layers") -
     return allowed_cost(budget, full)
 
 
-def calibrated_curve(
-    dev_table: ExitTable,
-    open_policy: Policy,
-    *,
-    test_table: ExitTable,
-    budgets: Sequence[float] | None = None,
-    cost: str = "cost_layers",
-    n_thresholds: int = 200,
-) -> Curve:
-    """The honest curve of a policy: chosen on dev for each of many budgets, measured on test.
-
-    Arguments
-    ---------
-    dev_table : ExitTable
-        Calibration data.
-    open_policy : policy
-        As for `choose`.
-    test_table : ExitTable
-        What is reported on.
-    budgets : sequence of float, or None
-        As for `choose`; None takes 50 shares, evenly spaced up to full cost. Those that cannot be met are
-        left out.
-    cost : str
-        "cost_layers" or "cost_macs".
-    n_thresholds : int
-        As for `choose`.
-
-    Returns
-    -------
-    Curve
-        Points of the test table by rising budget; a choice made for several budgets occurs once.
-
-    Raises
-    ------
-    ValueError
-        When the policy was calibrated on the very set that it would be reported on.
-    """
-    refuse_same_set(dev_table.metadata, test_table)
-    curve = policy_curve(open_policy, dev_table, cost=cost, n_thresholds=n_thresholds)
-    shares = np.linspace(0.02, 1.0, 50) if budgets is None else budgets
-    limits = [budget_cost(float(share), dev_table, cost=cost) for share in shares]
-    best = [found for limit in limits if (found := best_within(curve, limit)) is not None]
-    chosen = [curve.policies[i] for i in dict.fromkeys(best)]
-    points = np.array([choice_point(policy, test_table, cost=cost) for policy in chosen]).reshape(-1, 2)
-    return Curve(tuple(chosen), points[:, 0], points[:, 1])
-
-
 def refuse_same_set(calibrated_on: dict[str, Any], table: ExitTable) -> None:
     """Refuse to report a calibrated policy on the data that it was calibrated on.
 

@@ -7,7 +7,6 @@ from scipy.stats import ttest_1samp
 from eeasr_modules.exits.measure.bootstrap import (
     bootstrap_difference,
     compare_choices,
-    compare_on_sets,
     holm,
     matched_pairs_p_value,
 )
@@ -64,22 +63,15 @@ def test_holm_keeps_order_and_never_passes_one():
     assert holm([]).tolist() == []
 
 
-def test_sets_stand_side_by_side_with_adjusted_p_values():
-    rng = np.random.default_rng(0)
-    sets = {"a": drawn_pair(rng, shift=1.0), "b": drawn_pair(rng), "c": drawn_pair(rng)}
-    found = compare_on_sets(sets, rng=rng)
-    assert [one.set_name for one in found] == ["a", "b", "c"]
-    assert all(one.holm_p >= one.comparison.bootstrap_p for one in found)
-    assert found[0].holm_p == pytest.approx(3 * found[0].comparison.bootstrap_p)
-    assert found[0].as_dict()["holm_p"] == found[0].holm_p
-
-
-def test_few_speakers_have_no_p_value_and_do_not_count_in_holm(make_table):
+def test_few_speakers_have_no_p_value_and_do_not_count_in_holm():
     rng = np.random.default_rng(0)
     errors, words = rng.integers(0, 4, 60), np.full(60, 10)
     many, few = (np.array([f"s{i % n}" for i in range(60)]) for n in (12, 7))
-    sets = {name: (errors + 1, errors, words, speakers) for name, speakers in (("a", many), ("b", few), ("c", many))}
-    a, b, c = compare_on_sets(sets, rng=rng, n_draws=200)
-    assert b.comparison.blocks == "speakers" and b.comparison.low > 0
-    assert np.isnan([b.comparison.bootstrap_p, b.comparison.matched_pairs_p, b.holm_p]).all()
-    assert a.holm_p == pytest.approx(2 * a.comparison.bootstrap_p) and c.holm_p <= 0.05
+    arguments = {"n_ref_words": words, "rng": rng, "n_draws": 200}
+    a, b, c = (
+        compare_choices(errors + (k < 2), errors, speakers=one, **arguments) for k, one in enumerate((many, few, many))
+    )
+    assert b.blocks == "speakers" and b.low > 0
+    assert np.isnan([b.bootstrap_p, b.matched_pairs_p]).all()
+    adjusted = holm([a.bootstrap_p, b.bootstrap_p, c.bootstrap_p])
+    assert np.isnan(adjusted[1]) and adjusted[0] == pytest.approx(2 * a.bootstrap_p) and adjusted[2] == 1.0

@@ -9,7 +9,6 @@ from sentences import misspelled, sentence_table
 from eeasr_modules.exits.measure.edits import count_word_edits
 from eeasr_modules.exits.measure.fusion import FusionModel, _fit_parts, _LabelledRegions, fuse, fused_table
 from eeasr_modules.exits.measure.regions import Heard, best_path_errors, lattice_errors, pass_exit
-from eeasr_modules.exits.measure.selection import Selection
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.words.resources import word_spelling
 
@@ -57,24 +56,14 @@ def test_an_utterance_is_fused_alike_alone_and_in_every_batch(fitted, table):
 
 
 def test_dropping_who_stopped_changes_nothing_for_the_others(fitted, table):
-    for rule in (fitted[0], Selection(fitted[0])):
-        whole, rows, state = fuse(table, rule), np.arange(80), rule.start(80)
-        for k in range(table.n_exits):
-            signals = {name: table.signal(name)[rows, k] for name in rule.needs}
-            texts, state = rule.step(signals, state)
-            assert (texts == whole[rows, k]).all()
-            stays = rows % (k + 2) != 0
-            rows, state = rows[stays], state[stays]
-
-
-def test_selection_emits_what_one_of_the_last_exits_said(fitted, table):
-    selected = fuse(table, Selection(fitted[0], n_back=2))
-    for i in range(80):
-        for k in range(4):
-            assert selected[i, k] in table.hypotheses[i, max(0, k - 2) : k + 1]
-    assert fused_table(table, selected).wer_per_exit[-1] < table.wer_per_exit[-1]
-    with pytest.raises(ValueError, match="n_back"):
-        Selection(fitted[0], n_back=0)
+    rule = fitted[0]
+    whole, rows, state = fuse(table, rule), np.arange(80), rule.start(80)
+    for k in range(table.n_exits):
+        signals = {name: table.signal(name)[rows, k] for name in rule.needs}
+        texts, state = rule.step(signals, state)
+        assert (texts == whole[rows, k]).all()
+        stays = rows % (k + 2) != 0
+        rows, state = rows[stays], state[stays]
 
 
 def test_a_region_can_be_kept_taken_and_inserted():

@@ -5,7 +5,7 @@ import pytest
 
 from eeasr_modules.exits.policies.files import read_policies, write_policies
 from eeasr_modules.exits.policies.text import parse_policy
-from eeasr_modules.exits.tuning.calibration import budget_cost, calibrated_curve, choose, refuse_same_set
+from eeasr_modules.exits.tuning.calibration import budget_cost, choose, refuse_same_set
 from eeasr_modules.exits.tuning.curve import policy_curve
 from eeasr_modules.exits.tuning.replay import choice_point, replay
 
@@ -85,17 +85,6 @@ def test_live_signals_within_float_noise_choose_the_same_exit(make_table):
     noisy = table.signals["entropy"] + np.random.default_rng(0).uniform(-1e-4, 1e-4, (60, 4))
     table.signals["entropy"] = noisy
     assert (replay(policy, table) == chosen).all()
-
-
-def test_the_curve_of_a_policy_is_chosen_on_dev_and_measured_on_test(make_table):
-    dev, test = make_table(1), make_table(2, n=50)
-    curve = calibrated_curve(dev, parse_policy("between(entropy)"), test_table=test, budgets=[0.3, 0.5, 0.9, 0.1])
-    expected = [choose(dev, parse_policy("between(entropy)"), budget=b).policy for b in (0.3, 0.5, 0.9)]
-    assert list(curve.policies) == list(dict.fromkeys(expected))
-    for policy, cost, wer in zip(curve.policies, curve.cost, curve.wer):
-        assert (cost, wer) == pytest.approx(choice_point(policy, test))
-    with pytest.raises(ValueError, match="calibrated on 'set-1'"):
-        calibrated_curve(dev, parse_policy("entropy"), test_table=dev)
 
 
 def test_reporting_on_the_calibration_set_is_refused(make_table):

@@ -8,11 +8,11 @@ import torch
 from tiny_run import TINY, tiny_argv
 
 import train
-from eeasr_modules.models.masked_prediction import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.weights import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.training.config.config import load
 from eeasr_modules.training.fit import build_model
-from eeasr_modules.training.pretraining import KEYS, list_audio, load_settings, main, pretrain
+from recipes.Pretrain.pretraining import KEYS, list_audio, load_settings, main, pretrain
 
 SHAPE = {key: TINY[key] for key in ("n_layers", "dim", "n_heads", "ffn_dim", "kernel_size", "n_mels")}
 QUICK = {**SHAPE, "n_epochs": 2, "batch_seconds": 8.0, "codebook_size": 16, "least_s": 0.1, "cache_audio_mb": 50}
@@ -22,11 +22,11 @@ QUICK = {**SHAPE, "n_epochs": 2, "batch_seconds": 8.0, "codebook_size": 16, "lea
 def settings(root, tone_corpus, tmp_path):
     audio = [str(tone_corpus / "wav")]
     changes = {**QUICK, "audio": audio, "leave_out": ["*/an4test_clstk/*"], "output_folder": str(tmp_path / "pre")}
-    return load_settings(root / "hparams" / "pretrain_small.yaml", changes)
+    return load_settings(root / "recipes" / "Pretrain" / "pretrain_small.yaml", changes)
 
 
 def test_the_yaml_that_ships_is_complete(root):
-    assert load_settings(root / "hparams" / "pretrain_small.yaml").keys() == KEYS.keys()
+    assert load_settings(root / "recipes" / "Pretrain" / "pretrain_small.yaml").keys() == KEYS.keys()
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_the_yaml_that_ships_is_complete(root):
 )
 def test_a_wrong_key_is_named(root, change, message):
     with pytest.raises(ValueError, match=message):
-        load_settings(root / "hparams" / "pretrain_small.yaml", change)
+        load_settings(root / "recipes" / "Pretrain" / "pretrain_small.yaml", change)
 
 
 def test_audio_comes_from_folders_and_manifests_without_what_is_left_out(tone_corpus, tmp_path):
@@ -115,7 +115,7 @@ def test_an_encoder_without_exits_cannot_be_evaluated_and_another_shape_is_refus
 
 
 def test_the_command_line_says_what_is_wrong(root, tmp_path, capsys):
-    yaml = str(root / "hparams" / "pretrain_small.yaml")
+    yaml = str(root / "recipes" / "Pretrain" / "pretrain_small.yaml")
     argv = [yaml, "--audio", f"[{tmp_path / 'nowhere'}]", "--output_folder", str(tmp_path / "pre")]
     assert main(argv) == 2
     assert "nowhere" in capsys.readouterr().err

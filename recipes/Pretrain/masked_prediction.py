@@ -262,19 +262,3 @@ class MaskedPredictor(nn.Module):
         (folder / "config.json.tmp").write_text(json.dumps(config, indent=2) + "\n")
         for name in ("model.safetensors", "config.json"):
             os.replace(folder / f"{name}.tmp", folder / name)
-
-
-def is_pretrained_encoder(folder: str | Path) -> bool:
-    """Whether `folder` holds an encoder without exits, as `MaskedPredictor.save` writes it."""
-    config = Path(folder) / "config.json"
-    return config.is_file() and "pretraining" in json.loads(config.read_text(encoding="utf-8"))
-
-
-def pretrained_weights(folder: str | Path) -> dict[str, torch.Tensor]:
-    """State dictionary of the encoder in `folder`; FileNotFoundError without its weights."""
-    from safetensors.torch import load_file
-
-    weights = Path(folder) / "model.safetensors"
-    if not weights.is_file():
-        raise FileNotFoundError(f"expected a pretrained encoder with model.safetensors in '{folder}', found none")
-    return load_file(str(weights))
