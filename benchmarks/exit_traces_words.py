@@ -1,6 +1,6 @@
 """The costly parts of benchmarks/exit_traces.py: policies that read words, and fusion, each fold kept on disk."""
 
-import os
+import io
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits import ExitTable
 from eeasr_modules.exits.policies.fitted import KINDS, Fitted
 from eeasr_modules.exits.tables.parts import speaker_folds
@@ -27,10 +28,9 @@ def kept_arrays(path: Path, work: Callable[[], dict[str, np.ndarray]]) -> dict[s
         Gives the arrays by name.
     """
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.stem}.tmp.npz")
-        np.savez_compressed(aside, **work())
-        os.replace(aside, path)
+        file = io.BytesIO()
+        np.savez_compressed(file, **work())
+        write_aside(path, file.getvalue())
         print(f"{path.stem} is there", flush=True)
     with np.load(path) as stored:
         return dict(stored)

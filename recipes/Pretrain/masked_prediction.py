@@ -4,13 +4,13 @@ Self-supervised training of an encoder: predict codes of masked speech (HuBERT, 
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from eeasr_modules.common.files import write_aside
 from eeasr_modules.models.encoders import build_encoder
 
 STACKED = 4  # filterbank frames of 10 ms in an encoder frame of 40 ms
@@ -255,10 +255,9 @@ class MaskedPredictor(nn.Module):
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         weights = {name: value.detach().cpu().contiguous() for name, value in self.encoder.state_dict().items()}
-        save_file(weights, str(folder / "model.safetensors.tmp"), metadata={"format": "pt"})
         config = {"folder_version": FOLDER_VERSION, "encoder": self.settings, "pretraining": dict(about)}
-        (folder / "config.json.tmp").write_text(json.dumps(config, indent=2) + "\n")
-        for name in ("model.safetensors", "config.json"):
-            os.replace(folder / f"{name}.tmp", folder / name)
+        write_aside(
+            folder / "model.safetensors", lambda aside: save_file(weights, str(aside), metadata={"format": "pt"})
+        )
+        write_aside(folder / "config.json", json.dumps(config, indent=2) + "\n")
