@@ -16,7 +16,7 @@ import copy
 import torch
 from torch import nn
 
-HEADS = ("linear", "mlp", "attention", "paper")
+HEADS = ("linear", "mlp", "attention", "paper")  # those of a YAML; `lens` is for `eeasr probe`
 
 
 class FeedForward(nn.Module):
@@ -201,8 +201,9 @@ def build_heads(
     """A head per exit.
 
     An inner exit gets a LayerNorm that starts as a copy of the encoder's final one, where it has one: inner states are
-    otherwise seen un-normalised. A `paper` head has no norm, as its authors' has none. The last layer's states come
-    normalised (`Encoder.exit_view`).
+    otherwise seen un-normalised. A `paper` head has no norm, as its authors' has none; a `lens` is linear and has only
+    the encoder's own, as it reads layers that nothing was trained for. The last layer's states come normalised
+    (`Encoder.exit_view`).
 
     Arguments
     ---------
@@ -213,7 +214,7 @@ def build_heads(
     n_tokens : int
         Vocabulary with blank.
     kind : str
-        `linear`, `mlp`, `attention` or `paper`.
+        One of `HEADS`, or `lens`.
     width : int or None
         Inside `mlp`, `attention` and `paper`; None for the encoder's.
     shared : bool
@@ -230,16 +231,16 @@ def build_heads(
     ValueError
         If `kind` is unknown, or a projection would have to fit two widths.
     """
-    if kind not in HEADS:
+    if kind not in (*HEADS, "lens"):
         raise ValueError(f"head must be one of {', '.join(HEADS)}, got {kind!r}")
-    if shared and plain_last and kind != "linear":
+    if shared and plain_last and kind not in ("linear", "lens"):
         raise ValueError(f"share_projection: true with a checkpoint's own head needs head: linear, got head: {kind}")
     width = encoder.dim if width is None else width
     heads: list[CTCHead] = []
     for layer in exit_layers:
         last = layer == encoder.n_layers
         own = "linear" if last and plain_last else kind
-        projection = nn.Linear(encoder.dim if own in ("linear", "paper") else width, upsampling * n_tokens)
+        projection = nn.Linear(encoder.dim if own in ("linear", "paper", "lens") else width, upsampling * n_tokens)
         if shared and heads:
             projection = heads[0].projection
         body = None
@@ -249,7 +250,8 @@ def build_heads(
             body = SelfAttention(encoder.dim, width=width, dropout=dropout)
         elif own == "paper":
             body = PaperBody(encoder.dim, width=width, dropout=dropout)
-        norm = nn.Identity() if own == "paper" else _norm(encoder, last=last)
+        bare = own == "paper" or (own == "lens" and encoder.final_norm is None)
+        norm = nn.Identity() if bare else _norm(encoder, last=last)
         heads.append(CTCHead(norm, projection, body=body, dropout=dropout, upsampling=upsampling))
     return nn.ModuleList(heads)
 

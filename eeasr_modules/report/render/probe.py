@@ -1,0 +1,251 @@
+"""What `eeasr probe` says of a checkpoint: does it overthink, by which reading, how surely; for a paper.
+
+`tables.tex`, `figures.pdf`, `methods.md` and `probe.json`, from the exit tables of every reading.
+"""
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eeasr_modules.exits import ExitTable
+from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS, compare_choices, holm
+from eeasr_modules.report.render.tables import markdown_table, number
+
+PACKAGES = ("torch", "transformers", "speechbrain", "numpy", "scipy", "scikit-learn")
+# part of a checkpoint's name -> what its makers say that it heard
+TRAINED_ON = {
+    r"(100h|ls100)": "LibriSpeech train-clean-100 with transcripts",
+    r"(960h|ls960)": "LibriSpeech 960 h",
+    r"(ll60k|lv60|large-ls960-ft)": "Libri-Light 60,000 h without transcripts",
+    r"(whisper|moonshine)": "web speech with supervision, which its makers do not list",
+    r"xlsr|xls-r": "many languages without transcripts, Common Voice and Multilingual LibriSpeech among them",
+    r"wavlm-(base-plus|large)": "Libri-Light, GigaSpeech and VoxPopuli without transcripts",
+}
+
+
+def known_training(checkpoint: str) -> str:
+    """What a checkpoint's name says that it heard.
+
+    Example
+    -------
+    >>> known_training("facebook/wav2vec2-base-960h"), known_training("mine")
+    ('LibriSpeech 960 h', 'not known')
+    """
+    found = [said for part, said in TRAINED_ON.items() if re.search(part, checkpoint.lower())]
+    return "; ".join(found) or "not known"
+
+
+def probe_numbers(readings: Mapping[str, tuple[ExitTable, Sequence[ExitTable]]]) -> dict[str, Any]:
+    """WER and CER of every layer, over the seeds, and whether an inner layer chosen on dev beats the last.
+
+    Arguments
+    ---------
+    readings : mapping of str to (ExitTable, sequence of ExitTable)
+        dev and tests of each reading: `lens`, `seed_<n>`.
+
+    Returns
+    -------
+    dict
+        `layers`; `sets`, by name: `wer` and `cer` per layer of each reading, `over_seeds` with mean and standard
+        deviation (n - 1; null for one seed); `tests`: the inner layer of the lowest dev WER minus the last, with
+        the interval over speakers and `holm_p` adjusted over all of them. Below `MIN_SPEAKERS` named speakers
+        `verdict` is "no conclusion".
+    """
+    sets: dict[str, Any] = {}
+    tests = []
+    for reading, (dev, tables) in readings.items():
+        inner = int(np.argmin(dev.wer_per_exit[:-1])) if dev.n_exits > 1 else 0
+        for table in tables:
+            one = sets.setdefault(table.metadata["set_name"], {"label": table.metadata["set_label"], "wer": {}})
+            one["wer"][reading] = table.wer_per_exit.tolist()
+            one.setdefault("cer", {})[reading] = [float(value) for value in table.cer_per_exit]
+            tests.append({"reading": reading, "set": table.metadata["set_name"], **_against_last(table, inner)})
+    for row, p in zip(tests, holm([row["bootstrap_p"] for row in tests]), strict=True):
+        row["holm_p"] = float(p) if np.isfinite(p) else None
+        row["verdict"] = _verdict(row)
+    for one in sets.values():
+        one["over_seeds"] = _over_seeds([wer for name, wer in one["wer"].items() if name.startswith("seed_")])
+    layers = next(iter(readings.values()))[0].exit_layers
+    return {"layers": [int(layer) for layer in layers], "sets": sets, "tests": tests}
+
+
+def _against_last(table: ExitTable, inner: int) -> dict[str, Any]:
+    errors = table.errors
+    found = compare_choices(
+        errors[:, inner],
+        errors[:, -1],
+        n_ref_words=table.n_ref_words,
+        speakers=table.speakers,
+        rng=np.random.default_rng(0),
+    )
+    n_speakers = len(set(table.speakers) - {""})
+    better = float((errors[:, :-1].min(axis=1) < errors[:, -1]).mean()) if table.n_exits > 1 else 0.0
+    return {"layer": int(table.exit_layers[inner]), "n_speakers": n_speakers, "overthought": better, **found.as_dict()}
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if row["n_speakers"] < MIN_SPEAKERS:
+        return "no conclusion"
+    if row["holm_p"] is None or row["holm_p"] > 0.05:
+        return "no difference shown"
+    return "overthinks" if row["difference"] < 0 else "the last layer is better"
+
+
+def _over_seeds(wers: Sequence[Sequence[float]]) -> dict[str, Any] | None:
+    if not wers:
+        return None
+    spread = np.std(wers, axis=0, ddof=1).tolist() if len(wers) > 1 else None
+    return {"n_seeds": len(wers), "mean": np.mean(wers, axis=0).tolist(), "sd": spread}
+
+
+def layer_rows(numbers: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of WER per layer: the lens, the mean of the seeds, and their standard deviation."""
+    rows = []
+    for name, one in numbers["sets"].items():
+        seeds = one["over_seeds"]
+        lines = {
+            "lens": one["wer"].get("lens"),
+            "heads": seeds and seeds["mean"],
+            "sd over seeds": seeds and seeds["sd"],
+        }
+        rows += [[name, what, *map(number, values)] for what, values in lines.items() if values]
+    return ["set", "reading", *[f"layer {layer}" for layer in numbers["layers"]]], rows
+
+
+def paired_rows(numbers: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the paired tests: the inner layer of the lowest dev WER against the last."""
+    rows = []
+    for row in numbers["tests"]:
+        p = "none" if row["holm_p"] is None else f"{row['holm_p']:.3f}"
+        said = f"{row['difference']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+        if row["n_speakers"] < MIN_SPEAKERS:
+            said, p = f"{row['difference']:+.2f}", "none"
+        better = f"{100 * row['overthought']:.1f} %"
+        rows.append([row["set"], row["reading"], str(row["layer"]), said, p, better, row["verdict"]])
+    return ["set", "reading", "inner layer", "WER minus last", "p, Holm", "overthought", "verdict"], rows
+
+
+def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str) -> str:
+    """A `booktabs` table; text is escaped."""
+    lines = [" & ".join(map(_tex, row)) + r" \\" for row in (header, *rows)]
+    body = "\n".join([lines[0], r"\midrule", *lines[1:]])
+    columns = "ll" + "r" * (len(header) - 2)
+    return (
+        f"\\begin{{table}}\n\\caption{{{_tex(caption)}}}\n\\begin{{tabular}}{{{columns}}}\n\\toprule\n{body}\n"
+        "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
+    )
+
+
+def _tex(text: str) -> str:
+    return re.sub(r"([&%$#_{}])", r"\\\1", str(text))
+
+
+def draw_layers(numbers: Mapping[str, Any], path: Path) -> None:
+    """WER against layer for every set: the lens, and the seeds with their range."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    sets = numbers["sets"]
+    figure, axes = plt.subplots(1, len(sets), figsize=(4.5 * len(sets), 3.6), squeeze=False)
+    for axis, (name, one) in zip(axes[0], sets.items(), strict=True):
+        seeds = [wer for reading, wer in one["wer"].items() if reading.startswith("seed_")]
+        if "lens" in one["wer"]:
+            axis.plot(numbers["layers"], one["wer"]["lens"], "--", color="#4d4d4d", label="own head (lens)")
+        if seeds:
+            axis.plot(numbers["layers"], np.mean(seeds, axis=0), "o-", color="#2166ac", label="heads, mean of seeds")
+            axis.fill_between(
+                numbers["layers"], np.min(seeds, axis=0), np.max(seeds, axis=0), color="#2166ac", alpha=0.25
+            )
+        axis.set(title=name, xlabel="layer", ylabel="WER (%)")
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path)
+    plt.close(figure)
+
+
+def write_probe(
+    out: Path,
+    readings: Mapping[str, tuple[ExitTable, Sequence[ExitTable]]],
+    *,
+    checkpoint: str,
+    command: str,
+    overlap: Mapping[str, tuple[int, int]],
+    needs: str,
+) -> dict[str, Any]:
+    """Write `probe.json`, `probe.md`, `tables.tex`, `figures.pdf` and `methods.md`.
+
+    Arguments
+    ---------
+    out : Path
+        The folder.
+    readings : mapping
+        As for `probe_numbers`.
+    checkpoint, command, needs : str
+        What was probed, how, and what it was said to need.
+    overlap : mapping of str to (int, int)
+        Per set: speakers that training has too, utterances whose text it has too.
+
+    Returns
+    -------
+    dict
+        The content of `probe.json`.
+    """
+    numbers = {"checkpoint": checkpoint, **probe_numbers(readings)}
+    layers, tests = layer_rows(numbers), paired_rows(numbers)
+    captions = ("WER (%) after each layer", "The inner layer of the lowest dev WER against the last layer")
+    tex = [latex_table(*table, caption=caption) for table, caption in zip((layers, tests), captions, strict=True)]
+    page = "\n\n".join(
+        [f"# Does `{checkpoint}` overthink?", markdown_table(*layers, n_left=2), markdown_table(*tests, n_left=2)]
+    )
+    note = f"A set of fewer than {MIN_SPEAKERS} speakers has no interval and no conclusion. Policies: `*/report`."
+    texts = {"probe.json": json.dumps(numbers, indent=1), "probe.md": f"{page}\n\n{note}", "tables.tex": "\n".join(tex)}
+    texts["methods.md"] = _methods(readings, checkpoint=checkpoint, command=command, overlap=overlap, needs=needs)
+    for name, text in texts.items():
+        (out / name).write_text(text + "\n", encoding="utf-8")
+    draw_layers(numbers, out / "figures.pdf")
+    return numbers
+
+
+def _methods(readings, *, checkpoint: str, command: str, overlap, needs: str) -> str:
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    models = {name: dev.metadata["model_digest"][:16] for name, (dev, _) in readings.items()}
+    _, tables = next(iter(readings.values()))
+    sets = [
+        [
+            table.metadata["set_name"],
+            table.metadata["set_label"],
+            f"{table.n_utterances:,}",
+            str(len(set(table.speakers) - {""})),
+            f"{table.duration_s.sum() / 3600:.2f}",
+            *map(str, overlap[table.metadata["set_name"]]),
+            table.metadata["manifest_digest"][:16],
+        ]
+        for table in tables
+    ]
+    header = ["set", "kind", "utterances", "speakers", "hours", "speakers in training", "texts in training", "digest"]
+    lens = "lens: the checkpoint's own CTC head after every layer, with the encoder's final norm if any, untrained"
+    return "\n\n".join(
+        [
+            "# Methods",
+            f"`{command}`",
+            f"Checkpoint `{checkpoint}`; known to have been trained on: {known_training(checkpoint)}. {versions}.",
+            "Readings: " + "; ".join(f"{name} (model {digest})" for name, digest in models.items()) + ".",
+            f"{lens if 'lens' in readings else 'No lens: the checkpoint has no CTC head that spells the texts'}. "
+            "Heads: one for each layer, trained by CTC on the frozen encoder's states, the same for all seeds; best "
+            "epoch on dev. "
+            "The encoder's weights never change.",
+            markdown_table(header, sets, n_left=2),
+            "WER is summed errors over summed reference words. The inner layer is the one of the lowest WER on dev; it "
+            "is compared with the last on the same utterances, intervals and p-values by drawing speakers anew (1,000 "
+            "times), p-values adjusted for the number of tests (Holm 1979). Variation over seeds is apart. Costs of "
+            f"policies are those of the exit decided. Said before: {needs}.",
+        ]
+    )

@@ -1,0 +1,239 @@
+"""Exit tables of a checkpoint, read in two ways: through its own head, and through heads trained on its states.
+
+*Lens*: the checkpoint's own CTC head after every layer, nothing trained. *Heads*: `hparams/probe.yaml` once for each
+seed, on the states of the frozen encoder, which all seeds share.
+"""
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from eeasr_modules.data.manifest import read_manifest
+from eeasr_modules.data.pipeline import AudioCache, manifest_items
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.training.config.command_line import parse
+from eeasr_modules.training.config.config import Config, corpus_folders, load
+from eeasr_modules.training.corpora import Corpora, EvaluationSet, load_recipe
+from eeasr_modules.training.fit import build_model, check_run_folder, fit, has_checkpoint_vocabulary, make_vocabulary
+from eeasr_modules.training.run import Run, calibrate, collect_all
+
+SPLITS = ("train", "dev", "test")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled recordings as the command line names them: `[CORPUS:]FOLDER`.
+
+    Arguments
+    ---------
+    corpus : str
+        A folder of `recipes/`.
+    folder : Path
+        Of the recordings.
+    """
+
+    corpus: str
+    folder: Path
+
+    @classmethod
+    def read(cls, text: str, *, recipes: Path) -> "Source":
+        """`commonvoice:/corpora/cv` or `/my/corpus` (recipe Custom); FileNotFoundError where there is no folder."""
+        corpora = corpus_folders(recipes)
+        name, colon, folder = text.partition(":")
+        if not colon or name.lower() not in corpora:
+            name, folder = "custom", text
+        if not Path(folder).is_dir():
+            raise FileNotFoundError(f"no folder '{folder}': expected FOLDER or CORPUS:FOLDER ({', '.join(corpora)})")
+        return cls(corpora[name.lower()].name, Path(folder))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One way of reading the layers of a checkpoint.
+
+    Arguments
+    ---------
+    name : str
+        `lens`, or `seed_<n>` of heads.
+    folder : Path
+        With `tables/` and `model/`.
+    dev : ExitTable
+        Where thresholds were chosen.
+    tests : list of ExitTable
+        In domain first.
+    policies : list of Calibrated
+        The chosen one first.
+    """
+
+    name: str
+    folder: Path
+    dev: ExitTable
+    tests: list[ExitTable]
+    policies: list
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A checkpoint and its recordings, checked; `config` is that of the first seed.
+
+    Arguments
+    ---------
+    config : Config
+        Of `hparams/probe.yaml`.
+    run_opts : RunOptions
+        SpeechBrain's.
+    corpora : Corpora
+        Manifests.
+    folder : Path
+        Of everything that is written.
+    """
+
+    config: Config
+    run_opts: object
+    corpora: Corpora
+    folder: Path
+
+    @property
+    def has_lens(self) -> bool:
+        """Whether the checkpoint has a CTC head that spells the texts."""
+        vocabulary = make_vocabulary(self.config, self.corpora, self.folder / "lens" / "model")
+        return has_checkpoint_vocabulary(self.config, vocabulary)
+
+    def lens(self) -> Reading:
+        """Every layer through the checkpoint's own head."""
+        folder = self.folder / "lens"
+        if not (folder / "model" / "config.json").is_file():
+            self._untrained(folder / "model").save(folder / "model")
+        return self._read("lens", folder, MultiExit.load(folder / "model", device=self.device), self.config)
+
+    def heads(self, seed: int) -> Reading:
+        """Every layer through a head trained with this seed."""
+        folder = self.folder / f"seed_{seed}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "states").mkdir(exist_ok=True)
+        if not (folder / "states").exists():
+            (folder / "states").symlink_to(os.path.relpath(self.folder / "states", folder))
+        config = replace(self.config, values={**self.config.values, "seed": seed, "output_folder": str(folder)})
+        check_run_folder(config, folder)
+        model = fit(config, self.corpora, folder=folder, run_opts=self.run_opts)
+        return self._read(folder.name, folder, model, config)
+
+    @property
+    def device(self) -> str:
+        """Where models run."""
+        from speechbrain.utils.distributed import infer_device
+
+        return self.run_opts.device or infer_device()
+
+    def needs(self, n_seeds: int) -> str:
+        """Disk and time, guessed from one recording; one sentence."""
+        model = self._untrained(self.folder / "lens" / "model").to(self.device).eval()
+        sets = [self.corpora.dev, *self.corpora.tests]
+        limit = self.config.test_utterances
+        tested = sum(item["duration"] for one in sets for item in manifest_items(one.manifests, limit=limit).values())
+        known = manifest_items(self.corpora.train, limit=self.config.train_utterances).values()
+        learned = sum(item["duration"] for item in known)
+        first = next(iter(known))
+        wav = AudioCache(0, sample_rate=self.config.sample_rate)(first["wav"])
+        began = time.perf_counter()
+        with torch.no_grad():
+            list(model.exits(wav[None].to(self.device), torch.tensor([len(wav)], device=self.device)))
+        rate = (time.perf_counter() - began) / first["duration"]
+        n_frames = int(model.encoder.frames_for(int(learned * self.config.sample_rate)))
+        disk = n_frames * len(model.exit_layers) * model.encoder.dim * 2
+        seconds = rate * (learned + tested * (n_seeds + self.has_lens))
+        return (
+            f"{learned / 3600:.2f} h to learn from, {tested / 3600:.2f} h to test on: states of {disk / 1e9:.2f} GB, "
+            f"about {seconds / 60:.0f} min in the encoder (by one recording), and {self.config.n_epochs} epochs of "
+            f"heads for each of {n_seeds} seeds"
+        )
+
+    def _untrained(self, folder: Path) -> MultiExit:
+        vocabulary = make_vocabulary(self.config, self.corpora, folder)
+        own = has_checkpoint_vocabulary(self.config, vocabulary)
+        sizes = {"n_tokens": len(vocabulary), "blank_index": vocabulary.blank_index}
+        lens = replace(self.config, values={**self.config.values, "head": "lens"})
+        return build_model(lens, **sizes, checkpoint_head=own)
+
+    def _read(self, name: str, folder: Path, model: MultiExit, config: Config) -> Reading:
+        run = Run(config, self.run_opts, folder, self.corpora)
+        dev, tests = collect_all(run, model)
+        return Reading(name, folder, dev, tests, calibrate(run, dev))
+
+
+def set_up(
+    checkpoint: str,
+    *,
+    data: str,
+    ood: Sequence[str],
+    folder: Path,
+    root: Path,
+    splits: Sequence[Sequence[str]] = tuple((name,) for name in SPLITS),
+    ood_splits: Sequence[str] = ("test",),
+    options: Sequence[str] = (),
+) -> Probe:
+    """Everything checked and listed; nothing computed.
+
+    Arguments
+    ---------
+    checkpoint : str
+        Hub id or folder.
+    data, ood : str, sequence of str
+        Recordings to learn from and test on, and those of other corpora: see `Source`.
+    folder : Path
+        Of everything that is written.
+    root : Path
+        With `hparams/` and `recipes/`.
+    splits : three sequences of str
+        Of `data`: to train on, to choose on, to test on.
+    ood_splits : sequence of str
+        Of each of `ood`.
+    options : sequence of str
+        As `train.py` takes them.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        One sentence on what is missing.
+    """
+    recipes, yaml = root / "recipes", root / "hparams" / "probe.yaml"
+    if not yaml.is_file():
+        raise FileNotFoundError(f"'{yaml}' is not there: eeasr probe runs in a copy of the repository (make env)")
+    if any(Path(checkpoint).glob("CKPT+*")):
+        raise ValueError(f"'{checkpoint}' is a SpeechBrain run: expected a checkpoint as transformers saves it")
+    own, others = Source.read(data, recipes=recipes), [Source.read(one, recipes=recipes) for one in ood]
+    argv = [str(yaml), "--source", checkpoint, "--data_folder", str(own.folder), "--output_folder", str(folder)]
+    path, run_opts, replaced = parse([*argv, *options])
+    config = load(path, {**replaced, "corpus": own.corpus}, recipes=recipes)
+    manifests = _prepared(own, folder / "manifests", [name for part in splits for name in part], recipes=recipes)
+    train, valid, test = ([manifests[name] for name in part] for part in splits)
+    dev = EvaluationSet(f"dev_{own.folder.name}", tuple(valid), own.corpus, "in_domain", None, seen(train, valid))
+    tests = [EvaluationSet(own.folder.name, tuple(test), own.corpus, "in_domain", None, seen(train, test))]
+    for i, other in enumerate(others):
+        found = [*_prepared(other, folder / "manifests" / f"ood_{i}", ood_splits, recipes=recipes).values()]
+        name = other.folder.name
+        if name in {one.name for one in tests}:
+            name = f"{other.folder.resolve().parent.name}_{name}_{i + 1}"
+        tests.append(EvaluationSet(name, tuple(found), other.corpus, "ood", None, seen(train, found)))
+    return Probe(config, run_opts, Corpora(train, valid, dev, tests), folder)
+
+
+def _prepared(source: Source, folder: Path, splits: Sequence[str], *, recipes: Path) -> dict[str, Path]:
+    return load_recipe(recipes / source.corpus).prepare(source.folder, folder, splits=list(dict.fromkeys(splits)))
+
+
+def seen(train: Sequence[Path], other: Sequence[Path]) -> int:
+    """Speakers of `other` that `train` has too; nameless ones are not counted."""
+    ours, theirs = ({row.speaker for path in paths for row in read_manifest(path)} for paths in (train, other))
+    return len(ours & theirs - {""})
+
+
+def texts_seen(train: Sequence[Path], other: Sequence[Path]) -> int:
+    """Utterances of `other` whose text `train` has too."""
+    known = {row.text for path in train for row in read_manifest(path)}
+    return sum(row.text in known for path in other for row in read_manifest(path))

@@ -1,0 +1,149 @@
+"""`eeasr probe` on real speech with tiny checkpoints in place of the hub's."""
+
+import csv
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from tiny_checkpoint import LETTERS, save_checkpoint
+from transformers import HubertForCTC
+
+from eeasr_modules.cli import main
+from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.models.decoding.greedy import greedy_decode
+from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.report.render.probe import probe_numbers
+
+pytestmark = pytest.mark.shared_data
+
+
+def listing(path, rows):
+    """A CSV of (wav, text, speaker)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("wav", "wrd", "spk_id"), *rows])
+
+
+@pytest.fixture(scope="module")
+def corpora(shared_data, tmp_path_factory):
+    """Folders A (10 speakers of test) and B (2 speakers), as listings of LibriSpeech's own files."""
+    rows = []
+    for transcript in sorted((shared_data / "LibriSpeech" / "test-other").rglob("*.trans.txt")):
+        for line in transcript.read_text().splitlines()[:3]:
+            name, text = line.split(" ", 1)
+            rows.append((str(transcript.parent / f"{name}.flac"), text, name.split("-")[0]))
+    folder = tmp_path_factory.mktemp("corpora")
+    speakers = sorted({row[2] for row in rows})
+    listing(folder / "A" / "train.csv", [row for row in rows if row[2] in speakers[:4]])
+    listing(folder / "A" / "dev.csv", [row for row in rows if row[2] in speakers[4:6]])
+    listing(folder / "A" / "test.csv", [next(row for row in rows if row[2] == speaker) for speaker in speakers])
+    listing(folder / "B" / "test.csv", [row for row in rows if row[2] in speakers[6:8]])
+    return folder
+
+
+def loud(folder):
+    """A tiny HuBERT with a CTC head that says something: its random projection, a hundred times larger."""
+    save_checkpoint(folder, kind="hubert", n_layers=3, ctc=True)
+    model = HubertForCTC.from_pretrained(folder)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(100.0)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(corpora):
+    checkpoint, out = loud(corpora / "hubert"), corpora / "study"
+    argv = ["probe", checkpoint, "--data", corpora / "A", "--ood", corpora / "B", "--seeds", "2", "--epochs", "2"]
+    assert main([*map(str, argv), "-o", str(out)]) == 0
+    return out
+
+
+def test_everything_that_was_promised_is_written(study):
+    for name in ("probe.json", "probe.md", "tables.tex", "methods.md"):
+        assert (study / name).read_text(encoding="utf-8").strip()
+    assert (study / "figures.pdf").read_bytes().startswith(b"%PDF")
+    for reading in ("lens", "seed_1234", "seed_1235"):
+        assert {path.stem for path in (study / reading / "tables").glob("*.parquet")} == {"A", "B", "dev_A"}
+        assert (study / reading / "report" / "report.md").is_file()
+    methods = (study / "methods.md").read_text(encoding="utf-8")
+    assert "| A | in_domain | 10 | 10 |" in methods and "| B | ood | 6 | 2 |" in methods
+    assert "| 4 | 4 |" in methods  # four of A's test speakers and texts are in its training here
+
+
+def test_the_lens_is_the_checkpoints_own_head_after_every_layer(study, corpora):
+    table = read_table(study / "lens" / "tables" / "A.parquet")
+    stock = HubertForCTC.from_pretrained(corpora / "hubert").eval()
+    assert table.exit_layers.tolist() == [1, 2, 3] and len(set(table.hypotheses[:, 0])) > 1
+    for i, (wav, _, _) in enumerate(list(csv.reader((corpora / "A" / "test.csv").open()))[1:4]):
+        samples = torch.from_numpy(soundfile.read(wav, dtype="float32")[0])[None]
+        normal = (samples - samples.mean()) / torch.sqrt(samples.var(correction=0) + 1e-7)
+        with torch.no_grad():
+            found = stock(normal, output_hidden_states=True)
+            logits = [stock.lm_head(found.hidden_states[1]), stock.lm_head(found.hidden_states[2]), found.logits]
+        n_frames = torch.tensor([logits[0].shape[1]])
+        texts = []
+        for one in logits:
+            (tokens,) = greedy_decode(torch.log_softmax(one, -1), n_frames, blank_index=0)
+            texts.append(" ".join("".join(LETTERS[t] for t in tokens).replace("|", " ").split()))
+        spoken = [" ".join(re.sub("<[a-z/]*>", "", text).split()) for text in texts]
+        assert table.hypotheses[i].tolist() == spoken and len(spoken[0]) > 10
+
+
+def test_seeds_share_states_and_differ_in_inner_heads_alone(study):
+    assert len([path for path in study.rglob("states.bin") if not path.parent.is_symlink()]) == 1
+    one, other = (MultiExit.load(study / f"seed_{seed}" / "model") for seed in (1234, 1235))
+    weights = [model.heads[0].projection.weight for model in (one, other)]
+    assert not torch.equal(*weights)
+    assert torch.equal(one.heads[-1].projection.weight, other.heads[-1].projection.weight)
+    assert all(torch.equal(a, b) for a, b in zip(one.encoder.parameters(), other.encoder.parameters(), strict=True))
+
+
+def test_variation_over_seeds_stands_apart_and_two_speakers_give_no_conclusion(study):
+    numbers = json.loads((study / "probe.json").read_text())
+    a = numbers["sets"]["A"]
+    runs = [a["wer"]["seed_1234"], a["wer"]["seed_1235"]]
+    assert a["over_seeds"]["mean"] == pytest.approx(np.mean(runs, axis=0))
+    assert a["over_seeds"]["sd"] == pytest.approx(np.std(runs, axis=0, ddof=1))
+    verdicts = {(row["set"], row["reading"]): row["verdict"] for row in numbers["tests"]}
+    assert {verdict for (name, _), verdict in verdicts.items() if name == "B"} == {"no conclusion"}
+    assert "no conclusion" not in {verdict for (name, _), verdict in verdicts.items() if name == "A"}
+
+
+def test_an_encoder_that_overthinks_is_found(study):
+    table = read_table(study / "lens" / "tables" / "A.parquet")
+    n_ins = table.n_ins * 0
+    n_ins[:, 2] = 5
+    worse = dataclasses.replace(table, n_sub=n_ins * 0, n_del=n_ins * 0, n_ins=n_ins)
+    (row,) = probe_numbers({"lens": (worse, [worse])})["tests"]
+    assert (row["layer"], row["verdict"], row["overthought"]) == (1, "overthinks", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"--data": "nowhere"}, "no folder 'nowhere'"),
+        ({"--splits": "train/dev"}, "--splits must be three names"),
+        ({"--seeds": "-1"}, "--seeds must be 0 (the lens alone) or more"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence(corpora, tmp_path, capsys, change, sentence):
+    values = {"--data": corpora / "A", "--out": tmp_path / "x", **change}
+    argv = ["probe", str(corpora / "hubert"), *(str(part) for pair in values.items() for part in pair)]
+    assert main(argv) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("eeasr: error: ") and sentence in error
+
+
+def test_a_checkpoint_without_a_head_has_no_lens_and_needs_seeds(corpora, tmp_path, capsys):
+    save_checkpoint(corpora / "wavlm", kind="wavlm", n_layers=2)
+    argv = ["probe", str(corpora / "wavlm"), "--data", str(corpora / "A"), "-o", str(tmp_path / "x")]
+    assert main([*argv, "--seeds", "0"]) == 2
+    assert "has no CTC head that spells the texts: give --seeds 1 or more" in capsys.readouterr().err
+    assert main([*argv, "--seeds", "1", "--epochs", "1"]) == 0
+    assert "No lens" in (tmp_path / "x" / "methods.md").read_text()
+    assert not (tmp_path / "x" / "lens" / "tables").exists()
