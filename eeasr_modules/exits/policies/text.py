@@ -93,7 +93,8 @@ POLICIES: dict[str, Callable[[tuple], Any]] = {
 }
 
 # All rules of Berrebbi et al. (2022) as their code has them (docs/paper.md): with the thresholds published there, whose
-# entropies are means over frames and the 32 tokens, and calibrated.
+# entropies are means over frames and the 32 tokens, and calibrated. The last is not theirs: what self-speculative
+# decoding accepts a transcript by.
 PAPER = (
     "static",
     "random",
@@ -110,6 +111,9 @@ PAPER = (
     "patience(2, pairs, first)",
     "patience_bce(4, 0.04, pairs, first)",
     "patience_bce(4, pairs, first)",
+    "max_entropy(0.5)",
+    "max_entropy(0.7)",
+    "max_entropy",
 )
 SETS = {"paper": PAPER}  # a name in a list of policies -> the policies that it stands for
 

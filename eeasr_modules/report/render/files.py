@@ -96,6 +96,7 @@ def _policies(summary: Mapping[str, Any]) -> list[list[Any]]:
     rows = [["set", "label", "policy", "budget", "calibrated", "calibrated_on", "wer", "wer_low", "wer_high"]]
     rows[0] += [f"{what}_{name}" for name in costs for what in ("cost", "share", "static", "oracle_c", "gap_closed")]
     rows[0] += [f"minus_{line}{end}" for line in ("static", "last") for end in ("", "_low", "_high")]
+    rows[0].append("emitted_depth")
     for name, one in summary["sets"].items():
         for text, policy in one["policies"].items():
             for at in policy["at_budgets"]:
@@ -105,7 +106,7 @@ def _policies(summary: Mapping[str, Any]) -> list[list[Any]]:
                     row += [at["costs"][cost][key] for key in ("mean", "share", "static", "oracle_c", "gap_closed")]
                 for line in ("minus_static", "minus_last"):
                     row += [at[line][key] for key in ("difference", "low", "high")]
-                rows.append(row)
+                rows.append([*row, at["emitted_depth"]])
     return rows
 
 

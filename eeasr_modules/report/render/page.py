@@ -29,6 +29,7 @@ from eeasr_modules.report.render.tables import (
     budgets_table,
     comparisons_table,
     depths_table,
+    emits_earlier,
     interval,
     number,
     percent,
@@ -40,6 +41,11 @@ from eeasr_modules.report.render.tables import (
     signals_table,
     too_few_speakers,
     words_table,
+)
+
+EMITTED_NOTE = (
+    "*Depth* is that of the exit decided, which had to be computed and is charged in every table, curve and "
+    "budget; *depth emitted* is that of the exit whose transcript came out: counting it would claim that so few layers were enough."
 )
 
 
@@ -134,6 +140,7 @@ def _set_section(name: str, one: Mapping[str, Any], summary: Mapping[str, Any]) 
     sections = [f"## {plain_name(name)}"]
     if one["policies"]:
         sections += [_how_calibrated(one), policies_table(one)]
+        sections += [EMITTED_NOTE] if emits_earlier(one) else []
     if one["policies"] and len(summary["budgets"]) > 1:
         sections += [
             f"WER @ mean cost in {summary['cost_unit']} (gap closed) at each budget:",

@@ -222,6 +222,8 @@ def policies_table(one: dict[str, Any]) -> str:
     str
     """
     header = ["policy", "as calibrated", "WER [95 %]", "depth", "of full depth", "of full MACs"]
+    shows_emitted = emits_earlier(one)
+    header += ["depth emitted"] if shows_emitted else []
     header += ["minus static line [95 %]", "minus last exit [95 %]", "gap closed"]
     rows = []
     for text, policy in one["policies"].items():
@@ -234,12 +236,29 @@ def policies_table(one: dict[str, Any]) -> str:
                 number(point["depth"]),
                 percent(point["depth_share"]),
                 percent(point["macs_share"]),
+                *([number(point["emitted_depth"])] if shows_emitted else []),
                 difference_text(point["minus_static"]),
                 difference_text(point["minus_last"]),
                 percent(point["gap_closed"]),
             ]
         )
     return markdown_table(header, rows, n_left=2)
+
+
+def emits_earlier(one: dict[str, Any]) -> bool:
+    """Whether a policy's transcripts come from exits before the one at which it decides.
+
+    Arguments
+    ---------
+    one : dict
+        `sets.<name>` of a summary.
+
+    Returns
+    -------
+    bool
+    """
+    points = [policy["at_budget"] for policy in one["policies"].values()]
+    return any(point.get("emitted_depth", point["depth"]) != point["depth"] for point in points)
 
 
 def depths_table(one: dict[str, Any]) -> str:

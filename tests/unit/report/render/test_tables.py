@@ -1,5 +1,15 @@
 """Numbers in Markdown."""
 
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from eeasr_modules.exits import decide, mean_cost, parse_policy
+from eeasr_modules.report import evaluated, summarise
+from eeasr_modules.report.render.files import csv_files
+from eeasr_modules.report.render.page import EMITTED_NOTE, report_text
 from eeasr_modules.report.render.tables import markdown_table, number, percent
 
 
@@ -10,3 +20,21 @@ def test_bars_in_cells_do_not_open_new_ones():
 def test_what_is_not_known_is_a_dash_and_no_zero_is_negative():
     assert (number(None), percent(None)) == ("-", "-")
     assert percent(-0.001) == "0 %"
+
+
+@pytest.mark.parametrize("text", ["patience(1, 0.5, first)", "patience(1, 0.5)"])
+def test_the_depth_emitted_stands_beside_the_depth_decided_where_they_differ(make_table, text):
+    table, policy = make_table(), parse_policy(text)
+    found = evaluated([table], dev=None, policies=[text, "static(6)"], policy=None, budgets=[0.75])
+    summary = summarise(found, rng=np.random.default_rng(0))
+    page = report_text(summary, examples="", pictures=[])
+    chosen, rows = decide(policy, table), np.arange(table.n_utterances)
+    decided, emitted = (
+        mean_cost(table.cost_layers[rows, one], table.duration_s) for one in (chosen.decided, chosen.emitted)
+    )
+    assert ("| depth emitted |" in page) == (EMITTED_NOTE in page) == (emitted < decided)
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| `{text}` | as given |"))
+    assert f" {number(decided)} |" in row and (f" {number(emitted)} |" in row)
+    written = list(csv.DictReader(io.StringIO(csv_files(summary, found)["policies.csv"])))
+    (row,) = (row for row in written if row["policy"] == text)
+    assert float(row["cost_depth"]) == pytest.approx(decided, abs=1e-3) and float(row["emitted_depth"]) == pytest.approx(emitted, abs=1e-3)
