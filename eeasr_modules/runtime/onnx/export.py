@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from eeasr_modules.common.files import write_aside
 from eeasr_modules.models.encoders.conformer import ConformerEncoder, LogMel
 from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.encoders.huggingface_front_end import shortest, with_positions
-from eeasr_modules.models.encoders.whisper import SupervisedEncoder
+from eeasr_modules.models.encoders.moonshine import SHORTEST, MoonshineEncoder
+from eeasr_modules.models.encoders.whisper import FRAME, HOP, WINDOW, WhisperEncoder
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.weights import INDEX, model_digest
 from eeasr_modules.runtime.onnx.loop import MANIFEST, MANIFEST_VERSION, check_computed
@@ -117,6 +119,73 @@ class HuggingFaceFrontEnd(nn.Module):
         return with_positions(self.model, x, None, padded=False)
 
 
+class WhisperFrontEnd(nn.Module):
+    """Waveforms to the input of layer 1 of a Whisper encoder: log-mel features, convolutions, positions.
+
+    Arguments
+    ---------
+    encoder : WhisperEncoder
+        In eval mode.
+    """
+
+    def __init__(self, encoder: WhisperEncoder):
+        super().__init__()
+        self.encoder = encoder.model.encoder
+        steps = torch.arange(WINDOW)
+        angle = 2 * torch.pi * (torch.arange(WINDOW // 2 + 1)[:, None] * steps % WINDOW).double() / WINDOW
+        basis = torch.cat([angle.cos(), -angle.sin()]) * encoder.window.double()
+        self.register_buffer("basis", basis.float().unsqueeze(1))
+        self.register_buffer("filters", encoder.mel_filters.float().T.contiguous())
+
+    def forward(self, wavs: torch.Tensor) -> torch.Tensor:
+        """Waveforms (batch, samples) -> (batch, frames, dim)."""
+        whole = nn.functional.pad(wavs, (0, -wavs.shape[1] % FRAME))
+        padded = nn.functional.pad(whole.unsqueeze(1), (WINDOW // 2, WINDOW // 2), mode="reflect")
+        parts = nn.functional.conv1d(padded, self.basis, stride=HOP)[..., :-1].square()
+        real, imaginary = parts.chunk(2, dim=1)
+        logs = (self.filters @ (real + imaginary)).clamp(min=1e-10).log10()
+        mels = (torch.maximum(logs, logs.amax(dim=(1, 2), keepdim=True) - 8.0) + 4.0) / 4.0
+        x = nn.functional.gelu(self.encoder.conv1(mels))
+        x = nn.functional.gelu(self.encoder.conv2(x)).transpose(1, 2)
+        return x + self.encoder.embed_positions.weight[: x.shape[1]]
+
+
+class MoonshineFrontEnd(nn.Module):
+    """Waveforms to the input of layer 1 of a Moonshine encoder: three convolutions and a group norm.
+
+    Arguments
+    ---------
+    encoder : MoonshineEncoder
+        In eval mode.
+    """
+
+    def __init__(self, encoder: MoonshineEncoder):
+        super().__init__()
+        self.encoder = encoder.model.encoder
+
+    def forward(self, wavs: torch.Tensor) -> torch.Tensor:
+        """Waveforms (batch, samples) -> (batch, frames, dim)."""
+        x = self.encoder.groupnorm(torch.tanh(self.encoder.conv1(wavs.unsqueeze(1))))
+        x = nn.functional.gelu(self.encoder.conv2(x))
+        return nn.functional.gelu(self.encoder.conv3(x)).transpose(1, 2)
+
+
+def _rotated(queries, keys, cos, sin, unsqueeze_dim=1):
+    """transformers' `apply_rotary_pos_emb` of Moonshine, without `repeat_interleave`, which ONNX has not."""
+    half = cos.shape[-1] // 2
+    cos, sin = (torch.stack([one[..., :half]] * 2, dim=-1).flatten(-2).unsqueeze(unsqueeze_dim) for one in (cos, sin))
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        moving, still = x[..., : 2 * half], x[..., 2 * half :]
+        across = torch.stack([-moving[..., 1::2], moving[..., ::2]], dim=-1).flatten(-2)
+        return torch.cat([moving * cos + across * sin, still], dim=-1)
+
+    return turned(queries), turned(keys)
+
+
+FRONT_ENDS = {ConformerEncoder: ConformerFrontEnd, WhisperEncoder: WhisperFrontEnd, MoonshineEncoder: MoonshineFrontEnd}
+
+
 class LayerGroup(nn.Module):
     """The layers after one exit up to the next.
 
@@ -145,6 +214,9 @@ class LayerGroup(nn.Module):
                 length = hidden.shape[1]
                 bias = self.encoder.model.encoder.layers[0].attention.compute_bias(length, length)
                 extra["position_bias"] = bias.repeat(hidden.shape[0], 1, 1)
+            if isinstance(self.encoder, MoonshineEncoder):
+                steps = torch.ones_like(hidden[..., 0]).cumsum(dim=1) - 1
+                extra["position_embeddings"] = self.encoder.model.encoder.rotary_emb(hidden, position_ids=steps)
             for layer in layers:
                 hidden = self.encoder.model.encoder.layers[layer - 1](hidden, **extra)
                 hidden = hidden[0] if isinstance(hidden, tuple) else hidden
@@ -231,11 +303,9 @@ def export_model(
             f"'{name}' shortens its input (downsample: {model.encoder.downsampler.kind}), which is not exported: "
             "transcribe with eeasr transcribe, or export a model without downsample"
         )
-    exported = isinstance(model.encoder, (ConformerEncoder, HuggingFaceEncoder))
-    if not exported or isinstance(model.encoder, SupervisedEncoder):
-        kind = model.encoder.model.config.model_type if exported else model.config["encoder"]["encoder"]
+    if not isinstance(model.encoder, (ConformerEncoder, HuggingFaceEncoder)):
         raise ValueError(
-            f"'{name}' stands on the encoder of a {kind}, which is not exported yet: "
+            f"'{name}' stands on an encoder of kind {model.config['encoder']['encoder']}, which is not exported: "
             "transcribe with eeasr transcribe, or export a model on another encoder"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -259,7 +329,7 @@ def export_model(
             "policy": str(chosen),
             "model_digest": "" if source.folder is None else model_digest(source.folder),
             "normalise_wavs": bool(getattr(encoder, "normalise_wavs", False)),
-            "shortest_samples": shortest(encoder.model.config) if isinstance(encoder, HuggingFaceEncoder) else 1,
+            "shortest_samples": shortest_samples(encoder),
             "shapes": {
                 "front_end": [["batch", "samples"], ["batch", "frames", encoder.dim]],
                 "groups": [["batch", "frames", encoder.dim], ["batch", "frames", encoder.dim]],
@@ -272,6 +342,15 @@ def export_model(
             folder.rmdir()
         os.replace(work, folder)
     return folder / MANIFEST
+
+
+def shortest_samples(encoder: nn.Module) -> int:
+    """Samples that a front end needs at least: shorter waveforms are padded with silence."""
+    if isinstance(encoder, MoonshineEncoder):
+        return SHORTEST
+    if isinstance(encoder, WhisperEncoder):
+        return FRAME
+    return shortest(encoder.model.config) if isinstance(encoder, HuggingFaceEncoder) else 1
 
 
 def write_graphs(model: MultiExit, folder: Path) -> dict:
@@ -290,7 +369,7 @@ def write_graphs(model: MultiExit, folder: Path) -> dict:
         File names: `front_end`, and lists `groups` and `heads` in the order of the exits.
     """
     encoder = model.encoder
-    front_end = ConformerFrontEnd(encoder) if isinstance(encoder, ConformerEncoder) else HuggingFaceFrontEnd(encoder)
+    front_end = FRONT_ENDS.get(type(encoder), HuggingFaceFrontEnd)(encoder)
     states = torch.randn(1, TRACED_FRAMES, encoder.dim, generator=torch.Generator().manual_seed(0))
     second = torch.randn(1, model.config["sample_rate"], generator=torch.Generator().manual_seed(0))
     names: dict = {"front_end": "front_end.onnx", "groups": [], "heads": []}
@@ -308,7 +387,10 @@ def write_graphs(model: MultiExit, folder: Path) -> dict:
 
 def _write(module: nn.Module, example: torch.Tensor, path: Path, *, axes: tuple[str, str], time: str) -> None:
     dynamic = {axes[0]: {0: "batch", 1: time}, axes[1]: {0: "batch", 1: "frames"}}
-    with warnings.catch_warnings(), torch.inference_mode():
+    from transformers.models.moonshine import modeling_moonshine
+
+    rotated = patch.object(modeling_moonshine, "apply_rotary_pos_emb", _rotated)
+    with warnings.catch_warnings(), torch.inference_mode(), rotated:
         warnings.simplefilter("ignore")  # the tracer's, on shapes that it takes for constants: tests try other lengths
         torch.onnx.export(
             module.eval(),
