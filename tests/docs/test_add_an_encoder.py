@@ -85,7 +85,7 @@ def test_a_model_is_trained_saved_loaded_and_walks_as_its_stock_forward(page, to
     assert main(["benchmark", "runs/lstm/model", *short]) == 0
     assert "| full depth, torch |" in capsys.readouterr().out
     monkeypatch.setattr(export, "_check_packages", lambda: None)
-    with pytest.raises(ValueError, match="stands on the encoder of a lstm, which is not exported yet"):
+    with pytest.raises(ValueError, match="stands on an encoder of kind lstm, which is not exported"):
         export.export_model("runs/lstm/model", "exported", policy="static(2)")
     ENCODERS.pop("lstm")
     with pytest.raises(ValueError, match="one of conformer, huggingface, got 'lstm'; import first what registers"):
