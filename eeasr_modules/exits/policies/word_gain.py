@@ -24,7 +24,7 @@ import numpy as np
 
 from eeasr_modules.exits.policies.fitted import common_exits, described
 from eeasr_modules.exits.policies.gain import STRENGTH, exit_position, lookahead, ridge, signal_of, weighted_sum
-from eeasr_modules.exits.policies.trees import Trees, mean_of_trees
+from eeasr_modules.exits.policies.trees import Bins, Trees, mean_of_trees
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.words.alignment import reference_slots, slot_owners
@@ -404,24 +404,25 @@ def _fit_trees(rows: _Rows, steps: tuple[int, ...]) -> tuple[tuple[Trees, ...], 
     features = np.concatenate(rows.features)
     part = np.concatenate([rows.part[utterance] for utterance in rows.utterance])
     kept, weights = _thinned(rows)
-    fitted, gains = [], np.zeros((n, n_inner, len(steps)))
-    for s, step in enumerate(steps):
+    targets = []
+    for step in steps:
         later = [min(k + step, n_inner) for k in range(n_inner)]
         target = np.concatenate([gain[:, j] for gain, j in zip(rows.gains, later)])
-        target = np.clip(target, LEAST_GAIN, MOST_GAIN)
-        of_parts = []
-        for one in range(N_PARTS):
-            chosen = kept & (part != one)
-            if not chosen.any():  # fewer speakers than parts
-                chosen = kept
-            trees = Trees.fit(features[chosen], target[chosen], weights=weights[chosen])
+        targets.append(np.clip(target, LEAST_GAIN, MOST_GAIN))
+    fitted, gains = [[] for _ in steps], np.zeros((n, n_inner, len(steps)))
+    for one in range(N_PARTS):
+        chosen = kept & (part != one)
+        if not chosen.any():  # fewer speakers than parts
+            chosen = kept
+        bins = Bins.of(features[chosen], weights=weights[chosen])
+        for s, target in enumerate(targets):
+            trees = Trees.fit(bins, target[chosen], weights=weights[chosen])
             for k, (at_exit, utterance) in enumerate(zip(rows.features, rows.utterance)):
                 here = rows.part[utterance] == one
                 if here.any():
                     gains[:, k, s] += np.bincount(utterance[here], trees.predict(at_exit[here]), minlength=n)
-            of_parts.append(trees)
-        fitted.append(mean_of_trees(of_parts))
-    return tuple(fitted), gains
+            fitted[s].append(trees)
+    return tuple(map(mean_of_trees, fitted)), gains
 
 
 def _thinned(rows: _Rows) -> tuple[np.ndarray, np.ndarray]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from eeasr_modules.exits.policies.trees import Trees, mean_of_trees
+from eeasr_modules.exits.policies.trees import Bins, Trees, mean_of_trees
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +105,16 @@ def test_children_that_are_no_whole_numbers_are_refused():
     tree = small_tree()
     with pytest.raises(ValueError, match="features and children of trees must be whole numbers"):
         replace(tree, left=tree.left.astype(float))
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_bins_give_the_trees_that_scikit_learn_makes_of_the_features(data, weighted):
+    features, target = data
+    weights = np.where(np.arange(len(target)) % 3, 1.0, 4.0)
+    knobs = {"max_iter": 30, "learning_rate": 0.15, "max_leaf_nodes": 16, "min_samples_leaf": 40}
+    model = HistGradientBoostingRegressor(**knobs, l2_regularization=10.0, max_bins=127, early_stopping=False)
+    model.fit(features, target, sample_weight=weights if weighted else None)
+    given = {"weights": weights if weighted else None}
+    trees = Trees.fit(Bins.of(features, **given), target, n_trees=30, min_samples_leaf=40, **given)
+    assert trees.predict(3 * features) == pytest.approx(model.predict(3 * features), abs=1e-9)
+    assert set(trees.threshold[trees.feature == 0]) <= {-2.5, -1.5, -0.5, 0.5, 1.5, 2.5}  # of the feature, not of bins
