@@ -4,11 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from exit_traces_text import SINGLE_EXIT, points_of, policy_names, readme_text, summary_text
+from exit_traces_text import BEGIN, END, QUOTED, SINGLE_EXIT, points_of, policy_names, readme_text
 
 from eeasr_modules.common.files import rounded, write_aside
-
-BEGIN, END = "<!-- results: written by benchmarks/exit_traces.py -->", "<!-- /results -->"
 
 
 def write_results(results: dict[str, Any], folder: Path, *, root: Path) -> None:
@@ -30,10 +28,24 @@ def write_results(results: dict[str, Any], folder: Path, *, root: Path) -> None:
     for name in ("clean", "other"):
         draw(kept, name, folder / f"frontier_{name}.png")
     write_aside(root / "eeasr_modules" / "exits" / "measure" / "exitbench_baselines.py", baselines_text(kept))
-    document = root / "docs" / "choosing-an-exit-policy.md"
-    if document.is_file():
-        text = document.read_text("utf-8")
-        write_aside(document, f"{text.split(BEGIN)[0]}{BEGIN}\n\n{summary_text(kept)}\n\n{END}{text.split(END)[1]}")
+    write_pages(kept, root=root)
+
+
+def write_pages(results: dict[str, Any], *, root: Path) -> None:
+    """Write the tables of the first page and of the page on choosing a policy between their marks.
+
+    Arguments
+    ---------
+    results : dict
+        Of `public`.
+    root : Path
+        The repository.
+    """
+    for name, table_of in QUOTED.items():
+        document = root / name
+        if document.is_file():
+            text = document.read_text("utf-8")
+            write_aside(document, f"{text.split(BEGIN)[0]}{BEGIN}\n\n{table_of(results)}\n\n{END}{text.split(END)[1]}")
 
 
 def public(results: dict[str, Any]) -> dict[str, Any]:

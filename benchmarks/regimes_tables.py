@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results/regimes"
 PAGES = [RESULTS / "README.md", *sorted(ROOT.glob("recipes/*/README.md"))]
 SINGLE = "last_only"  # the regime of a single exit
+LEFT_OUT = ("downsampled x2, exits", "averaged x2, exits", "downsampled x3, exits", "confidence-weighted", "teacher")
 MACS_SHARE = 0.7  # of the single-exit model's, at most
 
 
@@ -144,47 +145,49 @@ def differences_of(runs: list[dict], beside: dict[tuple[str, int], dict[str, lis
     return found
 
 
-def joined_markdown(runs: list[dict]) -> str:
-    """A table per test set: a row per regime and seed of `runs`, then the means of regimes with several seeds."""
-    layers = sorted({layer for one in runs for layer in one["exit_layers"]})
+def joined_markdown(found: dict, *, usual: str) -> str:
+    """A table per test set: a row per regime, means and pooled comparisons where it has several seeds.
+
+    WER at half depth and at the last exit; minus the usual regime there; the deepest exit within `MACS_SHARE`, fused,
+    minus the last exit of `found["against"]`. Per seed and exit: results/regimes/*.json.
+    """
+    runs = found["runs"]
     parts = []
     for name in runs[0]["wer_per_exit"]:
-        rows = [(one["regime"], str(one["seed"]), one["exit_layers"], one["wer_per_exit"][name]) for one in runs]
-        for regime in dict.fromkeys(one["regime"] for one in runs):
-            same = [row for row in rows if row[0] == regime]
-            if len(same) > 1:
-                mean = np.mean([row[3] for row in same], axis=0).tolist()
-                rows.append((regime, f"mean of {len(same)}", same[0][2], mean))
+        middle, last = runs[0]["exit_layers"][-1] // 2, runs[0]["exit_layers"][-1]
         lines = [
-            f"| {name} | seed | {' | '.join(map(str, layers))} | mean |",
-            "|---|---|" + "---:|" * (len(layers) + 1),
+            f"| {name} | seeds | layer {middle} | layer {last} | minus {usual} at {last} [95 %] "
+            f"| cheap exit, fused | minus last exit of {found['against']} [95 %] |",
+            "|---|---:|---:|---:|---:|---:|---:|",
         ]
-        for regime, seed, own, wers in rows:
-            lines.append(f"| {regime} | {seed} | {per_layer(own, wers, layers=layers)} | {sum(wers) / len(wers):.2f} |")
+        for regime in dict.fromkeys(one["regime"] for one in runs if one["regime"] not in LEFT_OUT):
+            own = [one for one in runs if one["regime"] == regime]
+            wer = {
+                layer: np.mean([dict(zip(one["exit_layers"], one["wer_per_exit"][name]))[layer] for one in own])
+                for layer in (middle, last)
+                if all(layer in one["exit_layers"] for one in own)
+            }
+            beside = pooled_row(found["differences"], name, regime)
+            tax = pooled_row(found["taxes"], name, regime)
+            cells = [regime, str(len(own)), *(f"{wer[k]:.2f}" if k in wer else "" for k in (middle, last))]
+            cells.append(difference(beside["layers"][str(last)]) if beside and str(last) in beside["layers"] else "")
+            cells.append(f"{whole(tax['fused']['wer'], _n_words(tax)):.2f} at {tax['layer']}" if tax else "")
+            lines.append("| " + " | ".join([*cells, difference(tax["fused"]) if tax else ""]) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
-def tax_markdown(taxes: list[dict], *, against: str) -> str:
-    """A table per test set: each regime's deepest exit within the share of MACs, alone and fused, minus the last exit
-    of `against`."""
-    other = "single exit" if against == SINGLE else f"last exit of {against}"
-    minus_other = "minus single [95 %]" if against == SINGLE else "minus that [95 %]"
-    parts = []
-    for name in dict.fromkeys(one["set"] for one in taxes):
-        lines = [
-            f"| {name} | seed | {other} | exit at | of its MACs | alone | {minus_other} | fused | {minus_other} |",
-            "|---|---|---:|---|---:|---:|---:|---:|---:|",
-        ]
-        for one in (one for one in taxes if one["set"] == name):
-            words = _n_words(one)
-            costs = (f"{whole(one[way]['wer'], words):.2f} | {difference(one[way])}" for way in ("alone", "fused"))
-            lines.append(
-                f"| {one['regime']} | {one['seed']} | {whole(one['single'], words):.2f} | layer {one['layer']} | "
-                f"{100 * one['macs_share']:.0f} % | {' | '.join(costs)} |"
-            )
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
+def pooled_row(rows: list[dict], name: str, regime: str) -> dict | None:
+    """Of the rows of a set and regime the one with all seeds, or that of its only seed; None where there is none.
+
+    Example
+    -------
+    >>> rows = [{"set": "a", "regime": "joint", "seed": "2"}, {"set": "a", "regime": "joint", "seed": "all 2"}]
+    >>> pooled_row(rows, "a", "joint")["seed"], pooled_row(rows, "b", "joint")
+    ('all 2', None)
+    """
+    found = [one for one in rows if (one["set"], one["regime"]) == (name, regime)]
+    return found[-1] if found else None
 
 
 def _n_words(tax: dict) -> int | None:
@@ -192,21 +195,6 @@ def _n_words(tax: dict) -> int | None:
     known = models()["shipped"]["sets"].get(tax["set"])
     seeds = int(tax["seed"].split()[1]) if tax["seed"].startswith("all") else 1
     return known and seeds * known["n_ref_words"]
-
-
-def difference_markdown(differences: list[dict], *, usual: str) -> str:
-    """A table per test set: each regime minus the usual one, at half depth and at the last layer."""
-    parts = []
-    for name in dict.fromkeys(one["set"] for one in differences):
-        rows = [one for one in differences if one["set"] == name]
-        layers = sorted({layer for one in rows for layer in one["layers"]}, key=int)
-        heads = " | ".join(f"layer {layer}, minus {usual} [95 %]" for layer in layers)
-        lines = [f"| {name} | seed | {heads} |", "|---|---|" + "---:|" * len(layers)]
-        for one in rows:
-            cells = (difference(one["layers"][layer]) if layer in one["layers"] else "" for layer in layers)
-            lines.append(f"| {one['regime']} | {one['seed']} | {' | '.join(cells)} |")
-        parts.append("\n".join(lines))
-    return "\n\n".join(parts)
 
 
 def with_tables(page: str) -> str:
@@ -217,14 +205,9 @@ def with_tables(page: str) -> str:
     for region in re.findall(r"<!-- regimes: (.+) -->", page):
         name, *only = region.split()
         found = only_sets(json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8")), only)
-        tables = [
-            joined_markdown(found["runs"]),
-            difference_markdown(found["differences"], usual="joint"),
-            tax_markdown(found["taxes"], against=found["against"]),
-        ]
         begin, end = f"<!-- regimes: {region} -->", f"<!-- /regimes: {region} -->"
         before, after = page.split(begin)[0], page.split(end)[1]
-        page = "\n\n".join([f"{before}{begin}", *filter(None, tables), f"{end}{after}"])
+        page = "\n\n".join([f"{before}{begin}", joined_markdown(found, usual="joint"), f"{end}{after}"])
     return page
 
 

@@ -5,9 +5,6 @@
     python benchmarks/study.py --compare NAME=RUN,OTHER_RUN       # likewise: paired differences, exit by exit
     python benchmarks/study.py --fuse NAME=RUN                    # likewise: exits fused, by trees fitted on dev
     python benchmarks/study.py --tax NAME=RUN,SINGLE_EXIT_RUN     # likewise: exits, alone and fused, against one exit
-    eeasr analyze RUN/tables/commonvoice_test.parquet --cross-fit --budgets 0.5,0.75 --out CROSS/report \\
-        --policies "between(entropy), between(patience(1)), lexical, gain, gain_words"
-    python benchmarks/study.py --collect crossfit=CROSS           # likewise: policies cross-fitted
 
 The first form needs no data: it reads results/*/summary.json, results/exit-traces/results.json and
 results/study/*.json, and also writes the tables of results in the READMEs of the corpora (recipes/*/README.md). The
@@ -28,8 +25,6 @@ from study_runs import against_single, compared, fused, taxed, trimmed  # noqa: 
 from study_tables import (  # noqa: E402
     STUDY,
     corpus_rows,
-    crossfit_rows,
-    every_policy_rows,
     fused_depth_rows,
     fusion_rows,
     models,
@@ -38,8 +33,6 @@ from study_tables import (  # noqa: E402
     pretraining_rows,
     read,
     speed_rows,
-    tax_rows,
-    trace_rows,
 )
 
 from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
@@ -125,14 +118,11 @@ def written() -> str:
     text = (STUDY / "reading.md").read_text(encoding="utf-8")
     tables = {
         "overthinking": overthinking_rows(),
-        "traces": trace_rows(),
         "policies": policy_rows(),
         "pretraining": pretraining_rows(),
-        "crossfit": crossfit_rows(),
         "fusion": fusion_rows(),
         "fused_depth": fused_depth_rows(),
         "speed": speed_rows(),
-        "tax": tax_rows(),
     }
     for name, table in tables.items():
         text = text.replace("{{" + name + "}}", markdown_table(*table))
@@ -163,8 +153,6 @@ def main() -> None:
     for corpus in CORPORA:
         path = ROOT / "recipes" / corpus / "README.md"
         path.write_text(readme_with_results(corpus), encoding="utf-8")
-    every = "# Every policy of the study\n\nBy `python benchmarks/study.py`; columns as in RESULTS.md.\n\n"
-    (STUDY / "policies.md").write_text(every + markdown_table(*every_policy_rows()) + "\n", encoding="utf-8")
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -4,18 +4,31 @@
 """
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 
-from eeasr_modules.report.render.tables import interval, number, set_interval, too_few_speakers
+from eeasr_modules.report.render.tables import number, set_interval, too_few_speakers
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "results/study"
 KINDS = {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain"}
 FUSED = {"shipped": "fusion", "without AN4": "fusion_without_an4", "without LibriSpeech": "fusion_without_librispeech"}
 SINGLE = "from scratch, 10 epochs, a single exit"
-TAXED_ON = ("commonvoice_test", "librispeech_test-other", "an4_test", "commonvoice_6_1_validated")
+# Model and set of the rows that are shown; the others are in the summaries.
+SHOWN = (
+    ("shipped", "commonvoice_test"),
+    ("shipped", "librispeech_test-other"),
+    ("shipped", "an4_test"),
+    ("shipped", "commonvoice_test_noise_0db"),
+    ("AN4 only", "an4_test"),
+    ("AN4 only", "commonvoice_test"),
+    ("from scratch", "commonvoice_test"),
+    ("without Common Voice", "commonvoice_test"),
+    ("without AN4", "an4_test"),
+    ("without LibriSpeech", "librispeech_test-other"),
+)
 FUSED_ON = ("an4_test", "commonvoice_test", "librispeech_test-other")
 
 
@@ -44,6 +57,14 @@ def models() -> dict[str, dict]:
     return {name: summary for name, summary in found.items() if summary is not None and "sets" in summary}
 
 
+def shown_sets() -> list[tuple[str, str, dict]]:
+    """Model, set and its summary, of `SHOWN` and of every model trained on a GPU."""
+    found = models()
+    more = [(model, "commonvoice_test") for model in found if model.startswith("gpu ")]
+    pairs = [*SHOWN, *more]
+    return [(model, name, found[model]["sets"][name]) for model, name in pairs if name in found[model]["sets"]]
+
+
 def overthinking_rows() -> tuple[list[str], list[list[str]]]:
     """A row per model and set."""
     header = [
@@ -60,26 +81,25 @@ def overthinking_rows() -> tuple[list[str], list[list[str]]]:
         "oracle B",
     ]
     rows = []
-    for model, summary in models().items():
-        for name, one in summary["sets"].items():
-            wers, layers = one["wer_per_exit"], one["exit_layers"]
-            best = int(np.argmin(wers[:-1]))
-            words = one.get("words")
-            rows.append(
-                [
-                    model,
-                    name,
-                    KINDS[one["label"]],
-                    number(wers[0]),
-                    f"{number(wers[best])} at {layers[best]}",
-                    f"{number(wers[-1])} {set_interval(one['wer_interval_per_exit'][-1], one)}",
-                    f"{wers[-1] - wers[best]:+.2f}",
-                    f"{100 * one['overthinking']['inner_better_share']:.1f} %",
-                    f"{100 * words['destructive']:.1f} %" if words else "-",
-                    f"{number(one['oracle_a']['wer'])} @ {one['oracle_a']['depth']:.2f}",
-                    f"{number(one['oracle_b']['wer'])} @ {one['oracle_b']['depth']:.2f}",
-                ]
-            )
+    for model, name, one in shown_sets():
+        wers, layers = one["wer_per_exit"], one["exit_layers"]
+        best = int(np.argmin(wers[:-1]))
+        words = one.get("words")
+        rows.append(
+            [
+                model,
+                name,
+                KINDS[one["label"]],
+                number(wers[0]),
+                f"{number(wers[best])} at {layers[best]}",
+                f"{number(wers[-1])} {set_interval(one['wer_interval_per_exit'][-1], one)}",
+                f"{wers[-1] - wers[best]:+.2f}",
+                f"{100 * one['overthinking']['inner_better_share']:.1f} %",
+                f"{100 * words['destructive']:.1f} %" if words else "-",
+                f"{number(one['oracle_a']['wer'])} @ {one['oracle_a']['depth']:.2f}",
+                f"{number(one['oracle_b']['wer'])} @ {one['oracle_b']['depth']:.2f}",
+            ]
+        )
     return header, rows
 
 
@@ -106,41 +126,15 @@ def whole(wer: float, n_ref_words: int | None) -> float:
     return exact if abs(exact - wer) < 0.0006 else wer
 
 
-def trace_rows() -> tuple[list[str], list[list[str]]]:
-    """The same of the public wav2vec 2.0 traces."""
-    traces = read("results/exit-traces/results.json")["models"]
-    header = ["model", "set", "first", "best inner", "last [95 %]", "utterances", "oracle A", "oracle B"]
-    rows = []
-    for model, sets in traces.items():
-        for name, one in sets.items():
-            if len(one["exits"]) == 1:
-                continue
-            inner = min(one["exits"][:-1], key=lambda exit_: exit_["wer"])
-            last = one["exits"][-1]
-            rows.append(
-                [
-                    model,
-                    f"LibriSpeech test-{name}",
-                    number(one["exits"][0]["wer"]),
-                    f"{number(inner['wer'])} at {inner['layer']}",
-                    f"{number(last['wer'])} {interval(last['wer_interval'])}",
-                    f"{100 * one['overthinking']['better']:.1f} %",
-                    *(f"{number(one['oracles'][k]['wer'])} @ {one['oracles'][k]['depth']:.2f}" for k in "ab"),
-                ]
-            )
-    return header, rows
-
-
 def policy_rows() -> tuple[list[str], list[list[str]]]:
     """Every policy minus the static line on every set at the budget, calibrated on dev."""
     names = list(models()["shipped"]["sets"]["commonvoice_test"]["policies"])
     rows = []
-    for model, summary in models().items():
-        for name, one in summary["sets"].items():
-            found = [at_budget(one["policies"].get(policy)) for policy in names]
-            static = next(at["static"] for at in found if at)
-            rows.append([model, name, f"{number(static)} / {number(found[0]['oracle_c'])}"])
-            rows[-1] += [brief(at, few=too_few_speakers(one)) for at in found]
+    for model, name, one in shown_sets():
+        found = [at_budget(one["policies"].get(policy)) for policy in names]
+        static = next(at["static"] for at in found if at)
+        rows.append([model, name, f"{number(static)} / {number(found[0]['oracle_c'])}"])
+        rows[-1] += [brief(at, few=too_few_speakers(one)) for at in found]
     return ["model", "set", "static line / oracle C", *(f"`{name}`" for name in names)], rows
 
 
@@ -164,23 +158,6 @@ def brief(at: dict | None, *, few: bool = False) -> str:
     return text if gap is None else f"{text} ({100 * gap:.0f} %)"
 
 
-def every_policy_rows() -> tuple[list[str], list[list[str]]]:
-    """The same with depths and intervals."""
-    header = ["model", "set", "policy", "depth", "WER", "minus static line [95 %]", "minus last [95 %]", "gap closed"]
-    rows = []
-    for model, summary in models().items():
-        for name, one in summary["sets"].items():
-            for policy, found in one["policies"].items():
-                at = at_budget(found)
-                gap = at.get("gap_closed")
-                rows.append(
-                    [model, name, f"`{policy}`", f"{at['depth']:.2f}", number(at["wer"])]
-                    + [difference(at[line], few=too_few_speakers(one)) for line in ("minus_static", "minus_last")]
-                    + ["-" if gap is None else f"{100 * gap:.0f} %"]
-                )
-    return header, rows
-
-
 def difference(one: dict, *, few: bool = False) -> str:
     """Points, with their interval; none where speakers are few."""
     if few:
@@ -195,9 +172,9 @@ def pretraining_rows() -> tuple[list[str], list[list[str]]]:
     names = {"all": "pretrained_minus_scratch", "AN4": "pretrained_minus_scratch_an4"}
     for labels, name in {**names, "all (GPU)": "gpu_pretrained_minus_scratch"}.items():
         found = read(f"results/study/{name}.json") or {}
-        for test in ("commonvoice_test", "librispeech_test-other", "an4_test", "an4_test_unseen_text", "digits_test"):
+        for test in ("commonvoice_test", "librispeech_test-other", "an4_test"):
             for one in found.get(test, []):
-                if one["layer"] in (1, 4, 6, 8):
+                if one["layer"] == 8:
                     rows.append(
                         [labels, test, str(one["layer"]), number(one["wer"]), number(one["other_wer"])]
                         + [difference(one, few=too_few_speakers(models()["shipped"]["sets"][test]))]
@@ -206,25 +183,13 @@ def pretraining_rows() -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def crossfit_rows() -> tuple[list[str], list[list[str]]]:
-    """Policies fitted and calibrated on other speakers of the very test set."""
-    header = ["budget", "policy", "depth", "WER", "minus static line [95 %]", "gap closed"]
-    rows = []
-    for policy, found in read("results/study/crossfit.json")["sets"]["commonvoice_test"]["policies"].items():
-        for at in found:
-            share = f"{100 * at['budget']:.0f} %"
-            rows.append([share, f"`{policy}`", f"{at['depth']:.2f}", number(at["wer"]), difference(at["minus_static"])])
-            rows[-1].append(f"{100 * at['gap_closed']:.0f} %")
-    return header, sorted(rows)
-
-
 def fusion_rows() -> tuple[list[str], list[list[str]]]:
     """Exits fused, at full depth; of the models that lack a corpus, on it and on the two others."""
     rows = []
     for model, file in FUSED.items():
         summary = models()[model]
         for name, one in read(f"results/study/{file}.json").items():
-            if model == "shipped" or name in FUSED_ON:
+            if name in FUSED_ON and (model == "shipped" or summary["sets"][name]["label"] == "ood"):
                 last, its = one["exits"][-1], summary["sets"][name]
                 numbers = [number(whole(last[key], its["n_ref_words"])) for key in ("alone", "wer")]
                 numbers.append(difference(one["minus_last"], few=too_few_speakers(its)))
@@ -240,7 +205,7 @@ def fused_depth_rows() -> tuple[list[str], list[list[str]]]:
     """Fused output at half the depth and more, against the static line."""
     rows = []
     for name, one in read("results/study/fusion.json").items():
-        if name not in ("commonvoice_test", "librispeech_test-other", "an4_test", "commonvoice_6_1_validated"):
+        if name != "commonvoice_test":
             continue
         words = models()["shipped"]["sets"][name]["n_ref_words"]
         for at in [*one["exits"][3:-1], *one["policies"]]:
@@ -264,21 +229,6 @@ def fused_depth_rows() -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
-def tax_rows() -> tuple[list[str], list[list[str]]]:
-    """Exits of the joint model, alone and fused, minus the last exit of the single-exit model of the same budget."""
-    header = ["set", "single exit", "joint, exit at", "of its MACs", "alone", "minus single [95 %]", "fused"]
-    rows = []
-    for file in ("exit_tax", "gpu_exit_tax"):
-        for name, one in (read(f"results/study/{file}.json") or {}).items():
-            for at in one["exits"][len(one["exits"]) // 2 - 1 :] if name in TAXED_ON else ():
-                rows.append(
-                    [name, number(one["single"]), f"layer {at['layer']}", f"{100 * at['macs_share']:.0f} %"]
-                    + [number(at["alone"]["wer"]), difference(at["alone"])]
-                    + [number(at["fused"]["wer"]), difference(at["fused"])]
-                )
-    return [*header, "minus single [95 %]"], rows
-
-
 def above_static(one: dict) -> str:
     """Points above or below the static line, with their interval."""
     low, high = one["above_static_interval"]
@@ -292,4 +242,5 @@ def speed_rows() -> tuple[list[str], list[list[str]]]:
         [cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines() if line.startswith("|")
     ]
     kept = [0, 1, 2, 3, 4, 9]
-    return [cells[0][i] for i in kept], [[row[i] for i in kept] for row in cells[2:]]
+    rows = [row for row in cells[2:] if not re.fullmatch("cut off at layer [1237]", row[0])]
+    return [cells[0][i] for i in kept], [[row[i] for i in kept] for row in rows]

@@ -8,22 +8,39 @@ import pytest
 from scipy.stats import binom
 
 from eeasr_modules.exits.tuning.risk_terms import needed_table
-from eeasr_modules.report.render.readme import headline_text, results_text
+from eeasr_modules.report.render.readme import results_text
 
 INTERVAL = re.compile(r"([+-]\d+\.\d\d) \[([+-]\d+\.\d\d), ([+-]\d+\.\d\d)\]")
 
 
-def test_the_readme_shows_the_committed_results(root):
-    summary = json.loads((root / "results" / "an4" / "summary.json").read_text(encoding="utf-8"))
-    assert results_text(summary) in (root / "README.md").read_text(encoding="utf-8")
-
-
-@pytest.mark.parametrize("name", ["base", "small"])
-def test_the_shipped_models_results_are_shown(root, name):
+@pytest.mark.parametrize("name", ["an4", "base", "small"])
+def test_the_runs_pages_show_the_committed_results(root, name):
     summary = json.loads((root / "results" / name / "summary.json").read_text(encoding="utf-8"))
     assert results_text(summary) in (root / "results" / name / "README.md").read_text(encoding="utf-8")
-    in_readme = headline_text(summary) in (root / "README.md").read_text(encoding="utf-8")
-    assert in_readme == (name == "base")
+
+
+def test_the_pages_on_public_exits_show_the_committed_results(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    text = runpy.run_path(str(root / "benchmarks" / "exit_traces_text.py"))
+    found = json.loads((root / "results" / "exit-traces" / "results.json").read_text(encoding="utf-8"))
+    shown = {name: (root / name).read_text(encoding="utf-8") for name in text["QUOTED"]}
+    assert text["readme_text"](found) == (root / "results" / "exit-traces" / "README.md").read_text(encoding="utf-8")
+    for name, page in shown.items():
+        (between,) = re.findall(f"{text['BEGIN']}\n\n(.*)\n\n{text['END']}", page, flags=re.DOTALL)
+        assert between == text["QUOTED"][name](found), name
+
+
+def test_the_first_page_shows_what_was_measured(root, monkeypatch):
+    monkeypatch.syspath_prepend(root / "benchmarks")
+    first_page = runpy.run_path(str(root / "benchmarks" / "first_page.py"))
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert first_page["with_tables"](text) == text
+    assert text.count("| always layer ") == 3 and text.count(" x | ") == 4  # the tables are there
+
+
+@pytest.mark.parametrize(("page", "most"), [("README.md", 150), ("RESULTS.md", 150)])
+def test_the_first_pages_stay_short(root, page, most):
+    assert len((root / page).read_text(encoding="utf-8").splitlines()) <= most
 
 
 def test_the_study_shows_the_committed_results(root):
@@ -60,9 +77,11 @@ def test_the_regimes_are_shown_as_they_were_recorded(root, regimes):
 
 
 @pytest.mark.parametrize("page", ["results/regimes/README.md", "docs/training-regimes.md"])
-def test_intervals_in_the_prose_are_those_of_the_tables(root, page):
-    tables = (root / "results" / "regimes" / "README.md").read_text(encoding="utf-8")
-    recorded = set(INTERVAL.findall("\n".join(line for line in tables.splitlines() if line.startswith("|"))))
+def test_intervals_in_the_prose_are_those_that_were_recorded(root, page):
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in (root / "results" / "regimes").glob("*.json")]
+    compared = [at for one in found for row in one["differences"] for at in row["layers"].values()]
+    compared += [row[way] for one in found for row in one["taxes"] for way in ("alone", "fused")]
+    recorded = {tuple(f"{at[key]:+.2f}" for key in ("difference", "low", "high")) for at in compared}
     text = (root / page).read_text(encoding="utf-8")
     prose = " ".join(line for line in text.splitlines() if not line.startswith("|"))
     told = INTERVAL.findall(prose)

@@ -1,7 +1,6 @@
-"""The README's tables of results, written from a committed `summary.json` so that no number is typed by hand.
+"""A page's tables of results, written from a committed `summary.json` so that no number is typed by hand.
 
-python -m eeasr_modules.report.render.readme results/an4/summary.json README.md
-python -m eeasr_modules.report.render.readme results/base/summary.json README.md headline
+python -m eeasr_modules.report.render.readme results/an4/summary.json results/an4/README.md
 """
 
 import json
@@ -19,7 +18,7 @@ from eeasr_modules.report.render.tables import (
     sets_table,
 )
 
-PARTS = ("results", "headline")
+BEGIN, END = "<!-- results: written by eeasr_modules.report.render.readme -->", "<!-- /results -->"
 
 
 def exits_table(summary: dict[str, Any]) -> str:
@@ -43,7 +42,7 @@ def exits_table(summary: dict[str, Any]) -> str:
 
 
 def results_text(summary: dict[str, Any]) -> str:
-    """Everything that stands between the README's two marks.
+    """Everything that stands between the page's two marks.
 
     Arguments
     ---------
@@ -55,7 +54,7 @@ def results_text(summary: dict[str, Any]) -> str:
     summary = {**summary, "sets": {name: {**one, "single_exit": None} for name, one in summary["sets"].items()}}
     return "\n\n".join(
         [
-            _marks("results")[0],
+            BEGIN,
             "WER (%) of every exit:",
             exits_table(summary),
             "What leaving early is worth; `@`: mean depth in layers, by duration; *overthought*: utterances on "
@@ -64,50 +63,25 @@ def results_text(summary: dict[str, Any]) -> str:
             sets_table(summary),
             f"The policies on {plain_name(first)}, floor, ceiling and threshold chosen on dev:",
             policies_table(summary["sets"][first]),
-            _marks("results")[1],
+            END,
         ]
     )
 
 
-def headline_text(summary: dict[str, Any]) -> str:
-    """The undisturbed sets only: every exit's WER, and what leaving early is worth.
-
-    Arguments
-    ---------
-    summary : dict
-        Content of `summary.json`.
-    """
-    undisturbed = {name: one for name, one in summary["sets"].items() if one["label"] != "shifted"}
-    summary = {**summary, "sets": undisturbed}
-    begin, end = _marks("headline")
-    return "\n\n".join([begin, exits_table(summary), sets_table(summary), end])
-
-
-def main(summary_path: str, readme_path: str, part: str = "results") -> None:
-    """Replace what stands between the marks of a README.
+def main(summary_path: str, readme_path: str) -> None:
+    """Replace what stands between the marks of a page.
 
     Arguments
     ---------
     summary_path, readme_path : str
         Files.
-    part : str
-        "results" (all sets and the first one's policies) or "headline".
     """
-    if part not in PARTS:
-        raise ValueError(f"part must be one of {', '.join(PARTS)}, got {part!r}")
     summary = json.loads(Path(summary_path).read_text(encoding="utf-8"))
     readme = Path(readme_path)
     text = readme.read_text(encoding="utf-8")
-    begin, end = _marks(part)
-    if begin not in text or end not in text:
-        raise ValueError(f"{readme_path} must hold the lines '{begin}' and '{end}'; put them where the tables belong")
-    before, after = text.split(begin)[0], text.split(end)[1]
-    written = results_text(summary) if part == "results" else headline_text(summary)
-    write_aside(readme, before + written + after)
-
-
-def _marks(part: str) -> tuple[str, str]:
-    return f"<!-- {part}: written by eeasr_modules.report.render.readme -->", f"<!-- /{part} -->"
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{readme_path} must hold the lines '{BEGIN}' and '{END}'; put them where the tables belong")
+    write_aside(readme, text.split(BEGIN)[0] + results_text(summary) + text.split(END)[1])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""The README's two tables: exits and policies of a public wav2vec 2.0, and seconds against transformers.
+
+    python benchmarks/first_page.py
+
+reads results/exit-traces/results.json and results/end_to_end/README.md and writes README.md between its marks.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from exit_traces_text import INTERVAL_AT, at_budget, minus_static, points_of, table_text
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMES = ("float32 / stock float32", "bfloat16 / stock float32")
+
+
+def exits_text(results: dict[str, Any]) -> str:
+    """The README's table: WER of every exit of ee40 on test-clean, the bounds, and policies at three quarters of it.
+
+    Arguments
+    ---------
+    results : dict
+        Of `public`.
+    """
+    one = results["models"]["ee40"]["clean"]
+    budget = INTERVAL_AT
+    static = next(b["static"] for b in one["budgets"] if b["layers"] == budget)
+    rows = []
+    for exit_ in one["exits"]:
+        if exit_["layer"] >= 8:
+            low, high = exit_["wer_interval"]
+            rows.append([f"always layer {exit_['layer']}", f"{exit_['layer']:.2f}", f"{exit_['wer']:.2f}"])
+            rows[-1] += [f"[{low:.2f}, {high:.2f}]", ""]
+    rows.append(["fixed exits mixed at random (static line)", f"{budget:.2f}", f"{static:.2f}", "", "0 %"])
+    for text in ("between(entropy)", "between(patience(1))", "between(lexical)", "gain", "gain_words + fusion"):
+        point = at_budget(points_of(results, text, "clean"), budget)
+        rows.append([f"`{text}`", f"{point['depth']:.2f}", f"{point['wer']:.2f}", f"{minus_static(point)} to that"])
+        rows[-1].append(f"{100 * point['gap_closed']:.0f} %")
+    a = one["oracles"]["a"]
+    rows.append(["oracle, which knows the reference", f"{a['depth']:.2f}", f"{a['wer']:.2f}", "", "100 %"])
+    return table_text(["leaving by", "mean depth of 12", "WER (%)", "95 % over 40 speakers", "gap closed"], rows)
+
+
+def times_text(measured: str) -> str:
+    """Times as fast as transformers, from waveform to words, by shape and precision.
+
+    Arguments
+    ---------
+    measured : str
+        results/end_to_end/README.md.
+    """
+    rows = []
+    for line in measured.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and len(cells) == 5 and cells[1] in TIMES:
+            rows.append([f"wav2vec 2.0 {cells[0]}", cells[1].split(" /")[0], f"{cells[3]} x", cells[4]])
+    return table_text(["shape", "ours in", "as fast as transformers in float32", "quartiles"], rows)
+
+
+def with_tables(page: str) -> str:
+    """The README with both tables written anew."""
+    results = json.loads((ROOT / "results/exit-traces/results.json").read_text(encoding="utf-8"))
+    measured = (ROOT / "results/end_to_end/README.md").read_text(encoding="utf-8")
+    for name, table in (("exits", exits_text(results)), ("times", times_text(measured))):
+        begin, end = f"<!-- {name}: written by benchmarks/first_page.py -->", f"<!-- /{name} -->"
+        page = f"{page.split(begin)[0]}{begin}\n\n{table}\n\n{end}{page.split(end)[1]}"
+    return page
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(with_tables(readme.read_text(encoding="utf-8")), encoding="utf-8")
