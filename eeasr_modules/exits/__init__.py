@@ -8,7 +8,7 @@ from eeasr_modules.exits.policies.combine import check_against
 from eeasr_modules.exits.policies.files import read_fitted, read_policies, write_fitted, write_policies
 from eeasr_modules.exits.policies.fitted import KINDS, Fitted
 from eeasr_modules.exits.policies.protocol import Policy
-from eeasr_modules.exits.policies.text import POLICIES, parse_policies, parse_policy
+from eeasr_modules.exits.policies.text import POLICIES, parse_policies, parse_policy, register
 from eeasr_modules.exits.tables.importers import import_transcripts
 from eeasr_modules.exits.tables.parquet import read_table, write_table
 from eeasr_modules.exits.tables.parts import speaker_folds
@@ -90,6 +90,7 @@ __all__ = [
     "read_policies",
     "read_table",
     "refuse_same_set",
+    "register",
     "replay",
     "scores_of",
     "signal_auroc",

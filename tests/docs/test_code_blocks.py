@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from eeasr_modules.exits import POLICIES
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if "```python" in path.read_text())
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?^```python\n(.*?)^```", re.S | re.M)
@@ -29,12 +31,21 @@ def offline(monkeypatch):
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: refuse(address))
 
 
+@pytest.fixture
+def own_policies():
+    """What a page registers is forgotten after it."""
+    known = dict(POLICIES)
+    yield
+    POLICIES.clear()
+    POLICIES.update(known)
+
+
 @pytest.mark.parametrize(
     "path",
     [pytest.param(one, marks=[pytest.mark.slow] * (one.name in SLOW)) for one in PAGES],
     ids=lambda path: path.name,
 )
-@pytest.mark.usefixtures("offline")
+@pytest.mark.usefixtures("offline", "own_policies")
 def test_every_python_block_runs(path, tmp_path, monkeypatch):
     for name in ("eeasr_modules", "recipes", "hparams"):
         (tmp_path / name).symlink_to(ROOT / name)

@@ -9,26 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits.policies.fitted import Fitted
-from eeasr_modules.exits.policies.protocol import (
-    EVERY_EXIT,
-    MostConfident,
-    Patience,
-    Policy,
-    Random,
-    Static,
-    Threshold,
-    call_text,
-    exits_back,
-    layer_number,
-    reach_of,
-)
+from eeasr_modules.exits.policies.protocol import EVERY_EXIT, Policy, call_text, exits_back, layer_number, reach_of
 
 BETWEEN_FORM = "between(floor layer, ceiling layer, policy) or between(policy)"
 
 
 @dataclass(frozen=True)
-class Combination:
+class Combination(Policy):
     """Stops when at least one part would (`any`), or when all would at the same exit (`all`).
 
     Arguments
@@ -46,13 +33,17 @@ class Combination:
         object.__setattr__(self, "parts", tuple(self.parts))
         if self.name not in ("any", "all"):
             raise ValueError(f"a combination must be any or all, got {self.name}")
-        wrong = [part for part in self.parts if not is_policy(part)]
+        wrong = [part for part in self.parts if not isinstance(part, Policy)]
         if wrong or len(self.parts) < 2:
             got = f"the argument {wrong[0]!r}" if wrong else f"{len(self.parts)} argument(s)"
             raise ValueError(f"{self.name} must be written {self.name}(policy, policy, ...), got {got}")
 
     def __str__(self) -> str:
         return call_text(self.name, *self.parts)
+
+    def with_parts(self, parts: Sequence[Policy]) -> "Combination":
+        """The same of other policies."""
+        return replace(self, parts=tuple(parts))
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -99,7 +90,7 @@ class Combination:
 
 
 @dataclass(frozen=True)
-class Between:
+class Between(Policy):
     """Stops nobody below a floor exit and everybody at a ceiling exit; in between another policy decides.
 
     The inner policy follows every exit, so patience counts below the floor as well. Its output rule, if it has one,
@@ -116,9 +107,10 @@ class Between:
     floor_layer: int | None
     ceiling_layer: int | None
     policy: Any
+    name = "between"
 
     def __post_init__(self) -> None:
-        if not is_policy(self.policy):
+        if not isinstance(self.policy, Policy):
             raise ValueError(f"between must be written {BETWEEN_FORM}, got {self.policy!r} as its policy")
         object.__setattr__(self, "floor_layer", layer_number("between", "floor layer", self.floor_layer))
         object.__setattr__(self, "ceiling_layer", layer_number("between", "ceiling layer", self.ceiling_layer))
@@ -130,8 +122,14 @@ class Between:
                 f"got {self.floor_layer} and {self.ceiling_layer}"
             )
 
-    def __str__(self) -> str:
-        return call_text("between", self.floor_layer, self.ceiling_layer, self.policy)
+    @property
+    def parts(self) -> tuple:
+        """The inner policy."""
+        return (self.policy,)
+
+    def with_parts(self, parts: Sequence[Policy]) -> "Between":
+        """The same window around another policy."""
+        return replace(self, policy=parts[0])
 
     @property
     def has_open_window(self) -> bool:
@@ -180,19 +178,19 @@ class Between:
         return inner if remembers else inner & (exit_layers >= self.floor_layer)
 
 
-def is_policy(value: Any) -> bool:
-    """Whether a value is one of this module's policies.
+def parts_of(policy: Policy) -> Sequence[Policy]:
+    """The policies that a policy is directly made of; none where it is of one piece.
 
     Arguments
     ---------
-    value : Any
-        What to look at.
+    policy : policy
+        Any; one that does not derive from `Policy` is of one piece.
 
     Returns
     -------
-    bool
+    sequence of policies
     """
-    return isinstance(value, Static | Random | Threshold | Patience | MostConfident | Fitted | Combination | Between)
+    return getattr(policy, "parts", ())
 
 
 def check_against(policy: Policy, exit_layers: Sequence[int]) -> None:
@@ -210,14 +208,10 @@ def check_against(policy: Policy, exit_layers: Sequence[int]) -> None:
     ValueError
         Naming the layer and the exits there are.
     """
-    if isinstance(policy, Combination):
-        for part in policy.parts:
-            check_against(part, exit_layers)
-        return
-    if isinstance(policy, Between):
-        check_against(policy.policy, exit_layers)
+    for part in parts_of(policy):
+        check_against(part, exit_layers)
     known = [int(layer) for layer in exit_layers]
-    model = policy.model if isinstance(policy, Fitted) else None
+    model = getattr(policy, "model", None)
     if model is not None and list(model.exit_layers) != known:
         raise ValueError(
             f"{policy} was fitted for exits after layers {list(model.exit_layers)}, but the exits are after layers "
@@ -242,9 +236,7 @@ def policy_leaves(policy: Policy) -> list[Policy]:
     list of policies
         In the order of the text.
     """
-    if isinstance(policy, Combination):
-        return [leaf for part in policy.parts for leaf in policy_leaves(part)]
-    return policy_leaves(policy.policy) if isinstance(policy, Between) else [policy]
+    return [leaf for part in parts_of(policy) for leaf in policy_leaves(part)] or [policy]
 
 
 def map_leaves(policy: Policy, change: Callable[[Policy], Policy]) -> Policy:
@@ -261,11 +253,8 @@ def map_leaves(policy: Policy, change: Callable[[Policy], Policy]) -> Policy:
     -------
     policy
     """
-    if isinstance(policy, Combination):
-        return replace(policy, parts=tuple(map_leaves(part, change) for part in policy.parts))
-    if isinstance(policy, Between):
-        return replace(policy, policy=map_leaves(policy.policy, change))
-    return change(policy)
+    parts = parts_of(policy)
+    return policy.with_parts([map_leaves(part, change) for part in parts]) if parts else change(policy)
 
 
 def leaves_choice(policy: Policy) -> bool:
@@ -301,7 +290,7 @@ def open_leaf(policy: Policy) -> Policy | None:
     ValueError
         When more than one part is open, which a single budget cannot settle.
     """
-    leaves = [leaf for leaf in policy_leaves(policy) if _has_open_threshold(leaf)]
+    leaves = [leaf for leaf in policy_leaves(policy) if leaf.has_open_threshold]
     if len(leaves) > 1:
         raise ValueError(
             f"at most one threshold can be calibrated at a time, "
@@ -327,19 +316,9 @@ def with_threshold(policy: Policy, threshold: float) -> Policy:
 
     Example
     -------
+    >>> from eeasr_modules.exits.policies.protocol import Patience
     >>> print(with_threshold(Patience("patience", 2), 0.1))
     patience(2, 0.1)
     """
 
-    def filled(leaf: Policy) -> Policy:
-        if not _has_open_threshold(leaf):
-            return leaf
-        if isinstance(leaf, Static):
-            return Static(int(threshold))
-        return Random(threshold) if isinstance(leaf, Random) else replace(leaf, threshold=threshold)
-
-    return map_leaves(policy, filled)
-
-
-def _has_open_threshold(leaf: Policy) -> bool:
-    return leaf.threshold is None if isinstance(leaf, Fitted) else leaf.is_open
+    return map_leaves(policy, lambda leaf: leaf.with_threshold(threshold) if leaf.has_open_threshold else leaf)

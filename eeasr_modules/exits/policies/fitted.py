@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from eeasr_modules.exits.policies.protocol import call_text, finite_number
+from eeasr_modules.exits.policies.protocol import Policy, call_text, finite_number
 
 
 class FittedModel(Protocol):
@@ -104,7 +104,7 @@ def text_form(policy: object) -> str:
 
 
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(Policy):
     """Stops where a fitted model's score is at most a threshold (for `gain` the price of a layer-second).
 
     Arguments
@@ -143,6 +143,11 @@ class Fitted:
         """Whether threshold or model are missing."""
         return self.threshold is None or self.model is None
 
+    @property
+    def has_open_threshold(self) -> bool:
+        """Whether the threshold is missing: a model is fitted, not filled in."""
+        return self.threshold is None
+
     def start(self, n: int) -> np.ndarray:
         """The model's state."""
         return self._fitted_model().start(n)
@@ -154,9 +159,9 @@ class Fitted:
         score, state = self._fitted_model().step(signals, state)
         return score <= self.threshold, state
 
-    def reads(self, exit_layers: np.ndarray) -> np.ndarray:
-        """Every exit."""
-        return np.ones(len(exit_layers), dtype=bool)
+    def stopping_scores(self, signals: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The scores, where they lie in the table (`exits.tuning.fit.scored`)."""
+        return signals.get(f"score of {self.name}")
 
     def _fitted_model(self) -> FittedModel:
         if self.model is None:

@@ -25,8 +25,8 @@ patience over all pairs that emits the first of the run, and the most confident 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 
@@ -57,25 +57,66 @@ MOST_LAGS = 4
 EVERY_EXIT = 10**6  # reach of a policy that may emit any exit passed
 
 
-class Policy(Protocol):
-    """What every policy offers; see the module's text for the order of calls."""
+class Policy:
+    """What every policy derives from, usually as a frozen dataclass; see the module's text for the order of calls.
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """Names of the signals that `step` reads."""
+    A policy of one piece gives `name`, `needs` and `step`; `start` where it remembers; and, to be calibrated, a field
+    `threshold` (None is open) and `stopping_scores`, or `thresholds` where no score orders its decisions. Overridden
+    where they differ: `low_stops` (whether values *at most* the threshold stop), `reach` and `back` (the output rule),
+    `parts` and `with_parts` (policies that it is made of).
+    """
+
+    needs: tuple[str, ...] = ()
+    low_stops = True
+    reach = 0
+    parts: tuple = ()
+
+    def __str__(self) -> str:
+        return call_text(self.name, *[getattr(self, one.name) for one in fields(self) if one.name != "name"])
 
     @property
     def is_open(self) -> bool:
         """Whether something is left to calibrate."""
+        return getattr(self, "threshold", 0.0) is None
+
+    @property
+    def has_open_threshold(self) -> bool:
+        """Whether `with_threshold` has something to fill in."""
+        return self.is_open
+
+    def with_threshold(self, threshold: float) -> "Policy":
+        """The same with its threshold filled in."""
+        return replace(self, threshold=threshold)
 
     def start(self, n: int) -> np.ndarray:
-        """State of n utterances before the first exit, of shape (n, width)."""
+        """State of n utterances before the first exit, of shape (n, width); here nothing, (n, 0)."""
+        return np.zeros((n, 0), dtype=np.int64)
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Who stops at this exit, of shape (n,), and the state after it, of shape (n, width)."""
+        raise NotImplementedError(f"{type(self).__name__} must say in step who stops")
 
     def reads(self, exit_layers: np.ndarray) -> np.ndarray:
-        """Exits whose head must run to decide, of shape (n_exits,); the emitting one's runs in any case."""
+        """Exits whose head must run to decide, of shape (n_exits,), here all; the emitting one's runs in any case."""
+        return np.ones(len(exit_layers), dtype=bool)
+
+    def stopping_scores(self, signals: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Of shape (n_utterances, n_exits), from signals of that shape, whatever the threshold: the policy stops at the
+        first exit where the score is at most it (at least, without `low_stops`). None where there is no such score."""
+        return None
+
+    def thresholds(self, signals: Mapping[str, np.ndarray], n_thresholds: int) -> np.ndarray:
+        """Thresholds to try on a table with these signals, rising: midway between `stopping_scores`."""
+        scores = self.stopping_scores(signals)
+        if scores is None:
+            raise ValueError(
+                f"{self} cannot be calibrated: give its numbers, or its class stopping_scores or thresholds"
+            )
+        return midway(scores, n_thresholds)
+
+    def _refuse_open(self) -> None:
+        if self.is_open:
+            raise ValueError(f"{self} is open and cannot decide: give its arguments or calibrate it on dev")
 
 
 def reach_of(policy: Policy) -> int:
@@ -166,20 +207,56 @@ def layer_number(name: str, what: str, value: Any) -> int | None:
     return int(value)
 
 
-class _Stateless:
-    """The parts that policies without memory share."""
+def midway(values: np.ndarray, n_thresholds: int, *, ends: tuple[float, float] | None = None) -> np.ndarray:
+    """Thresholds between which decisions differ: midway between values, and one beyond either end.
 
-    def start(self, n: int) -> np.ndarray:
-        """State of n utterances: nothing, of shape (n, 0)."""
-        return np.zeros((n, 0), dtype=np.int64)
+    Midway, so that small numerical differences between live and recorded signals decide nothing.
 
-    def _refuse_open(self) -> None:
-        if self.is_open:
-            raise ValueError(f"{self} is open and cannot decide: give its arguments or calibrate it on dev")
+    Arguments
+    ---------
+    values : np.ndarray of shape (..., n_exits)
+        What is compared with a threshold. Those of the last exit, which asks nobody, and infinite ones do not count.
+    n_thresholds : int
+        Most to keep, the two ends not counted: where there are more, at evenly spaced ranks of the values.
+    ends : tuple of float or None
+        In place of those beyond the values.
+
+    Returns
+    -------
+    np.ndarray of shape (at most n_thresholds + 2,)
+        Rising.
+    """
+    asked = np.asarray(values)[..., : max(1, np.shape(values)[-1] - 1)]
+    distinct, counts = np.unique(asked[np.isfinite(asked)], return_counts=True)
+    if not len(distinct):
+        distinct, counts = np.zeros(1), np.ones(1)
+    low, high = ends or _beyond(distinct)
+    kept = np.arange(len(distinct) - 1)
+    if len(kept) > n_thresholds:
+        ranks = np.cumsum(counts)[:-1]
+        kept = np.unique(np.searchsorted(ranks, np.linspace(ranks[0], ranks[-1], n_thresholds)))
+    return np.unique([low, *[_short_between(distinct[i], distinct[i + 1]) for i in kept], high])
+
+
+def _beyond(distinct: np.ndarray) -> tuple[float, float]:
+    """Round numbers below and above all values."""
+    margin = 0.1 * max(float(distinct[-1] - distinct[0]), 1e-3)
+    low, high = float(distinct[0]), float(distinct[-1])
+    return _short_between(low - 2 * margin, low), _short_between(high, high + 2 * margin)
+
+
+def _short_between(low: float, high: float) -> float:
+    """The midpoint, rounded as far as it stays in the middle half of the gap: policy texts print it."""
+    middle = (low + high) / 2
+    for digits in range(2, 15):
+        short = float(f"{middle:.{digits}g}")
+        if abs(short - middle) <= (high - low) / 4:
+            return short
+    return middle
 
 
 @dataclass(frozen=True)
-class Static(_Stateless):
+class Static(Policy):
     """Stops everybody at one exit.
 
     Arguments
@@ -189,18 +266,24 @@ class Static(_Stateless):
     """
 
     layer: int | None = None
+    name = "static"
     needs = ("exit_layer",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layer", layer_number("static", "layer", self.layer))
 
-    def __str__(self) -> str:
-        return call_text("static", self.layer)
-
     @property
     def is_open(self) -> bool:
         """Whether the layer is left to calibrate."""
         return self.layer is None
+
+    def with_threshold(self, threshold: float) -> "Static":
+        """With its layer."""
+        return Static(int(threshold))
+
+    def thresholds(self, signals: Mapping[str, np.ndarray], n_thresholds: int) -> np.ndarray:
+        """The layers of the exits, all of them."""
+        return np.unique(signals["exit_layer"]).astype(np.float64)
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Stop where the exit's layer is reached."""
@@ -213,7 +296,7 @@ class Static(_Stateless):
 
 
 @dataclass(frozen=True)
-class Random(_Stateless):
+class Random(Policy):
     """Stops with a fixed probability at each exit, by the utterance's name and the seed alone.
 
     Arguments
@@ -223,6 +306,7 @@ class Random(_Stateless):
     """
 
     p: float | None = None
+    name = "random"
     needs = ("uniform",)
 
     def __post_init__(self) -> None:
@@ -230,13 +314,22 @@ class Random(_Stateless):
         if self.p is not None and not 0.0 <= self.p <= 1.0:
             raise ValueError(f"random: the probability must lie between 0 and 1, got {number_text(self.p)}")
 
-    def __str__(self) -> str:
-        return call_text("random", self.p)
-
     @property
     def is_open(self) -> bool:
         """Whether the probability is left to calibrate."""
         return self.p is None
+
+    def with_threshold(self, threshold: float) -> "Random":
+        """With its probability."""
+        return Random(threshold)
+
+    def stopping_scores(self, signals: Mapping[str, np.ndarray]) -> np.ndarray:
+        """uniform < p, while all others stop on equality: the next number above settles it."""
+        return np.nextafter(signals["uniform"], np.inf)
+
+    def thresholds(self, signals: Mapping[str, np.ndarray], n_thresholds: int) -> np.ndarray:
+        """From never, 0, to always, 1."""
+        return midway(signals["uniform"], n_thresholds, ends=(0.0, 1.0))
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Stop where the uniform number is below the probability, so that 0 never stops and 1 always does."""
@@ -249,7 +342,7 @@ class Random(_Stateless):
 
 
 @dataclass(frozen=True)
-class Threshold(_Stateless):
+class Threshold(Policy):
     """Stops when one signal of this exit passes a threshold (reaching it is enough).
 
     Arguments
@@ -268,26 +361,25 @@ class Threshold(_Stateless):
             raise ValueError(f"a threshold policy must be one of {', '.join(THRESHOLD_SIGNALS)}, got {self.name}")
         object.__setattr__(self, "threshold", finite_number(self.name, "threshold", self.threshold))
 
-    def __str__(self) -> str:
-        return call_text(self.name, self.threshold)
-
     @property
     def needs(self) -> tuple[str, ...]:
         """The signal."""
         return (THRESHOLD_SIGNALS[self.name][0],)
 
     @property
-    def is_open(self) -> bool:
-        """Whether the threshold is left to calibrate."""
-        return self.threshold is None
+    def low_stops(self) -> bool:
+        """Whether low values of the signal stop."""
+        return THRESHOLD_SIGNALS[self.name][1]
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Stop at or below the threshold, or at or above it, as the signal asks."""
         self._refuse_open()
-        signal, low_stops = THRESHOLD_SIGNALS[self.name]
-        # float64 even for float32 signals: else the threshold would be rounded, and live differ from replay
-        values = np.asarray(signals[signal], dtype=np.float64)
-        return (values <= self.threshold if low_stops else values >= self.threshold), state
+        values = self.stopping_scores(signals)
+        return (values <= self.threshold if self.low_stops else values >= self.threshold), state
+
+    def stopping_scores(self, signals: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The signal; float64 even where it is float32: else the threshold would be rounded, live not as in replay."""
+        return np.asarray(signals[self.needs[0]], dtype=np.float64)
 
     def reads(self, exit_layers: np.ndarray) -> np.ndarray:
         """Every exit, except for cosine, which compares layer states and no heads."""
@@ -295,7 +387,7 @@ class Threshold(_Stateless):
 
 
 @dataclass(frozen=True)
-class Patience:
+class Patience(Policy):
     """Stops when k consecutive exits changed by at most a threshold, that is, when k + 1 of them agree: the *run*.
 
     Compared with neighbours, an exit belongs to the run when it is near the one before, and one that is not ends it;
@@ -354,11 +446,6 @@ class Patience:
         return tuple(lagged(PATIENCE_SIGNALS[self.name], lag) for lag in lags)
 
     @property
-    def is_open(self) -> bool:
-        """Whether the threshold is left to calibrate."""
-        return self.threshold is None
-
-    @property
     def reach(self) -> int:
         """The first member of the run lies k exits back."""
         return self.k if self.emits == "first" else 0
@@ -369,8 +456,7 @@ class Patience:
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Let the exit join the run or not; stop when the run is complete."""
-        if self.is_open:
-            raise ValueError(f"{self} is open and cannot decide: give its arguments or calibrate it on dev")
+        self._refuse_open()
         changes = [np.asarray(signals[name], dtype=np.float64) for name in self.needs]
         if self.compared == "neighbours":
             state = np.where(changes[0] <= self.threshold, state[:, 0] + 1, 0)[:, None]
@@ -393,24 +479,32 @@ class Patience:
         """k where the run is complete and its first member speaks, 0 elsewhere."""
         return np.where(self._complete(state), self.reach, 0)
 
-    def reads(self, exit_layers: np.ndarray) -> np.ndarray:
-        """Every exit."""
-        return np.ones(len(exit_layers), dtype=bool)
+    def stopping_scores(self, signals: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """Of neighbours the largest of the last k changes; the run of pairs depends on the threshold."""
+        if self.compared == "pairs":
+            return None
+        change = np.asarray(signals[self.needs[0]], dtype=np.float64)
+        scores = np.full(change.shape, np.inf)
+        if change.shape[1] >= self.k:
+            windows = np.lib.stride_tricks.sliding_window_view(change, self.k, axis=1)
+            scores[:, self.k - 1 :] = windows.max(axis=2)
+        return scores
+
+    def thresholds(self, signals: Mapping[str, np.ndarray], n_thresholds: int) -> np.ndarray:
+        """Midway between the changes."""
+        return midway(np.stack([signals[name] for name in self.needs]), n_thresholds)
 
 
 @dataclass(frozen=True)
-class MostConfident:
+class MostConfident(Policy):
     """Never stops, and emits the exit passed whose mean best probability is highest (the earliest of equal ones).
 
     By itself all layers and heads run: `between(2, 8, most_confident)` chooses among the exits up to layer 8.
     """
 
+    name = "most_confident"
     needs = ("confidence",)
-    is_open = False
     reach = EVERY_EXIT
-
-    def __str__(self) -> str:
-        return "most_confident"
 
     def start(self, n: int) -> np.ndarray:
         """Highest confidence so far, and how many exits back that was; of shape (n, 2)."""
@@ -426,7 +520,3 @@ class MostConfident:
     def back(self, state: np.ndarray) -> np.ndarray:
         """Exits back to the most confident one."""
         return state[:, 1]
-
-    def reads(self, exit_layers: np.ndarray) -> np.ndarray:
-        """Every exit."""
-        return np.ones(len(exit_layers), dtype=bool)

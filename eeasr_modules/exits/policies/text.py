@@ -7,10 +7,16 @@ nothing is run. Where several policies may stand, `paper` stands for all of `PAP
 
 import ast
 import difflib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
-from eeasr_modules.exits.policies.combine import BETWEEN_FORM, Between, Combination, is_policy
+from eeasr_modules.exits.policies.combine import BETWEEN_FORM, Between, Combination
 from eeasr_modules.exits.policies.fitted import KINDS, Fitted
 from eeasr_modules.exits.policies.protocol import (
     COMPARED,
@@ -26,71 +32,99 @@ from eeasr_modules.exits.policies.protocol import (
     finite_number,
 )
 
-
-def _arguments(name: str, given: tuple, least: int, most: int, form: str) -> tuple:
-    """Arguments filled up with None to `most`."""
-    if not least <= len(given) <= most:
-        raise ValueError(f"{name} must be written {form}, got {len(given)} arguments")
-    return (*given, *[None] * (most - len(given)))
+OWN_POLICIES = "EEASR_POLICIES"  # environment: Python files or modules that register policies, as PATH separates them
 
 
-def _between(given: tuple) -> Between:
+def _of_threshold(family: type, name: str) -> Callable[..., Policy]:
+    return lambda threshold=None: family(name, threshold)
+
+
+def _between(*given: Any) -> Between:
     if len(given) not in (1, 3):
         raise ValueError(f"between must be written {BETWEEN_FORM}, got {len(given)} arguments")
     return Between(*given) if len(given) == 3 else Between(None, None, given[0])
 
 
-def _threshold(name: str) -> Callable[[tuple], Threshold]:
-    form = f"{name}(threshold), or {name} to have it calibrated"
-    return lambda given: Threshold(name, *_arguments(name, given, 0, 1, form))
-
-
-def _fitted(name: str) -> Callable[[tuple], Fitted]:
-    form = f"{name}(threshold), or {name} to have it calibrated"
-    return lambda given: Fitted(name, *_arguments(name, given, 0, 1, form))
-
-
-def _patience(name: str) -> Callable[[tuple], Patience]:
+def _patience(name: str) -> Callable[..., Patience]:
     form = (
         f"{name}(k, threshold), or {name}(k) to have the threshold calibrated, and at the end perhaps pairs (compared "
         "with the whole run) and first (whose first member is emitted)"
     )
 
-    def made(given: tuple) -> Patience:
+    def made(*given: Any) -> Patience:
         words = [one for one in given if isinstance(one, str)]
-        numbers = tuple(one for one in given if not isinstance(one, str))
-        k, threshold = _arguments(name, numbers, 1, 2, form)
+        numbers = given[: len(given) - len(words)]
         said = {("compared" if word in COMPARED else "emits"): word for word in words}
-        if len(said) < len(words) or list(given[: len(numbers)]) != list(numbers):
+        if not 1 <= len(given) - len(words) <= 2:
+            raise ValueError(f"{name} must be written {form}, got {len(given) - len(words)} arguments")
+        if len(said) < len(words) or any(isinstance(one, str) for one in numbers):
             raise ValueError(f"{name} must be written {form}")
-        return Patience(name, k, threshold, **said)
+        return Patience(name, *numbers, **said)
 
     return made
 
 
-def _entropy_per_token(given: tuple) -> Threshold:
+def _entropy_per_token(threshold: float, number_of_tokens: int) -> Threshold:
     """The same threshold where entropy is a mean over frames and tokens, in the unit of `entropy`."""
-    form = "entropy_per_token(threshold, number of tokens)"
-    threshold, n_tokens = _arguments("entropy_per_token", given, 2, 2, form)
-    if isinstance(n_tokens, bool) or not isinstance(n_tokens, int) or n_tokens < 1:
-        raise ValueError(f"entropy_per_token must be written {form}, got {n_tokens!r} tokens")
+    if isinstance(number_of_tokens, bool) or not isinstance(number_of_tokens, int) or number_of_tokens < 1:
+        raise ValueError(f"entropy_per_token needs a whole number of tokens from 1, got {number_of_tokens!r}")
     value = finite_number("entropy_per_token", "threshold", threshold)
-    return Threshold("entropy", float(f"{value * n_tokens:.12g}"))
+    return Threshold("entropy", float(f"{value * number_of_tokens:.12g}"))
 
 
-# name in a policy's text -> what makes it from its arguments (numbers and policies, in order)
-POLICIES: dict[str, Callable[[tuple], Any]] = {
-    "static": lambda given: Static(*_arguments("static", given, 0, 1, "static(layer), or static")),
-    "random": lambda given: Random(*_arguments("random", given, 0, 1, "random(probability), or random")),
-    **{name: _threshold(name) for name in THRESHOLD_SIGNALS},
+# name in a policy's text -> what makes it from its arguments (numbers and policies, in order); everything else that is
+# to know of a policy (needs, step, thresholds to try) its class brings
+POLICIES: dict[str, Callable[..., Policy]] = {
+    "static": Static,
+    "random": Random,
+    **{name: _of_threshold(Threshold, name) for name in THRESHOLD_SIGNALS},
     **{name: _patience(name) for name in PATIENCE_SIGNALS},
     "entropy_per_token": _entropy_per_token,
-    "most_confident": lambda given: MostConfident(*_arguments("most_confident", given, 0, 0, "most_confident")),
-    **{name: _fitted(name) for name in KINDS},
-    "any": lambda given: Combination("any", given),
-    "all": lambda given: Combination("all", given),
+    "most_confident": MostConfident,
+    **{name: _of_threshold(Fitted, name) for name in KINDS},
+    "any": lambda *parts: Combination("any", parts),
+    "all": lambda *parts: Combination("all", parts),
     "between": _between,
 }
+
+
+def register(policy: type[Policy]) -> None:
+    """Give a policy its line in the table of names, so that texts may name it.
+
+    Arguments
+    ---------
+    policy : class
+        Derives from `Policy`; its `name` is what texts call it, its fields are the arguments there.
+
+    Raises
+    ------
+    ValueError
+        When it is no such class, or the name is taken.
+    """
+    name = getattr(policy, "name", None)
+    if not (isinstance(policy, type) and issubclass(policy, Policy) and isinstance(name, str) and name.isidentifier()):
+        raise ValueError(f"expected a class that derives from Policy and has a name such as plateau, got {policy!r}")
+    known = getattr(POLICIES.get(name), "__qualname__", None)
+    if name in (*SETS, *COMPARED, *EMITTED) or known not in (None, policy.__qualname__):  # a file may be run twice
+        raise ValueError(f"the name {name} is taken: give {policy.__qualname__} another")
+    POLICIES[name] = policy
+
+
+def _load_own() -> None:
+    """Import what `EEASR_POLICIES` names, once."""
+    for one in filter(None, os.environ.get(OWN_POLICIES, "").split(os.pathsep)):
+        path = Path(one).resolve()
+        if one in sys.modules or str(path) in sys.modules:
+            continue
+        if not one.endswith(".py"):
+            importlib.import_module(one)
+            continue
+        if not path.is_file():
+            raise FileNotFoundError(f"{OWN_POLICIES} names {one}, which is no file")
+        spec = importlib.util.spec_from_file_location(str(path), path)
+        sys.modules[str(path)] = loaded = importlib.util.module_from_spec(spec)  # dataclasses look there for it
+        spec.loader.exec_module(loaded)
+
 
 # All rules of Berrebbi et al. (2022) as their code has them (docs/paper.md): with the thresholds published there, whose
 # entropies are means over frames and the 32 tokens, and calibrated. The last is not theirs: what self-speculative
@@ -189,7 +223,7 @@ def _policies(node: ast.expr, text: str) -> list[Policy]:
 
 def _policy(node: ast.expr, text: str) -> Policy:
     value = _value(node, text)
-    if not is_policy(value):
+    if not isinstance(value, Policy):
         raise ValueError(f"expected a policy such as entropy(0.12), got {value!r} in {text!r}")
     return value
 
@@ -217,10 +251,24 @@ def _value(node: ast.expr, text: str) -> Any:
 
 def _build(name: str, arguments: tuple, text: str) -> Policy:
     if name not in POLICIES:
+        _load_own()
+    if name not in POLICIES:
         close = difflib.get_close_matches(name, POLICIES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        hint = f"; did you mean {close[0]}?" if close else f"; {OWN_POLICIES} may name a file that registers your own"
         raise ValueError(f"unknown policy {name!r} in {text!r}; known: {', '.join(POLICIES)}{hint}")
     try:
-        return POLICIES[name](arguments)
+        inspect.signature(POLICIES[name]).bind(*arguments)
+    except TypeError as err:
+        raise ValueError(f"{name} must be written {_form(name)}, got {len(arguments)} arguments, in {text!r}") from err
+    try:
+        return POLICIES[name](*arguments)
     except ValueError as err:
         raise ValueError(f"{err}, in {text!r}") from err
+
+
+def _form(name: str) -> str:
+    """How a policy is written: with all its arguments, and without those that may be calibrated."""
+    every = inspect.signature(POLICIES[name]).parameters.values()
+    needed = [one.name for one in every if one.default is one.empty]
+    forms = [f"{name}({', '.join(names)})" if names else name for names in ([one.name for one in every], needed)]
+    return forms[0] if forms[0] == forms[1] else f"{forms[0]}, or {forms[1]} to have it calibrated"

@@ -11,69 +11,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from eeasr_modules.exits.policies.combine import Between, Combination, check_against, open_leaf, with_threshold
-from eeasr_modules.exits.policies.fitted import Fitted
-from eeasr_modules.exits.policies.protocol import (
-    PATIENCE_SIGNALS,
-    THRESHOLD_SIGNALS,
-    Patience,
-    Policy,
-    Random,
-    Static,
-    Threshold,
-    exits_back,
-    reach_of,
-)
+from eeasr_modules.exits.policies.combine import Between, check_against, open_leaf, parts_of, with_threshold
+from eeasr_modules.exits.policies.protocol import Policy, exits_back, reach_of
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.fit import models_of, scored, with_models
-from eeasr_modules.exits.tuning.replay import choice_point, mean_cost, needed_signal, needed_signals, policy_costs
-
-
-def stopping_scores(leaf: Policy, table: ExitTable) -> np.ndarray | None:
-    """Scores such that the policy stops at the first exit where its threshold is at least the score.
-
-    Arguments
-    ---------
-    leaf : policy
-        Of one piece; its own threshold is not used.
-    table : ExitTable
-        With the signals that it needs; fitted scores recorded.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances, n_exits), or None
-        Thresholds that high values pass come back negated. None where the policy has no such score.
-    """
-    if isinstance(leaf, Threshold):
-        signal, low_stops = THRESHOLD_SIGNALS[leaf.name]
-        values = np.asarray(needed_signal(table, signal, policy=leaf), dtype=np.float64)
-        return values if low_stops else -values
-    if isinstance(leaf, Patience) and leaf.compared == "neighbours":
-        change = np.asarray(needed_signal(table, PATIENCE_SIGNALS[leaf.name], policy=leaf), dtype=np.float64)
-        scores = np.full(change.shape, np.inf)
-        if change.shape[1] >= leaf.k:
-            windows = np.lib.stride_tricks.sliding_window_view(change, leaf.k, axis=1)
-            scores[:, leaf.k - 1 :] = windows.max(axis=2)
-        return scores
-    if isinstance(leaf, Fitted):
-        return needed_signal(table, leaf.needs[0], policy=leaf)
-    # uniform < p, while all others stop on equality: the next number above settles it
-    return np.nextafter(needed_signal(table, "uniform"), np.inf) if isinstance(leaf, Random) else None
-
-
-def is_negated(leaf: Policy) -> bool:
-    """Whether `stopping_scores` negates, so that thresholds must be negated too.
-
-    Arguments
-    ---------
-    leaf : policy
-        Of one piece.
-
-    Returns
-    -------
-    bool
-    """
-    return isinstance(leaf, Threshold) and not THRESHOLD_SIGNALS[leaf.name][1]
+from eeasr_modules.exits.tuning.replay import (
+    choice_point,
+    mean_cost,
+    needed_signal,
+    needed_signals,
+    policy_costs,
+    replay,
+)
 
 
 def swept_sums(passed_at: np.ndarray, values: np.ndarray, *, floor: int, ceiling: int, n_thresholds: int) -> np.ndarray:
@@ -157,10 +106,7 @@ class Curve:
 
 
 def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) -> np.ndarray:
-    """Thresholds worth trying: midway between values that the table holds, and one beyond either end.
-
-    Midway, so that small numerical differences between live and recorded signals decide nothing. Where there
-    are more, those at evenly spaced ranks of the values are kept.
+    """Thresholds worth trying on a table: what the policy's own `thresholds` says.
 
     Arguments
     ---------
@@ -178,22 +124,11 @@ def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) 
     """
     policy, table, _ = scored(policy, table)
     leaf = open_leaf(policy)
-    if leaf is None:
-        return np.empty(0)
-    if isinstance(leaf, Static):
-        return table.exit_layers.astype(np.float64)
-    # the last exit asks nobody; a single exit leaves no question at all
-    names = leaf.needs if isinstance(leaf, Patience) else leaf.needs[:1]
-    read = [needed_signal(table, name, policy=leaf)[:, : max(1, table.n_exits - 1)] for name in names]
-    values = np.concatenate(read, axis=None)
-    distinct, counts = np.unique(values, return_counts=True)
-    ends = (0.0, 1.0) if isinstance(leaf, Random) else _beyond(distinct)
-    kept = np.arange(len(distinct) - 1)
-    if len(kept) > n_thresholds:
-        ranks = np.cumsum(counts)[:-1]
-        kept = np.unique(np.searchsorted(ranks, np.linspace(ranks[0], ranks[-1], n_thresholds)))
-    midway = [_short_between(distinct[i], distinct[i + 1]) for i in kept]
-    return np.unique([ends[0], *midway, ends[1]])
+    return np.empty(0) if leaf is None else leaf.thresholds(_signals_of(leaf, table), n_thresholds)
+
+
+def _signals_of(leaf: Policy, table: ExitTable) -> dict[str, np.ndarray]:
+    return {name: needed_signal(table, name, policy=leaf) for name in leaf.needs}
 
 
 def policy_curve(
@@ -242,12 +177,10 @@ def policy_curve(
 
 
 def _refuse_inner_windows(policy: Policy) -> None:
-    inner = policy.parts if isinstance(policy, Combination) else [getattr(policy, "policy", None)]
-    for part in inner:
+    for part in parts_of(policy):
         if isinstance(part, Between) and part.has_open_window:
             raise ValueError(f"only an outermost between can have its layers calibrated, got {policy}")
-        if part is not None:
-            _refuse_inner_windows(part)
+        _refuse_inner_windows(part)
 
 
 def _swept_points(
@@ -255,12 +188,14 @@ def _swept_points(
 ) -> np.ndarray | None:
     """(cost, WER) of every policy, (n, 2), all thresholds at once; None where the policy is not one of one score."""
     leaf = policy.policy if isinstance(policy, Between) else policy
-    scores = stopping_scores(leaf, table) if len(thresholds) and not reach_of(leaf) else None
+    has_scores = len(thresholds) and not reach_of(leaf) and leaf is open_leaf(policy)
+    scores = leaf.stopping_scores(_signals_of(leaf, table)) if has_scores else None
     if scores is None:
         return None
+    _check_scores(leaf, scores, thresholds, table)
     n, n_windows = len(thresholds), len(filled) // len(thresholds)
-    rising = np.sort(-thresholds) if is_negated(leaf) else thresholds
-    passed_at = np.searchsorted(rising, scores, side="left")
+    sign = 1 if leaf.low_stops else -1
+    passed_at = np.searchsorted(np.sort(sign * thresholds), sign * scores, side="left")
     points = np.empty((n, n_windows, 2))
     errors, layers = table.errors, table.exit_layers.tolist()
     for i, one in enumerate(filled[:n_windows]):
@@ -270,8 +205,21 @@ def _swept_points(
         bounds = {"floor": window[0], "ceiling": window[1], "n_thresholds": n}
         paid = swept_sums(passed_at, policy_costs(one, table, cost=cost), **bounds) / table.duration_s.sum()
         wrong = swept_sums(passed_at, errors, **bounds) * (100.0 / table.n_ref_words.sum())
-        points[:, i] = np.stack([paid, wrong], axis=1)[:: -1 if is_negated(leaf) else 1]
+        points[:, i] = np.stack([paid, wrong], axis=1)[::sign]
     return points.reshape(-1, 2)
+
+
+def _check_scores(leaf: Policy, scores: np.ndarray, thresholds: np.ndarray, table: ExitTable) -> None:
+    """Refuse scores that do not belong to the policy's own `step`, by replaying one threshold of the middle."""
+    threshold = thresholds[len(thresholds) // 2]
+    stops = scores <= threshold if leaf.low_stops else scores >= threshold
+    stops[:, -1] = True
+    wrong = np.flatnonzero(stops.argmax(axis=1) != replay(leaf.with_threshold(threshold), table))
+    if len(wrong):
+        raise ValueError(
+            f"stopping_scores of {leaf} must stop where its step does, but at threshold {threshold:g} they differ for "
+            f"{len(wrong)} of {len(scores)} utterances: mend one of the two in its class"
+        )
 
 
 def _replayed_points(filled: list[Policy], table: ExitTable, cost: str, *, n_windows: int) -> np.ndarray:
@@ -307,20 +255,3 @@ def _next_stop(policy: Policy, table: ExitTable) -> tuple[np.ndarray, np.ndarray
         stops[stop, k] = k
         back[:, k] = exits_back(policy, state, k)
     return np.minimum.accumulate(stops[:, ::-1], axis=1)[:, ::-1], back
-
-
-def _beyond(distinct: np.ndarray) -> tuple[float, float]:
-    """Round numbers below and above all values."""
-    margin = 0.1 * max(float(distinct[-1] - distinct[0]), 1e-3)
-    low, high = float(distinct[0]), float(distinct[-1])
-    return _short_between(low - 2 * margin, low), _short_between(high, high + 2 * margin)
-
-
-def _short_between(low: float, high: float) -> float:
-    """The midpoint, rounded as far as it stays in the middle half of the gap: policy texts print it."""
-    middle = (low + high) / 2
-    for digits in range(2, 15):
-        short = float(f"{middle:.{digits}g}")
-        if abs(short - middle) <= (high - low) / 4:
-            return short
-    return middle
