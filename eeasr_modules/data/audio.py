@@ -1,14 +1,8 @@
-"""One channel of many: their mean, but one of them where they cancel in it.
+"""Audio of any kind as mono float32 at one rate, rounded to 16 bits: whole, in pieces, or from arrays.
 
-Other sample rates: windowed sinc, of whole waveforms and of blocks that follow each other.
-
-Rates whose ratio is simple go through torchaudio, whose kernel holds every phase at full width. Of 44101 Hz that kernel
-has 16,000 phases and 3 GB. Such rates are resampled by the same filter at the same exact ratio, kept as a sparse matrix
-from one period of samples to the next: a few dozen weights per sample that comes out, 2 MB at 44101 Hz, at most 40.
-
-Audio of any kind as mono float32 at one rate, rounded to 16 bits: whole, in pieces, or from arrays.
-
-Training, the test pass and the runtime read by this module alone: a model hears the same of a file in all three.
+Training, the test pass and the runtime read by this module alone, so a model gets the same of a file in all three.
+Channels are averaged, or one is taken where they cancel. Rates whose ratio is simple go through torchaudio; of others,
+whose kernel would take gigabytes (44101 Hz: 16,000 phases), the same filter is kept as a sparse matrix.
 """
 
 from __future__ import annotations

@@ -1,15 +1,9 @@
 """Manifests: one CSV per split (ID, duration, wav, spk_id, wrd), and beside it what it was made from.
 
-The CSV follows SpeechBrain's convention; `wav` begins with `$data_root`, which
-`DynamicItemDataset.from_csv` replaces (`replacements={"data_root": folder}`), so a manifest and its digest
-are the same wherever the corpus lies. Beside `train.csv` lie `train.json` (corpus, counts, digests) and,
-when utterances were skipped, `train.skipped.txt` with all of them. Everything is written aside and renamed,
-and nothing is redone while the inputs stay as they were.
-
-A corpus is one function `prepare(data_folder, save_folder, *, splits) -> dict[str, Path]` which lists
-`Utterance`s and hands each split to `write_manifest`.
-
-Whether the recordings of a manifest are still those that something was made from.
+The CSV follows SpeechBrain's convention; `wav` begins with `$data_root`, so a manifest and its digest are the same
+wherever the corpus lies. Beside `train.csv` lie `train.json` (corpus, counts, digests) and, when utterances were
+skipped, `train.skipped.txt`. A corpus is one function `prepare(data_folder, save_folder, *, splits)` which lists
+`Utterance`s and hands each split to `write_manifest`; nothing is redone while the inputs stay as they were.
 """
 
 from __future__ import annotations

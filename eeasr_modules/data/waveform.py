@@ -1,11 +1,7 @@
-"""What holds for every waveform: its sample rate, 16 bits, a least length, and what is said where one cannot be read.
+"""What holds for every waveform, without torch: sample rate, 16 bits, a least length, and stretches of recordings.
 
-Without torch, for the loop of exported models.
-
-A stretch of a recording as one text: the path and, behind `#t=`, where it begins and ends in seconds.
-
-As in W3C's media fragments (`talk.sph#t=12.5,17.25`; `talk.sph#t=12.5` goes on to the end). Manifests hold it in
-their `wav` column, and everything that reads audio by such a path reads that stretch alone.
+A stretch is one text, as in W3C's media fragments: `talk.sph#t=12.5,17.25` in seconds; without an end it goes on to the
+recording's. Manifests hold it in their `wav` column, and everything that reads audio reads that stretch alone.
 """
 
 from __future__ import annotations

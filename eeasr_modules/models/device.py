@@ -1,8 +1,4 @@
-"""Which device models run on, and what products are computed in.
-
-Which device models run on.
-
-What products are computed in: 16 bits by autocast, or float32 that is float32 on a GPU too.
+"""Which device models run on, and what products are computed in: 16 bits by autocast, or true float32.
 
 Narrow convolutions over time stay in float32 on a CPU whatever is asked: see `NarrowConvolution`.
 """

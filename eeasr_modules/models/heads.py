@@ -1,14 +1,9 @@
-"""Heads: what turns a layer's states into token log-probabilities.
+"""Heads: what turns a layer's states into token log-probabilities, and self-conditioning on them.
 
 Every head normalises (`paper` does not), may transform (`mlp`, `attention`, `paper`), drops out and projects. The last
-exit sees states that the encoder has normalised (`Encoder.exit_view`) and has no norm of its own.
-
-Self-conditioned CTC: what an inner exit hears is told to the layers after it.
-
-Nozaki & Komatsu 2021, "Relaxing the conditional independence assumption of CTC-based ASR by conditioning on
-intermediate predictions": the exit's posterior, projected back to the encoder's width by one
-projection for all exits, is added to the stream. Ours adds it to the layer's output as the encoder gives it, and the
-projection starts at zero, so that an encoder that was trained without it starts as it was.
+exit sees states that the encoder has normalised (`Encoder.exit_view`) and has no norm of its own. Self-conditioned CTC
+(Nozaki & Komatsu 2021) adds an inner exit's posterior, projected back to the encoder's width, to the layer's output;
+the projection starts at zero, so that an encoder that was trained without it starts as it was.
 """
 
 import copy

@@ -1,9 +1,5 @@
 """Losses over exits and distillation between them, as pure functions.
 
-Losses over exits, as pure functions.
-
-Distillation between CTC exits, as pure functions over log-probs.
-
 Teachers: a frozen model's last exit, the own last exit (self-distillation: Zhang et al. 2019, "Be your own teacher"),
 or for each utterance the own exit with the lowest loss. Posteriors are compared frame by frame (Hinton et al. 2015,
 temperature 1), transcripts by CTC (sequence-level distillation, Kim & Rush 2016).

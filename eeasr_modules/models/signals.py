@@ -1,22 +1,10 @@
 """Acoustic signals of utterances and of single words, from one exit's log-probs.
 
-Acoustic signals: numbers per utterance and exit that a policy may read, from one exit's log-probs.
-
-Everything ignores padding and is computed in float32; what several signals share is computed once, and what
-nobody asks for is not computed. Text signals (edit distances, lengths) are in
-`eeasr_modules.exits.tables.text_signals`, those of single words in `eeasr_modules.models.signals`.
-
-*Tokens* here are those of the greedy path: runs of frames with the same best token, blank left out.
-
-Normalised entropies after Laptev & Ginsburg 2022, "Fast Entropy-Based Methods of Word-Level Confidence Estimation for
-End-to-End Automatic Speech Recognition" (SLT): confidences from 0 (all tokens equally likely) to 1, with their
-exponential normalisation (exp(-H) - exp(-H_max)) / (1 - exp(-H_max)), over frames that are not blank, Tsallis' and
-Renyi's with alpha 1/3. They aggregate frames to tokens and tokens to words; here tokens are aggregated to utterances.
-
-Acoustic signals of single words, read off the greedy path.
-
-A word's frames are those whose best token spells it: blanks between its characters do not count, and CTC makes a
-token as short as it likes, so times are those of the spikes and not of the sound's ends.
+All ignore padding and are computed in float32; what several share is computed once, and what nobody asks for is not
+computed. *Tokens* are those of the greedy path: runs of frames with the same best token, blank left out; a word's times
+are those of its spikes, not of the sound's ends. Normalised entropies after Laptev & Ginsburg 2022, "Fast Entropy-Based
+Methods of Word-Level Confidence Estimation for End-to-End Automatic Speech Recognition" (SLT): from 0 (all tokens
+equally likely) to 1 with their exponential normalisation, over frames that are not blank, Tsallis' and Renyi's with alpha 1/3.
 """
 
 import math

@@ -1,13 +1,7 @@
-"""Long recordings: cut into chunks, drafted while they run, stitched into one transcript.
+"""Long recordings: cut into chunks that overlap, drafted while they run, stitched into one transcript.
 
-Long recordings in chunks that overlap, and their words stitched together again.
-
-Chunks are cut where the recording is quietest. Around a cut both neighbours hear the same seconds; where they agree on
+Chunks are cut where the recording is quietest. Around a cut both neighbours cover the same seconds; where they agree on
 a word there, the first one's words end with it and the second one's begin after it, otherwise the cut decides.
-
-Recordings on their way: chunks that wait to be recognised together, and drafts of what is said meanwhile.
-
-One transcript of what was recognised in a recording's chunks.
 """
 
 from __future__ import annotations

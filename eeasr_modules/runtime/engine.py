@@ -1,17 +1,9 @@
-"""When utterances that left are taken out of the batch: always, or where the next layers repay the copy.
+"""Decisions while the model runs: exit by exit, each utterance stops where its policy says and leaves the batch.
 
-A rule is asked after each exit at which somebody left. Until it says yes, those who left stay in the tensors
-and layers run for them in vain, though nothing of theirs is read again. On a CPU taking
-them out nearly always pays; where a small batch costs as much as a large one, it need not.
-
-Several batches side by side: after each exit, the survivors of all are put together into fuller batches.
-
-Decisions while the model runs: exit by exit, each utterance stops where its policy says and leaves the batch.
-
-The walk, the heads, the signals and the policy's `step` are those of training and replay, so an utterance leaves
-here where it leaves when the exit table is replayed. A head is read where the policy reads it and for those who
-leave; signals that the policy does not need are not computed. Per exit one small copy goes to the host, and one
-more where somebody leaves.
+The walk, the heads, the signals and the policy's `step` are those of training and replay, so an utterance leaves here
+where it leaves when the exit table is replayed. A head is read where the policy reads it and for those who leave. Who
+left is taken out of the batch at once, or where a rule says that the next layers repay the copy; survivors of several
+batches may be put together into fuller ones.
 """
 
 from __future__ import annotations

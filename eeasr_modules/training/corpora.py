@@ -1,8 +1,6 @@
-"""What a run's model was trained on: copies of its manifests, in the run folder's `trained_on`.
+"""What a YAML's flat keys mean as data: manifests to train on, and every test set with its computed label.
 
-The listings that a command names may change after training; the weights do not.
-
-What a YAML's flat keys mean as data: manifests to train on, and every test set with its computed label.
+Copies of the manifests lie in the run folder's `trained_on`: listings may change after training; the weights do not.
 """
 
 import importlib.util

@@ -1,9 +1,4 @@
-"""What exits are trained on beside CTC: teachers, and the attention decoder they share.
-
-Distillation in training: which teacher, how much of it at which exit.
-
-Joint training of CTC exits and the attention decoder they share.
-"""
+"""What exits are trained on beside CTC: teachers, and the attention decoder they share."""
 
 from dataclasses import dataclass
 from pathlib import Path

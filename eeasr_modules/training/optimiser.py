@@ -1,8 +1,6 @@
 """Learning rates: over a training as a pure function of progress, over an encoder's layers by groups.
 
-Learning rate as a pure function of progress: nothing to checkpoint, the same after a resume.
-
-Parameter groups whose learning rate falls from the top layer of an encoder to its front end.
+As a function of progress there is nothing to checkpoint, and a resumed run has the same.
 """
 
 import math

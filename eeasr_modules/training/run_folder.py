@@ -1,11 +1,4 @@
-"""A run's folder: one process at a time, checkpoints, a disk that may be full.
-
-One process at a time works in a run folder.
-
-Telling a disk that cannot be written from a mistake in the program.
-
-Checkpoints that are whole or not there.
-"""
+"""A run's folder: one process at a time, checkpoints that are whole or not there, a disk that may be full."""
 
 import errno
 import fcntl

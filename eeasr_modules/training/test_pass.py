@@ -1,14 +1,8 @@
-"""What a test pass reads off posteriors besides greedy transcripts and signals, while they live.
-
-Posteriors are not kept (they are hundreds of times larger than a table), so signals of single words, the transcript of
-the averaged posteriors of several exits, and the beam search's posterior are made here, exit after exit.
-
-The test pass: every exit of every utterance of a set, into an exit table.
+"""The test pass: every exit of every utterance of a set, into an exit table.
 
 One batch is in memory at a time and of it one exit's log-probs and those of the few before that it is compared with or
-averaged with; what grows with the set is the table's rows.
-
-Per exit: SpeechBrain's word alignment file and sclite's `.trn`, from an exit table.
+averaged with; posteriors are not kept, so signals of words, the transcript of averaged posteriors and the beam search's
+posterior are made while they live. Per exit: SpeechBrain's word alignment file and sclite's `.trn`.
 """
 
 import io

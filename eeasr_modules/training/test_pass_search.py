@@ -1,8 +1,7 @@
-"""The test pass by search, and by several processes.
+"""The test pass by beam search or attention decoder, and by several processes.
 
-The test pass by beam search or attention decoder: the same exits, utterances and signals, other transcripts.
-
-The test pass on several processes: each tests its share of a set, and the first joins their tables.
+Exits, utterances and signals are the same, transcripts others. Each process tests its share of a set, and the first
+joins their tables.
 """
 
 import logging

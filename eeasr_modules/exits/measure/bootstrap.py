@@ -1,11 +1,9 @@
-"""Intervals by resampling speakers.
+"""Intervals by resampling speakers, and paired tests of one choice of exits against another.
 
-Utterances of one speaker are alike, so whole speakers are resampled. Below `MIN_SPEAKERS` speakers the interval says
-how much these few differ, and nothing is to be concluded from it (`Interval.conclusive`). Where some speakers are
-unknown, or there is a single one, utterances are resampled, and the interval says so: it is then too narrow for new
-speakers. All WERs are pooled and in percent. Comparisons are paired: both sides see the same resampled utterances.
-
-Is one choice of exits better than another? Paired tests on the same utterances, and several sets side by side.
+Utterances of one speaker are alike, so whole speakers are resampled. Below `MIN_SPEAKERS` speakers nothing is to be
+concluded from an interval (`Interval.conclusive`). Where some speakers are unknown, or there is a single one,
+utterances are resampled, and the interval says so: it is then too narrow for new speakers. All WERs are pooled and in percent.
+Comparisons are paired: both sides see the same resampled utterances.
 """
 
 from collections.abc import Callable, Sequence

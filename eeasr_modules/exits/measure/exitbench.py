@@ -1,13 +1,9 @@
 """ExitBench: anyone's per-exit transcripts, and anyone's choices of exits, scored in one frozen way.
 
-What ExitBench reads and how it weighs: decisions made elsewhere, and sets recognised by their references.
-
-ExitBench: anyone's per-exit transcripts, and anyone's choices of exits, scored in one frozen way.
-
 Definitions, files and rules: docs/exitbench.md. In short: word errors are pooled; depth is weighted by seconds; on the
 sets that `KNOWN_SETS` recognises by their references, seconds come from the references' lengths, so that
 everybody's depth counts the same; open policies are cross-fitted over ten folds of speakers
-(`cross_fit.speaker_folds`); intervals are 1,000 draws of speakers from a fixed seed.
+(`tables.parts.speaker_folds`); intervals are 1,000 draws of speakers from a fixed seed.
 """
 
 import hashlib

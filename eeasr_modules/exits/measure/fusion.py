@@ -1,18 +1,10 @@
 """Region fusion: an output rule that puts the better of what the exits said into each place of the transcript.
 
-At every exit the new transcript is compared with the transcript fused so far. In each region where they disagree the
-earlier variant stays if boosted trees predict that it has fewer errors, by more than a margin; everywhere else the
-new words are taken. The fused transcript may so have fewer errors than every exit's, for no time of the encoder: it
-is reported beside the oracles of single exits, not under them (its own is `lattice_errors`).
-
-A fusion model is fitted on dev tables: the target of a region is how the utterance's errors change when the earlier
-variant is put there. The trees are fitted twice, first on the regions between consecutive exits, then also on those
-that arise when fusing with the first trees (imitation on the learner's own states, Ross et al. 2011). Each part of
-the speakers is fused by trees of the other parts; all parts' trees, averaged, are the model.
-
-Fitting a fusion model on dev tables; see `eeasr_modules.exits.measure.fusion` for what is fitted.
-
-References are read here, and nowhere else when fusing.
+At every exit, in each region where its transcript disagrees with the one fused so far, the earlier variant stays if
+boosted trees predict that it has fewer errors, by more than a margin. The trees are fitted on dev tables, where alone
+references are read: twice, first on the regions between consecutive exits, then also on those that arise when fusing
+with the first trees (Ross et al. 2011). Each part of the speakers is fused by trees of the other parts; all parts'
+trees, averaged, are the model. A fused transcript stands beside the oracles of single exits, not under them.
 """
 
 from collections.abc import Mapping, Sequence

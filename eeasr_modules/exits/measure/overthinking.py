@@ -1,11 +1,7 @@
 """Statistics of exits: pooled error rates, overthinking by utterance and by word, the worth of a signal.
 
-Statistics of exits: pooled error rates, overthinking, and the worth of a signal.
-
-Overthinking word by word: which reference words an exit had right that the last one has wrong, and the reverse.
-
-Found by aligning each transcript to the reference with fewest edits; where several alignments tie, one is taken,
-so a count of words can be off by the few that tie.
+By word: which reference words an exit had right that the last one has wrong, and the reverse, by the alignment with
+fewest edits; where several tie, one is taken, so such counts can be off by a few.
 """
 
 from dataclasses import dataclass

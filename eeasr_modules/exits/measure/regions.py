@@ -1,18 +1,8 @@
 """Regions where exits disagree: fused, seen as features, and the best path through them.
 
-What a fusion model sees of a region where an exit's transcript disagrees with the transcript fused so far.
-
-Both variants of the region are described by their words and by who said the same before. What later exits need of
-the exits passed is kept per utterance (`Heard`).
-
-Fusing the transcripts of one exit with what was heard before, whoever decides which variants stay.
-
-What fusion could reach at best: the path with the fewest errors through the aligned variants.
-
-The transcript of an exit is a path of words. Where an earlier exit disagrees with it, the earlier variant leads from
-the region's beginning to its end as another way. The *best path* follows, in each region, whichever variant makes the
-fewest errors in the end; every exit's own transcript is among the paths, so it has at most oracle A's errors. Like
-every oracle it is chosen with the reference known, among many paths, and optimistic for it.
+Both variants of a region are described by their words and by who said the same before; what later exits need is
+kept per utterance (`Heard`). The *best path* follows, in each region, the variant that makes the fewest errors in the end. It
+has at most oracle A's errors and, chosen with the reference among many paths, is optimistic like every oracle.
 """
 
 from collections.abc import Callable, Sequence

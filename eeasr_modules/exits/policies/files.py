@@ -1,10 +1,6 @@
 """Policies on disk: the `policy.json` of a model folder, and beside it the fitted models that it names.
 
-Fitted models on disk, beside the `policy.json` that names them: `<name>.json`, and `<name>.npz` for large arrays.
-
-Nothing is run on reading: JSON, and arrays of numbers without pickle.
-
-Calibrated policies on disk: the `policy.json` of a model folder, and the fitted models that it names beside it.
+A fitted model is `<name>.json`, and `<name>.npz` for large arrays. Nothing is run on reading: no pickle.
 """
 
 import hashlib

@@ -1,19 +1,10 @@
 """Learned optimal stopping, word by word: what going on would still correct in each word of the transcript.
 
-Boosted trees predict, from what a word looks like and how it came about (`word_features`), how many errors a later
-exit would remove in the word's place. Summed over the words of an utterance, for a few distances of the later exit,
-these are the *word gains*. A ridge regression on word gains per second and a few signals of the utterance predicts
-what each later exit would gain per second; from there on it is as in `gain`: the best later exit per layer and
-second against one price.
-
-Trees are fitted in parts: each part of the speakers is predicted by trees of the other parts, and the regression is
-fitted on these predictions (stacking, Wolpert 1992). The trees of all parts together, averaged, are the model.
-
-What word models are fitted on: the errors that a later exit removes in the place of each word.
-
-References are read here and nowhere else among the word models; nothing of it is there when decoding.
-
-Fitting a word gain model on dev tables; see `eeasr_modules.exits.policies.word_gain` for what is fitted.
+Boosted trees predict, from what a word looks like and how it came about (`words.features`), how many errors a later
+exit would remove in the word's place. Summed over an utterance these are the *word gains*; a ridge regression on them
+and a few signals predicts what each later exit would gain per second, and from there on it is as in `gain`. Fitted on
+dev tables, where alone references are read: each part of the speakers is predicted by trees of the other parts
+(stacking, Wolpert 1992); the trees of all parts, averaged, are the model.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,11 +1,7 @@
 """Parts of a table: folds of speakers, and tables of parts of a set as one table.
 
-Folds of speakers, so that what is fitted on some is judged on others. The same rule everywhere.
-
-The rule: distinct speakers sorted by blake2b (8 bytes) of "seed, unit separator, speaker", dealt out in turn to
-the folds. It depends on nothing but the names, so others can repeat it.
-
-Tables of parts of a set, made one after another or by several processes, as one table.
+Folds are the same everywhere: distinct speakers sorted by blake2b (8 bytes) of "seed, unit separator, speaker", dealt
+out in turn. They depend on nothing but the names, so others can repeat them.
 """
 
 import hashlib

@@ -1,10 +1,7 @@
-"""What readers of recorded transcripts share: lines, rows with their places, durations where none are known.
-
-Exit tables from a plain file that anyone can write: a row per utterance and exit, TSV or JSON lines.
+"""Exit tables from a plain file that anyone can write: a row per utterance and exit, TSV or JSON lines.
 
     id      exit  hypothesis      speaker  duration_s  entropy
     utt-1   6     a bg dog        ann      1.9         0.41
-    utt-1   12    a big dog       ann      1.9         0.02
 
 `exit` is the number of encoder layers run. References stand in a column `reference`, or in a file of their own with a
 row per utterance (`id, reference[, speaker, duration_s]`). Every further column is a signal. Files may be compressed

@@ -1,14 +1,7 @@
 """Signals that need no acoustics: from the transcripts so far, from one exit's words, from an utterance's name.
 
-Signals that need no acoustics: from the transcripts so far, and from an utterance's name.
-
-Replay (whole tables) and the live engine (one exit at a time) compute them by the same functions, so that
-both give a policy the same numbers. The reference is never read.
-
-Signals that ask whether a transcript looks like language: from the words of one exit alone.
-
-Replay and live decoding compute them by the same function. The reference is never read, and an utterance's
-numbers do not depend on the others beside it. An empty transcript scores 0 everywhere.
+Replay (whole tables) and the live engine (one exit at a time) compute them by the same functions, so that both give a
+policy the same numbers. The reference is never read. An empty transcript scores 0 in the signals of language.
 """
 
 import hashlib

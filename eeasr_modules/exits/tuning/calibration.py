@@ -1,15 +1,9 @@
 """Calibration: fill in what a policy left open, on dev, to a budget or to a word error rate.
 
-The rule for a budget: among the thresholds (and windows, where those are open) whose mean cost on dev is
-within it, the lowest WER, then the lowest cost. The rule for a WER: the lowest cost
-within it, then the lowest WER. Neither promises anything about other data.
-
-Cross-fitting: every speaker is decided by a policy that was fitted and calibrated on other speakers only.
-
-For tables that have no dev set beside them. Speakers are dealt into folds (`folds.speaker_folds`). For each fold,
-everything (fitted numbers, threshold, floor and ceiling) comes from the other folds, to each budget; what it
-chooses for the fold's own utterances is kept. Together these are choices for all utterances, at a cost that is
-near the budget but was nobody's to set.
+The rule for a budget: among the thresholds (and windows, where those are open) whose mean cost on dev is within it, the
+lowest WER, then the lowest cost. The rule for a WER: the lowest cost within it, then the lowest WER. Neither promises
+anything about other data. For tables without a dev set there is cross-fitting: speakers are dealt into folds, and
+everything that decides a fold's utterances comes from the other folds.
 """
 
 import math

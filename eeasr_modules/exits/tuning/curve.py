@@ -1,10 +1,8 @@
-"""Every threshold at once: what a policy of one score costs and gets wrong, without replaying each threshold.
+"""Curves: a policy's cost and WER over everything that was left open in it, thresholds and windows.
 
-Many policies stop at the first exit whose score is at most a threshold: signals, changes over the last k exits,
-fitted scores. As the threshold rises, an utterance moves from the ceiling exit down along the running minimum of
-its scores; so sums over thresholds are sums over those moves.
-
-Curves: a policy's cost and WER over everything that was left open in it, thresholds and windows.
+Where a policy stops at the first exit whose score is at most a threshold, no threshold is replayed: as it rises, an
+utterance moves from the ceiling exit down along the running minimum of its scores, and sums over thresholds are sums
+over those moves.
 """
 
 from dataclasses import dataclass

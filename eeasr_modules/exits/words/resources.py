@@ -1,17 +1,8 @@
-"""What is known about a language's words without the audio: frequency and spelling.
+"""What is known about a language's words without the audio: frequency and spelling, looked up once.
 
-A small model of how words are spelled: an interpolated n-gram over the letters of single words.
-
-Smoothing is that of Witten and Bell 1991 ("The zero-frequency problem", method C), as interpolated by Chen and
-Goodman 1998, section 2.6, down to a uniform distribution over letters.
-
-What is known about a language's words without the audio: how frequent they are and how they are spelled.
-
-Frequencies come from `wordfreq` (Speer 2022; word lists of 40 languages, offline), or from counts of training
-transcripts. They are on the Zipf scale: the base-10 logarithm of occurrences per billion words, so that 7 is "the",
-3 is a word that one meets now and then, and 0 is a word that is not listed.
-
-What word models know of a word by itself: its frequency and its spelling, looked up once.
+Frequencies come from `wordfreq` (Speer 2022; 40 languages, offline) or from counts of training transcripts, on the Zipf
+scale: the base-10 logarithm of occurrences per billion words. Spelling is scored by an interpolated n-gram over the
+letters of single words, smoothed after Witten and Bell 1991 (method C) down to a uniform distribution.
 """
 
 import math

@@ -1,9 +1,4 @@
-"""Greedy CTC decoding, and where in the audio a known transcript lies.
-
-Greedy CTC decoding, of one exit or of the average of several.
-
-Where in the audio a known transcript lies: the likeliest CTC path that spells it.
-"""
+"""Greedy CTC decoding, of one exit or of the average of several, and where in the audio a known transcript lies."""
 
 import math
 from collections.abc import Sequence

@@ -1,11 +1,8 @@
-"""What the encoders of Whisper and Moonshine share: taken from models with a decoder, heard at true length.
-
-The encoder of Whisper (Radford et al. 2022) behind the walk's protocol: log-mel input, a frame each 20 ms.
+"""The encoder of Whisper (Radford et al. 2022) behind the walk's protocol, and what it shares with Moonshine's.
 
 Trained with supervision, encoder and decoder together; only the encoder is taken. Transformers runs it over 30 s,
-silence included, whatever the length of the speech. Here an utterance is as long as it is: the layers are stock, over
-the positions that it fills. Whisper's own decoder does not follow that (without the silence it repeats itself); CTC
-heads are trained on what they see.
+silence included, whatever the length of the speech; here an utterance is as long as it is: the layers are stock, over
+the positions that it fills. Whisper's own decoder does not follow that; CTC heads are trained on what they see.
 """
 
 import torch

@@ -1,17 +1,9 @@
 """What a report's budgets mean: the costs it can speak of, and what calibrates a test set.
 
-The costs a report can speak of: depth, MACs, measured seconds; which of them a table knows.
-
-Seconds come from `metadata["cost_profile"]`, measured on one machine:
-`{"machine": "...", "time_ms": {"front_end": 30.0, "layer": 3.9, "head": 0.02}}`, all in milliseconds per second of
-audio; `layer` may be a list with a number for each layer. They are then charged like MACs: front end, layers, and
-every head that the policy reads.
-
-What calibrates a test set: a dev table, the other half of its speakers, or itself.
-
-Where a dev table is given, it calibrates. Without one, speakers are dealt into two folds (or as many as are asked
-for) and each fold is judged by what was chosen on the others (a cross-fit); below `MIN_SPEAKERS` speakers the
-evaluated set itself calibrates, which flatters.
+Costs are depth, MACs and seconds; these come from `metadata["cost_profile"]`, measured on one machine:
+`{"machine": "...", "time_ms": {"front_end": 30.0, "layer": 3.9, "head": 0.02}}`, milliseconds per second of audio
+(`layer` may be a list). A dev table calibrates; without one, speakers are dealt into folds and each is judged by what
+was chosen on the others; below `MIN_SPEAKERS` speakers the evaluated set itself calibrates, which flatters.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,4 @@
-"""Which tables may stand in one report, and in which order.
-
-The numbers of a report as plain values, ready for JSON; docs/summary-schema.md says what each one is.
+"""The numbers of a report as plain values, ready for JSON; docs/summary-schema.md says what each one is.
 
 Pages and pictures are made from these numbers alone, so that they cannot disagree with them.
 """

@@ -1,9 +1,6 @@
-"""The picture that shows what policies are worth: WER against depth, between the two lines that bound them.
+"""Pictures of a report, drawn from the numbers of its summary; first of all WER against depth between its bounds.
 
-Pictures of a report, drawn from the numbers of its summary.
-
-Colours are those of Okabe and Ito, which people with colour blindness tell apart; lines differ by style or
-marker as well.
+Colours are those of Okabe and Ito, which people with colour blindness tell apart; lines differ by style or marker too.
 """
 
 import re

@@ -1,10 +1,6 @@
-"""The page of a report, in Markdown and as one HTML file that opens offline.
+"""The page of a report, in Markdown and as one interactive HTML file that opens offline.
 
-The page of a report in Markdown, from the numbers of its summary.
-
-The interactive page of a report: one file that opens offline and asks nothing of any other machine.
-
-Its looks and behaviour are in `web/`; here the numbers and transcripts are put into it. Nothing of the data is
+The HTML's looks and behaviour are in `web/`; here the numbers and transcripts are put into it. Nothing of the data is
 ever read as HTML: it lies in a JSON block, with `<` escaped, and is shown as text.
 """
 

@@ -1,9 +1,7 @@
-"""The parts of a model as modules that ONNX can hold: front end, the layers between two exits, heads.
+"""A model folder as ONNX graphs (front end, the layers between exits, heads) and the manifest to run them by.
 
-All take utterances of one length (a batch of one, or of equals), so no masks are needed: the front end begins with the
-waveform, filterbanks included, as two convolutions with the window's sines and cosines in place of complex numbers.
-
-A model folder as ONNX graphs (front end, the layers between exits, heads) and the manifest to run them by.
+All graphs take utterances of one length (a batch of one, or of equals), so no masks are needed: the front end begins
+with the waveform, filterbanks included, as two convolutions with the window's sines and cosines.
 """
 
 import json

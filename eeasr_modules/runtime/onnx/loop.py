@@ -1,8 +1,7 @@
-"""Acoustic signals in numpy, of one utterance without padding: what `models.signals` computes in torch.
+"""Early exit with onnxruntime and numpy: the graphs that `eeasr export` wrote, one utterance at a time.
 
-Early exit with onnxruntime and numpy: the graphs that `eeasr export` wrote, one utterance at a time.
-
-The policy's `step`, the text signals and the vocabulary are those of live use and replay; torch is not imported here.
+The policy's `step`, the text signals and the vocabulary are those of live use and replay; acoustic signals are those of
+`models.signals` in numpy. Torch is not imported here.
 """
 
 import json

@@ -1,17 +1,10 @@
 """Checks of the keys that say which encoder, decoder, regime and other sets, and what they amount to.
 
-Checks of the keys that make an encoder cheaper: layers left out, shorter input.
+Data beside the corpus that a YAML names first:
 
-Checks of the keys of the attention decoder, and what they amount to.
-
-Checks of the keys that say how exits are trained, and what they amount to.
-
-Data beside the corpus that a YAML names first: other corpora to train on, and sets to test on.
-
-also_<corpus>[_<name>]_folder       another corpus to train on; which of its parts say
-also_<corpus>[_<name>]_train_splits, ..._valid_splits, ..._test_splits
-release_<name>_folder, _splits      more of the main corpus to test on, without the speakers of training
-ood_<corpus>[_<name>]_folder, _splits    a corpus that training has not, to test on
+    also_<corpus>[_<name>]_folder, _train_splits, _valid_splits, _test_splits    another corpus to train on
+    release_<name>_folder, _splits           more of the main corpus to test on, without the speakers of training
+    ood_<corpus>[_<name>]_folder, _splits    a corpus that training has not, to test on
 """
 
 from __future__ import annotations

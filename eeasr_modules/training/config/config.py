@@ -1,6 +1,4 @@
-"""Flat keys of a YAML file: what it includes beneath, what the command line gives on top.
-
-What a YAML may say, and the checks that come before anything is built.
+"""What a YAML may say, what it includes, and the checks that come before anything is built.
 
 A YAML holds flat keys; `defaults: !include:other.yaml` brings in another file's keys, which the keys beside it and the
 command line replace. HyperPyYAML would let unknown nested keys and wrong types pass; here every key has a type.

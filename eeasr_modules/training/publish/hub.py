@@ -1,9 +1,4 @@
-"""A model folder on the Hugging Face hub: its model card, and the upload.
-
-The README.md of a model folder: a model card with the hub's metadata, filled with measured numbers.
-
-A model folder to the Hugging Face hub.
-"""
+"""A model folder on the Hugging Face hub: its model card, with the hub's metadata and measured numbers, and the upload."""
 
 import os
 import platform
