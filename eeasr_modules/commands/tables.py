@@ -47,9 +47,10 @@ def _add_analyze(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument(
         "--risk",
-        metavar="EPS,DELTA[,CLIP]",
+        metavar="EPS,DELTA[,CLIP] | changed=EPS,delta=DELTA",
         help="certify, with probability 1 - DELTA: at most EPS WER points above the last exit over speakers that lose "
-        "at most CLIP points, and how many lose more (default CLIP: 4 EPS; 100 speaks of all speakers, and takes many)",
+        "at most CLIP points, and how many lose more (default CLIP: 4 EPS; 100: all speakers, and takes many). "
+        "changed=2,delta=0.1: at most 2 %% of the last exit's words change by leaving early; reads no label",
     )
     parser.add_argument(
         "--examples",

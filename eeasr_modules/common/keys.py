@@ -30,6 +30,8 @@ class Key:
         Regular expression of a text that is allowed too.
     listed : type or None
         A list of numbers of this kind, from 0 up, is allowed too.
+    named : bool
+        Numbers by name are allowed too; what names, is checked where they are read.
     default : object
         What a YAML means that leaves the key out; `...` where it must not.
     """
@@ -43,6 +45,7 @@ class Key:
     choices: Collection = ()
     text: str | None = None
     listed: type | None = None
+    named: bool = False
     default: object = ...
 
     def check(self, name: str, value: object) -> None:
@@ -53,6 +56,8 @@ class Key:
             return
         if self.listed is not None and isinstance(value, list):
             Key(self.listed, many=True, low=0).check(name, value)
+            return
+        if self.named and isinstance(value, dict):
             return
         values = value if self.many else [value]
         if self.many and not isinstance(value, list):

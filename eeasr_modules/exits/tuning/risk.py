@@ -30,6 +30,9 @@ rule out. With B = 100, 3 is eps itself: the promise is about all blocks, and ne
 each is tested until the first that fails, also one whose own excess on the calibration data, not clipped, is above
 eps. All before it are certified at once. The last exit alone has no excess and needs no test.
 
+*Without labels.* Of a target of `loss` "changed", E_b counts edits to the last exit's transcript and W_b the words of
+that (docs/risk.md proves what follows for the WER); all else is the same.
+
 *What is assumed.* Blocks exchangeable with those of calibration (independent draws from the same speakers): other
 corpora, noise or microphones void it. A grid and a scale S from the calibration data's own signals and words are not
 strictly fixed in advance; give `source_table` for that.
@@ -152,7 +155,7 @@ class RiskOutcome:
     Arguments
     ---------
     excess : float
-        WER points above the reference exit, over all blocks.
+        WER points above the reference exit, over all blocks; of `changed`, per cent of the last exit's words.
     excess_outside_tail : float
         The same over the blocks that lose at most the clip.
     tail_share : float
@@ -229,9 +232,12 @@ def control_risk(
     (True, 0.5, 40)
     """
     _check_policy(open_policy, source_table)
+    labelled, dev_table = dev_table, target.table(dev_table)
+    learned_from = source_table or labelled
+    source_table = None if source_table is None else target.table(source_table)
     reference = reference_errors(dev_table, target.reference)
     block = block_numbers(dev_table, target.blocks)
-    curve = policy_curve(open_policy, source_table or dev_table, cost=cost, n_thresholds=n_thresholds)
+    curve = policy_curve(open_policy, learned_from, cost=cost, n_thresholds=n_thresholds)
     grid = _sequence(curve, open_policy)
     words = np.bincount(block, dev_table.n_ref_words)
     scale = mean_block_words(source_table or dev_table, target.blocks)
@@ -241,7 +247,7 @@ def control_risk(
     tests = sequence_tests(excess, words, target=target, block_words=scale, rng=rng, prior=prior)
     best = max(tests.n_certified - 1, 0)
     chosen = grid.policies[best] if tests.n_certified else Static(int(dev_table.exit_layers[-1]))
-    outcome = risk_outcome(chosen, dev_table, target=target, cost=cost)
+    outcome = risk_outcome(chosen, labelled, target=target, cost=cost)
     smallest = smallest_eps(words, target=target, block_words=scale)
     return RiskControlled(
         policy=chosen,
@@ -307,13 +313,14 @@ def risk_outcome(
     -------
     RiskOutcome
     """
+    labelled, table = table, target.table(table)
     block = block_numbers(table, target.blocks)
     errors = block_sums(excess_errors(table, [policy], reference_errors(table, target.reference)), block)
     words = np.bincount(block, table.n_ref_words)
     scale = mean_block_words(table, target.blocks) if block_words is None else block_words
     above = above_clip(errors, words, eps=target.eps, clip=target.clip_at(scale), block_words=scale)[:, 0]
     outside = float(100.0 * errors[~above].sum() / max(words[~above].sum(), 1))
-    mean, wer = choice_point(policy, table, cost=cost)
+    mean, wer = choice_point(policy, labelled, cost=cost)
     full, _ = choice_point(Static(int(table.exit_layers[-1])), table, cost=cost)
     return RiskOutcome(
         excess=float(100.0 * errors.sum() / words.sum()),
@@ -423,11 +430,11 @@ def promise_of(found: RiskControlled) -> dict[str, Any]:
     Returns
     -------
     dict
-        "certified", "statement", "assumptions"; eps, delta, reference, blocks, p_value (the method); clip in WER
+        "certified", "statement", "assumptions"; eps, delta, loss, reference, blocks, p_value (the method); clip in WER
         points, block_words, tail and bound_on_all; n_blocks, n_above, dev_excess, smallest_eps of calibration.
     """
     target, plain = found.target.as_dict(), found.as_dict()
-    asked = {name: target[name] for name in ("eps", "delta", "reference", "blocks", "p_value")}
+    asked = {name: target[name] for name in ("eps", "delta", "loss", "reference", "blocks", "p_value")}
     kept = ("clip", "block_words", "tail", "bound_on_all", "n_blocks", "n_above", "dev_excess", "smallest_eps")
     return {
         "certified": found.certified,

@@ -4,18 +4,20 @@ The estimand and the clip are explained in `eeasr_modules.exits.tuning.risk`.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from eeasr_modules.exits.measure.edits import edit_counts
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.p_values import P_VALUES, p_values
 from eeasr_modules.exits.tuning.replay import decide
 
 BLOCKS = ("speakers", "utterances")
+LOSSES = ("excess", "changed")
 CLIP_IN_EPS = 4.0  # default clip: so many times eps, with which 11 blocks without excess certify at delta 0.1 ...
 CLIP_IN_ERRORS = 2.0  # ... but never less than so many word errors in a mean block
 TAIL_SHARE = 0.05  # default share of blocks above the clip to be ruled out, where the blocks are enough for it
@@ -44,6 +46,9 @@ class RiskTarget:
     tail : float or None
         Share of the blocks that may lose more than the clip, between 0 and 1. None takes 5 %, or the least that
         so many blocks can rule out.
+    loss : str
+        "excess": errors above the reference exit's, per reference word. "changed": edits to the last exit's
+        transcript, per word of that; no label is read.
     """
 
     eps: float
@@ -53,12 +58,18 @@ class RiskTarget:
     p_value: str = "betting"
     clip: float | None = None
     tail: float | None = None
+    loss: str = "excess"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eps) and self.eps > 0):
             raise ValueError(f"eps must be above 0 (WER points above the reference exit), got {self.eps}")
         if not 0 < self.delta < 1:
             raise ValueError(f"delta must be between 0 and 1 (probability of failing), got {self.delta}")
+        if self.loss not in LOSSES or (self.loss == "changed" and self.reference != "last"):
+            raise ValueError(
+                f"loss must be excess, or changed with the last exit as reference, got {self.loss!r} with "
+                f"{self.reference!r}"
+            )
         if self.blocks not in BLOCKS:
             raise ValueError(f"blocks must be one of {', '.join(BLOCKS)}, got {self.blocks!r}")
         if self.p_value not in P_VALUES:
@@ -71,7 +82,12 @@ class RiskTarget:
     @property
     def rule(self) -> str:
         """Such as "exit_risk 0.5, 0.1"; the clip follows where one was given."""
-        return f"exit_risk {self.eps:g}, {self.delta:g}" + ("" if self.clip is None else f", {self.clip:g}")
+        what = "changed " if self.loss == "changed" else ""
+        return f"exit_risk {what}{self.eps:g}, {self.delta:g}" + ("" if self.clip is None else f", {self.clip:g}")
+
+    def table(self, table: ExitTable) -> ExitTable:
+        """The table whose errors are what this target counts."""
+        return against_last(table) if self.loss == "changed" else table
 
     @property
     def level(self) -> float:
@@ -100,6 +116,38 @@ class RiskTarget:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return {**vars(self)}
+
+
+def against_last(table: ExitTable) -> ExitTable:
+    """The same table with the last exit's transcripts for references: its errors are the words that leaving changes.
+
+    Arguments
+    ---------
+    table : ExitTable
+        What was recorded, with or without labels; they are not read.
+
+    Returns
+    -------
+    ExitTable
+        The last exit has no errors in it.
+
+    Example
+    -------
+    >>> table = ExitTable.from_hypotheses([["a x", "a b c"]], ["d"], utt_ids=["u"], exit_layers=[2, 4], duration_s=[1],
+    ...                                   n_frames=[50])
+    >>> found = against_last(table)
+    >>> found.errors.tolist(), found.n_ref_words.tolist()
+    ([[2, 0]], [3])
+    """
+    last = [str(text) for text in table.hypotheses[:, -1]]
+    return replace(
+        table,
+        averaged=None,
+        references=np.array(last, dtype=object),
+        n_ref_words=np.array([len(text.split()) for text in last]),
+        n_ref_chars=np.array([len(" ".join(text.split())) for text in last]),
+        **edit_counts(table.hypotheses, last),
+    )
 
 
 def reference_errors(table: ExitTable, reference: str | int) -> np.ndarray:
@@ -214,12 +262,12 @@ def first_failure(p_values_in_order: np.ndarray, delta: float) -> int:
 
 
 def parse_risk(text: str) -> RiskTarget:
-    """What a command line's `--risk EPS,DELTA` or `--risk EPS,DELTA,CLIP` asks for.
+    """What a command line's `--risk EPS,DELTA`, `EPS,DELTA,CLIP` or `changed=2,delta=0.1` asks for.
 
     Arguments
     ---------
     text : str
-        Such as "0.5,0.1" or "0.5,0.1,100".
+        Such as "0.5,0.1", "0.5,0.1,100" or "changed=2,delta=0.1".
 
     Returns
     -------
@@ -229,21 +277,27 @@ def parse_risk(text: str) -> RiskTarget:
     -------
     >>> parse_risk("0.5, 0.1").rule
     'exit_risk 0.5, 0.1'
+    >>> parse_risk("changed=2, delta=0.1").rule
+    'exit_risk changed 2, 0.1'
     """
+    named = [part.partition("=")[::2] for part in text.split(",")]
     try:
+        if "=" in text:
+            return target_of({name.strip(): float(number) for name, number in named}, said=text)
         numbers = [float(part) for part in text.split(",")]
     except ValueError:
         numbers = []
     return target_of(numbers, said=text)
 
 
-def target_of(numbers: Sequence[float], *, said: object = None) -> RiskTarget:
-    """The target that two or three numbers ask for: `exit_risk: [eps, delta]` or `[eps, delta, clip]` of a YAML.
+def target_of(numbers: Sequence[float] | Mapping[str, float], *, said: object = None) -> RiskTarget:
+    """The target that `exit_risk: [eps, delta]`, `[eps, delta, clip]` or `{changed: 2, delta: 0.1}` of a YAML asks for.
 
     Arguments
     ---------
-    numbers : sequence of float
-        eps in WER points, delta, and the clip in WER points.
+    numbers : sequence of float, or mapping of str to float
+        eps in WER points, delta, and the clip in WER points; or by name: `excess` (WER points above the last exit) or
+        `changed` (per cent of the last exit's words), `delta` and `clip`, which may be left out.
     said : object
         As it was given, for the error; None takes the numbers.
 
@@ -254,8 +308,10 @@ def target_of(numbers: Sequence[float], *, said: object = None) -> RiskTarget:
     Raises
     ------
     ValueError
-        When there are other than two or three, or they make no sense.
+        When there are other than two or three, names are others, or they make no sense.
     """
+    if isinstance(numbers, Mapping):
+        return _named_target(dict(numbers), said=numbers if said is None else said)
     if len(numbers) not in (2, 3):
         raise ValueError(
             f"risk must be two or three numbers, eps in WER points, delta, and a clip in WER points, such as 0.5,0.1, "
@@ -263,6 +319,17 @@ def target_of(numbers: Sequence[float], *, said: object = None) -> RiskTarget:
         )
     eps, delta, *clip = map(float, numbers)
     return RiskTarget(eps, delta, clip=clip[0] if clip else None)
+
+
+def _named_target(named: dict[str, float], *, said: object) -> RiskTarget:
+    losses = [name for name in LOSSES if name in named]
+    fine = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in named.values())
+    if len(losses) != 1 or not fine or set(named) - {*losses, "delta", "clip"}:
+        raise ValueError(
+            f"risk by name must be one of excess (WER points) and changed (per cent of words), and perhaps delta and "
+            f"clip, all numbers, such as {{changed: 2, delta: 0.1}}, got {said!r}"
+        )
+    return RiskTarget(float(named.pop(losses[0])), **{name: float(one) for name, one in named.items()}, loss=losses[0])
 
 
 def block_p_values(

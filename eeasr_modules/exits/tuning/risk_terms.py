@@ -228,6 +228,8 @@ def refusal(
             f"and there are {n_blocks}; {least}"
         )
     first = f"{none}: at a clip of {clip:.3g} points the costliest threshold"
+    if excess > target.eps and target.loss == "changed":
+        return f"{first} changes {excess:.2f} % on the calibration data themselves"
     if excess > target.eps:
         return f"{first} is {excess:.2f} points above it on the calibration data themselves"
     if p > of:
@@ -258,6 +260,11 @@ def assumptions(target: RiskTarget, *, clip: float, block_words: float, has_sour
         f"{clip * block_words / 100:.3g} errors more in one of {block_words:.3g} words, are promised as a share",
         f"what is said of all {drawn} takes none to lose more than {max(clip, WORST_POINTS):.4g} points",
     ]
+    if target.loss == "changed":
+        found.append(
+            "no label was read: points are per cent of the last exit's words; WER rises by at most that times the last "
+            "exit's words per reference word, and how good the last exit is, is not said"
+        )
     if not has_source:
         found.append(f"thresholds tried and the words of a mean {one} count as given: they come from the same {drawn}")
     return tuple(found)
@@ -302,6 +309,8 @@ def needed_lines(table: str, *, delta: float) -> list[str]:
 
 
 def what(target: RiskTarget) -> str:
-    """Such as "0.5 WER points above the last exit"."""
+    """Such as "0.5 WER points above the last exit", or "2 % of the last exit's words changed"."""
+    if target.loss == "changed":
+        return f"{target.eps:g} % of the last exit's words changed (inserted, deleted or substituted)"
     exit_name = "the last exit" if target.reference == "last" else f"layer {target.reference}"
     return f"{target.eps:g} WER points above {exit_name}"

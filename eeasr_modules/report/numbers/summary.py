@@ -330,7 +330,8 @@ def _asked(risk: RiskTarget) -> dict[str, Any]:
     shown = {"eps_values": sorted({risk.eps, *EPS_SHOWN}), "blocks": risk.blocks}
     shown["clips"] = sorted({*CLIPS_SHOWN, *([] if risk.clip is None else [risk.clip])})
     needed = needed_table(risk.delta, **shown)
-    return {"eps": risk.eps, "delta": risk.delta, "clip": risk.clip, "speakers_needed": needed}
+    asked = {name: getattr(risk, name) for name in ("eps", "delta", "clip", "loss")}
+    return {**asked, "speakers_needed": needed}
 
 
 def _default_choice(outcomes: Mapping[str, Outcome], *, has_dev: bool) -> str | None:

@@ -179,9 +179,10 @@ def _set_section(name: str, one: Mapping[str, Any], summary: Mapping[str, Any]) 
 
 def _how_certified(summary: Mapping[str, Any]) -> str:
     promise, who = summary["risk"], "one half of the speakers, judged on the other"
+    what = "% of the last exit's words changed" if promise["loss"] == "changed" else "WER points above the last exit"
     return (
-        f"Risk control (Learn Then Test, Angelopoulos et al. 2021): asked for at most {promise['eps']:g} WER points "
-        f"above the last exit with probability {1 - promise['delta']:g}, certified on "
+        f"Risk control (Learn Then Test, Angelopoulos et al. 2021): asked for at most {promise['eps']:g} "
+        f"{what} with probability {1 - promise['delta']:g}, certified on "
         f"{who if summary['dev'] is None else summary['dev']['set_name'] + ', judged here'}. What is promised, over "
         f"which speakers, stands in each row; it holds for speakers like those of calibration, not under shift."
     )

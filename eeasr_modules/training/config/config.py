@@ -165,8 +165,8 @@ def _check_together(config: Config) -> None:
             target_of(config.exit_risk)
         except ValueError as err:
             raise ValueError(
-                f"exit_risk must be [eps, delta] or [eps, delta, clip] with delta between 0 and 1 and clip above eps, "
-                f"got {config.exit_risk}"
+                f"exit_risk must be [eps, delta], [eps, delta, clip] or {{changed: eps, delta: delta}} with delta "
+                f"between 0 and 1 and clip above eps, got {config.exit_risk}"
             ) from err
         if not parse_policy(config.exit_policy).is_open:
             raise ValueError(

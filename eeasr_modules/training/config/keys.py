@@ -38,7 +38,7 @@ COMMON_KEYS: dict[str, Key] = {
     "exit_layers": Key(int, many=True, text=EVERY.pattern),
     "exit_policy": Key(str),
     "exit_budget": Key(float, low=0.0),
-    "exit_risk": Key(float, many=True, optional=True, above=0.0),
+    "exit_risk": Key(float, many=True, optional=True, above=0.0, named=True),
     "compare_policies": Key(str),
     "single_exit_folder": Key(str, optional=True),
     # model

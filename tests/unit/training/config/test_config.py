@@ -263,8 +263,9 @@ def test_keys_of_other_corpora_are_checked(recipes, more, sentence):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"exit_risk": [0.5]}, r"exit_risk must be \[eps, delta\] or .*, got \[0.5\]"),
+        ({"exit_risk": [0.5]}, r"exit_risk must be \[eps, delta\], .*, got \[0.5\]"),
         ({"exit_risk": [0.5, 2]}, "exit_risk must be"),
+        ({"exit_risk": {"altered": 2}}, r"or \{changed: eps, delta: delta\} with delta .*, got \{'altered': 2\}"),
         (
             {"exit_risk": [0.5, 0.1], "exit_policy": "entropy(0.1)"},
             "but entropy\\(0.1\\) has one: leave its number out",
@@ -275,6 +276,8 @@ def test_a_promise_has_two_numbers_and_an_open_policy(recipes, changes, sentence
     with pytest.raises(ValueError, match=sentence):
         check({**VALUES, **changes}, recipes=recipes)
     assert check({**VALUES, "exit_risk": [0.5, 0.1]}, recipes=recipes).exit_risk == [0.5, 0.1]
+    by_name = {"changed": 2, "delta": 0.1}
+    assert check({**VALUES, "exit_risk": by_name}, recipes=recipes).exit_risk == by_name
 
 
 def test_the_nearer_of_two_values_wins():
