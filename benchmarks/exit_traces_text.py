@@ -244,6 +244,7 @@ def points_of(results: dict[str, Any], text: str, name: str) -> list[dict[str, A
 
 
 def at_budget(points: Sequence[dict[str, Any]], budget: float) -> dict[str, Any]:
+    """The point of `points_of` at a budget in layers."""
     return next(point for point in points if point["budget"] == budget)
 
 

@@ -1,10 +1,11 @@
 """Acoustic signals of utterances and of single words, from one exit's log-probs.
 
 All ignore padding and are computed in float32; what several share is computed once, and what nobody asks for is not
-computed. *Tokens* are those of the greedy path: runs of frames with the same best token, blank left out; a word's times
-are those of its spikes, not of the sound's ends. Normalised entropies after Laptev & Ginsburg 2022, "Fast Entropy-Based
-Methods of Word-Level Confidence Estimation for End-to-End Automatic Speech Recognition" (SLT): from 0 (all tokens
-equally likely) to 1 with their exponential normalisation, over frames that are not blank, Tsallis' and Renyi's with alpha 1/3.
+computed. *Tokens* are those of the greedy path: runs of frames with the same best token, blank left out; a word's
+times are those of its spikes, not of the sound's ends. Normalised entropies after Laptev & Ginsburg 2022, "Fast
+Entropy-Based Methods of Word-Level Confidence Estimation for End-to-End Automatic Speech Recognition" (SLT): from 0
+(all tokens equally likely) to 1 with their exponential normalisation, over frames that are not blank, Tsallis' and
+Renyi's with alpha 1/3.
 """
 
 import math

@@ -2,8 +2,8 @@
 
 Utterances of one speaker are alike, so whole speakers are resampled. Below `MIN_SPEAKERS` speakers nothing is to be
 concluded from an interval (`Interval.conclusive`). Where some speakers are unknown, or there is a single one,
-utterances are resampled, and the interval says so: it is then too narrow for new speakers. All WERs are pooled and in percent.
-Comparisons are paired: both sides see the same resampled utterances.
+utterances are resampled, and the interval says so: it is then too narrow for new speakers. All WERs are pooled and in
+percent. Comparisons are paired: both sides see the same resampled utterances.
 """
 
 from collections.abc import Callable, Sequence

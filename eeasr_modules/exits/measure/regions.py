@@ -1,8 +1,8 @@
 """Regions where exits disagree: fused, seen as features, and the best path through them.
 
-Both variants of a region are described by their words and by who said the same before; what later exits need is
-kept per utterance (`Heard`). The *best path* follows, in each region, the variant that makes the fewest errors in the end. It
-has at most oracle A's errors and, chosen with the reference among many paths, is optimistic like every oracle.
+Both variants of a region are described by their words and by who said the same before; what later exits need is kept
+per utterance (`Heard`). The *best path* follows, in each region, the variant that makes the fewest errors in the end.
+It has at most oracle A's errors and, chosen with the reference among many paths, is optimistic like every oracle.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""A model folder on the Hugging Face hub: its model card, with the hub's metadata and measured numbers, and the upload."""
+"""A model folder on the Hugging Face hub: its card, with the hub's metadata and measured numbers, and the upload."""
 
 import os
 import platform
