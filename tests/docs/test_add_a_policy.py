@@ -95,6 +95,23 @@ def test_without_the_variable_it_is_unknown_and_the_variable_is_named(monkeypatc
         parse_policy("plateau(0.1)")
 
 
+@pytest.mark.parametrize("named", ["nowhere.py", "nowhere", "no.where"])
+def test_a_file_or_module_that_is_not_there_is_named_in_one_sentence(monkeypatch, model_folder, capsys, named):
+    monkeypatch.setenv("EEASR_POLICIES", named)
+    assert main(["transcribe", str(model_folder), "a.wav", "--policy", "plateau(0.1)"]) == 2
+    said = capsys.readouterr().err
+    assert f"EEASR_POLICIES names {named}, which is neither" in said and said.count("\n") == 1
+
+
+@pytest.mark.usefixtures("plateau")
+def test_an_installed_module_registers_its_own(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("EEASR_POLICIES", "plateau")
+    assert str(parse_policy("plateau(0.1)")) == "plateau(0.1)"
+    assert type(parse_policy("plateau")).__module__ == "plateau"
+    monkeypatch.delitem(sys.modules, "plateau")
+
+
 @pytest.mark.usefixtures("plateau")
 @pytest.mark.parametrize("text", ["plateau", "between(plateau)"])
 def test_thresholds_are_swept_over_the_fall_of_entropy_and_not_over_entropy(tables, text):

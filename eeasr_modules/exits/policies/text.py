@@ -116,14 +116,21 @@ def _load_own() -> None:
         path = Path(one).resolve()
         if one in sys.modules or str(path) in sys.modules:
             continue
+        if not (path.is_file() if one.endswith(".py") else _is_module(one)):
+            raise FileNotFoundError(f"{OWN_POLICIES} names {one}, which is neither a .py file nor an installed module")
         if not one.endswith(".py"):
             importlib.import_module(one)
             continue
-        if not path.is_file():
-            raise FileNotFoundError(f"{OWN_POLICIES} names {one}, which is no file")
         spec = importlib.util.spec_from_file_location(str(path), path)
         sys.modules[str(path)] = loaded = importlib.util.module_from_spec(spec)  # dataclasses look there for it
         spec.loader.exec_module(loaded)
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # a package around it is missing
+        return False
 
 
 # All rules of Berrebbi et al. (2022) as their code has them (docs/paper.md): with the thresholds published there, whose
