@@ -46,7 +46,7 @@ def train(threads: int) -> None:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     model = MultiExit(
-        json.loads((ROOT / "eeasr_modules/shipped/small/config.json").read_text(encoding="utf-8"))
+        json.loads((ROOT / "eeasr_modules/shipped/base/config.json").read_text(encoding="utf-8"))
     ).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     wavs, n_samples = torch.randn(4, 32000), torch.full((4,), 32000)

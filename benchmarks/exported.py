@@ -66,7 +66,7 @@ def main():
     root = Path(__file__).resolve().parents[1]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--audio", nargs="+", required=True, metavar="MANIFEST")
-    parser.add_argument("--model", default=str(root / "eeasr_modules/shipped/small"))
+    parser.add_argument("--model", default=str(root / "eeasr_modules/shipped/base"))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--utterances", type=int, default=20)
     options = parser.parse_args()

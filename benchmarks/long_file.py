@@ -7,7 +7,7 @@ A wav2vec2-base shape of random weights (its words mean nothing), made audio: no
 16-bit wav. Each row is a process of its own, one thread, and its largest resident memory as the kernel counted it:
 transformers' forward of one piece of 30 s; `eeasr transcribe` of 30 s at full depth; and of recordings of so many
 minutes whose chunks all leave after `--layer`, so that hours take minutes (`--only-long`: these alone). Prints
-Markdown; Linux only. Another model, such as eeasr_modules/shipped/small, shows sooner whether memory grows with length.
+Markdown; Linux only. Another model, such as eeasr_modules/shipped/base, shows sooner whether memory grows with length.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Pooling of survivors, and the time of single requests that come at once.
 
-    python benchmarks/serving.py AUDIO ... [--model eeasr_modules/shipped/small] [--policy TEXT] [--base-shaped]
+    python benchmarks/serving.py AUDIO ... [--model eeasr_modules/shipped/base] [--policy TEXT] [--base-shaped]
 
 AUDIO as for `eeasr transcribe`. First table: utterances per second at batch 1, 8 and 32 with and without
 `pool_survivors`, interleaved repeats, the ratio round by round; seconds of CPU time, so that a busy machine does not
@@ -107,7 +107,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", metavar="AUDIO")
-    parser.add_argument("--model", default=str(ROOT / "eeasr_modules/shipped/small"))
+    parser.add_argument("--model", default=str(ROOT / "eeasr_modules/shipped/base"))
     parser.add_argument("--policy")
     parser.add_argument("--base-shaped", action="store_true")
     parser.add_argument("--limit", type=int, default=130)

@@ -70,7 +70,7 @@ def main() -> None:
     """Measure and write `README.md` into the output folder."""
     root = Path(__file__).resolve().parents[1]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", nargs="?", default=str(root / "eeasr_modules/shipped/small"))
+    parser.add_argument("model", nargs="?", default=str(root / "eeasr_modules/shipped/base"))
     parser.add_argument("--audio", help="manifest with texts (default: the embedded corpus)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--utterances", type=int, default=20, help="timed ones")

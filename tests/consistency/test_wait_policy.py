@@ -57,7 +57,7 @@ def test_so_do_modules_that_are_programs(module):
 
 
 EEASR = (
-    "from eeasr_modules.cli import main; main(['transcribe', 'eeasr_modules/shipped/small', 'README.md', '-o', '-'])"
+    "from eeasr_modules.cli import main; main(['transcribe', 'eeasr_modules/shipped/base', 'README.md', '-o', '-'])"
 )
 
 

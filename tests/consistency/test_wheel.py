@@ -73,7 +73,7 @@ def test_it_brings_the_licence_the_command_and_no_pin_of_torch(wheel):
 
 
 def test_alone_it_transcribes_with_the_shipped_model(alone):
-    model, clips = alone.package / "shipped" / "small", alone.package / "demo" / "examples"
+    model, clips = alone.package / "shipped" / "base", alone.package / "demo" / "examples"
     cli = ("-m", "eeasr_modules.cli", "transcribe", model, clips, "-o", alone.folder / "out.jsonl", "--quiet")
     alone(*cli)
     lines = [json.loads(line) for line in (alone.folder / "out.jsonl").read_text().splitlines()]
@@ -81,7 +81,7 @@ def test_alone_it_transcribes_with_the_shipped_model(alone):
 
 
 def test_alone_it_reports_on_the_shipped_tables(alone):
-    tables, out = alone.package / "shipped" / "small" / "tables", alone.folder / "report"
+    tables, out = alone.package / "shipped" / "base" / "tables", alone.folder / "report"
     table, dev = tables / "digits_test.parquet", tables / "mixed_dev.parquet"
     said = alone("-m", "eeasr_modules.cli", "analyze", table, "--dev", dev, "--policies", "entropy", "--out", out)
     assert (out / "report.html").is_file() and (out / "summary.json").is_file()

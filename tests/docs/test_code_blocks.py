@@ -49,7 +49,7 @@ def own_policies():
 def test_every_python_block_runs(path, tmp_path, monkeypatch):
     for name in ("eeasr_modules", "recipes", "hparams"):
         (tmp_path / name).symlink_to(ROOT / name)
-    shutil.copy(ROOT / "eeasr_modules/shipped/small/tables/an4_test.parquet", tmp_path)
+    shutil.copy(ROOT / "eeasr_modules/shipped/base/tables/an4_test.parquet", tmp_path)
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
     for number, (source, runs) in enumerate(blocks(path), start=1):

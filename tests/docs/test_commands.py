@@ -104,7 +104,7 @@ def check_training(one, recipes):
     path, _, overrides = sb.parse_arguments(words)
     values = load_yaml(ROOT / path, overrides)
     if values.get("init_from"):  # a folder that the reader has, and this test has not
-        values |= {"init_from": None, "freeze_encoder": False}
+        values |= {"init_from": None, "freeze_encoder": False, "cache_states": False}
         if values["keep_layers"]:
             values |= {"n_layers": values["keep_layers"], "keep_layers": None}
         values["n_epochs"] = max(1, values["n_epochs"])

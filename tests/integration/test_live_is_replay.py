@@ -124,7 +124,7 @@ def test_a_file_that_is_cut_in_chunks_is_read_the_same(model_folder, evaluation_
 
 # ---- the shipped model on real speech
 
-SHIPPED = Path(__file__).resolve().parents[2] / "eeasr_modules" / "shipped" / "small"
+SHIPPED = Path(__file__).resolve().parents[2] / "eeasr_modules" / "shipped" / "base"
 SPOKEN = Path(__file__).resolve().parents[2] / "recipes" / "Spoken" / "corpus"
 COMMON_VOICE = ("CommonVoice", "cv-corpus-13.0-delta-2023-03-09", "test")
 # set -> recipe, folder of the shared data (None: in the repository), split, shift

@@ -31,7 +31,7 @@ def command(root, clips, output, *, processes):
     start = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--master_port=0"]
     start += ["--rdzv_backend=c10d", "--rdzv_endpoint=127.0.0.1:0"]
     alone = [sys.executable]
-    what = ["-m", "eeasr_modules.cli", "transcribe", str(root / "eeasr_modules/shipped/small"), str(clips)]
+    what = ["-m", "eeasr_modules.cli", "transcribe", str(root / "eeasr_modules/shipped/base"), str(clips)]
     return [*(start if processes > 1 else alone), *what, "-o", str(output), "--device", "cpu", "--quiet"]
 
 

@@ -104,8 +104,9 @@ class FolderPretrainer(Pretrainer):
 
 
 def _read_weights(encoder: OneExit, path: str, end_of_epoch: bool = True) -> None:
-    path = Path(path)
-    read_weights(encoder.model, [path] if path.suffix != ".json" else weight_files(path.resolve().parent))
+    with open(path, "rb") as file:
+        is_index = file.read(1) == b"{"  # the loader's own name for the file has lost its suffix
+    read_weights(encoder.model, weight_files(Path(path).resolve().parent) if is_index else [Path(path)])
     encoder.model.eval()
 
 

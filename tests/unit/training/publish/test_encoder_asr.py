@@ -21,7 +21,7 @@ from speechbrain.inference.ASR import EncoderASR  # noqa: E402  needs a working 
 @pytest.fixture(scope="module")
 def shipped(root, tmp_path_factory):
     folder = tmp_path_factory.mktemp("shipped") / "small"
-    shutil.copytree(root / "eeasr_modules/shipped/small", folder, ignore=shutil.ignore_patterns("tables"))
+    shutil.copytree(root / "eeasr_modules/shipped/base", folder, ignore=shutil.ignore_patterns("tables"))
     write_hyperparams(folder)
     return folder
 
@@ -90,7 +90,7 @@ def test_a_hugging_face_encoder_with_exits(clips, tmp_path):
     ],
 )
 def test_what_a_stranger_s_hyperparams_would_run_is_refused(tmp_path, root, line):
-    shipped = root / "eeasr_modules" / "shipped" / "small"
+    shipped = root / "eeasr_modules" / "shipped" / "base"
     assert check_hyperparams(shipped) == shipped / "hyperparams.yaml"
     text = (shipped / "hyperparams.yaml").read_text(encoding="utf-8")
     (tmp_path / "hyperparams.yaml").write_text(f"{text}{line}\n", encoding="utf-8")
