@@ -45,9 +45,7 @@ def train(threads: int) -> None:
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    model = MultiExit(
-        json.loads((ROOT / "eeasr_modules/shipped/base/config.json").read_text(encoding="utf-8"))
-    ).train()
+    model = MultiExit(json.loads((ROOT / "eeasr_modules/shipped/base/config.json").read_text(encoding="utf-8"))).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     wavs, n_samples = torch.randn(4, 32000), torch.full((4,), 32000)
     tokens, n_tokens = torch.randint(1, 29, (4, 20)), torch.full((4,), 20)

@@ -56,9 +56,7 @@ def test_so_do_modules_that_are_programs(module):
     assert at_torch(f"import {module}") == "PASSIVE"
 
 
-EEASR = (
-    "from eeasr_modules.cli import main; main(['transcribe', 'eeasr_modules/shipped/base', 'README.md', '-o', '-'])"
-)
+EEASR = "from eeasr_modules.cli import main; main(['transcribe', 'eeasr_modules/shipped/base', 'README.md', '-o', '-'])"
 
 
 def test_so_does_the_command_line():

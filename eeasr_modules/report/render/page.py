@@ -41,7 +41,8 @@ from eeasr_modules.report.render.tables import (
 
 EMITTED_NOTE = (
     "*Depth* is that of the exit decided, which had to be computed and is charged in every table, curve and "
-    "budget; *depth emitted* is that of the exit whose transcript came out: counting it would claim that so few layers were enough."
+    "budget; *depth emitted* is that of the exit whose transcript came out: counting it would claim that so "
+    "few layers were enough."
 )
 
 
