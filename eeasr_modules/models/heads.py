@@ -167,10 +167,18 @@ class CTCHead(nn.Module):
 
         `n_frames`, valid frames (batch,), may be left out where the head looks at each frame alone.
         """
+        return self.log_probs(self.states(hidden, n_frames))
+
+    def states(self, hidden: torch.Tensor, n_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """What the projection sees, (batch, frames of the encoder, dim or width)."""
         hidden = self.norm(hidden[:, :: self.upsampling])
         if self.body is not None:
             hidden = self.body(hidden, None if n_frames is None else n_frames // self.upsampling)
-        logits = self.projection(self.dropout(hidden))
+        return self.dropout(hidden)
+
+    def log_probs(self, states: torch.Tensor) -> torch.Tensor:
+        """What the projection says of `states`."""
+        logits = self.projection(states)
         if self.upsampling > 1:
             logits = logits.unflatten(-1, (self.upsampling, -1)).flatten(1, 2)
         return torch.log_softmax(logits.float(), dim=-1)

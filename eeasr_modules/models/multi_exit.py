@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,9 +81,10 @@ class MultiExit(nn.Module):
         `share_projection`, `self_condition` (see `SelfConditioning`), `checkpoint_head` (the last exit is the CTC head
         of the encoder's `...ForCTC` checkpoint, and inner linear heads start from it), `decoder` (None, or a dict of
         what `AttentionDecoder` needs: `n_layers`, `dim`, `n_heads`, `ffn_dim`, `dropout`), `upsample` (heads give as
-        many frames as if the encoder did not downsample), `sample_rate`; everything that `config.json` of a model
-        folder holds. What an encoder reads from a checkpoint is filled in, so that the folder is enough to load the
-        model.
+        many frames as if the encoder did not downsample), `average_states` (layers of exits: the last of them projects
+        the mean of their heads' states, but not in training; absent for none), `sample_rate`; everything that
+        `config.json` of a model folder holds. What an encoder reads from a checkpoint is filled in, so that the folder
+        is enough to load the model.
 
     Example
     -------
@@ -126,9 +128,50 @@ class MultiExit(nn.Module):
                 blank_index=self.blank_index,
                 **self.config["decoder"],
             )
+        self.averaged = self._averaged_exits(self.config.get("average_states"))
         self.encoder_frozen, self.last_head_frozen = False, False
         if self.config["checkpoint_head"] and not config["encoder"].get("hf_config"):
             self._take_checkpoint_head()
+
+    def _averaged_exits(self, layers: list[int] | None) -> tuple[int, ...]:
+        """Exits, from 0, whose heads' states are averaged at the last of them; empty for none."""
+        if layers is None:
+            return ()
+        exits = [self.exit_layers.index(layer) for layer in layers if layer in self.exit_layers]
+        if len(exits) < max(2, len(layers)) or exits != sorted(set(exits)):
+            raise ValueError(
+                f"average_states must name two or more of the exits, after layers {self.exit_layers}, rising, "
+                f"got {layers}"
+            )
+        if not self.config["share_projection"] or self.config["self_condition"]:
+            raise ValueError(
+                "average_states needs heads that end in one projection and tell nothing on: give share_projection: "
+                "true and self_condition: false"
+            )
+        return tuple(exits)
+
+    @property
+    def reach(self) -> int:
+        """How many exits back the states lie that an exit reads besides its own."""
+        return self.averaged[-1] - self.averaged[0] if self.averaged else 0
+
+    def read(self, exit_index: int, views: Sequence[torch.Tensor], n_frames: torch.Tensor) -> torch.Tensor:
+        """Log-probs (batch, frames, tokens) of one exit.
+
+        Arguments
+        ---------
+        exit_index : int
+            From 0.
+        views : sequence of torch.Tensor of shape (batch, frames, dim)
+            What heads see at this exit, then at those before it, the latest first; `reach` of them at least.
+        n_frames : torch.Tensor of shape (batch,)
+            Valid frames.
+        """
+        head = self.heads[exit_index]
+        if self.training or not self.averaged or exit_index != self.averaged[-1]:
+            return head(views[0], n_frames)
+        states = [self.heads[e].states(views[exit_index - e], n_frames) for e in self.averaged]
+        return head.log_probs(torch.stack(states).mean(dim=0))
 
     def _upsampling(self) -> int:
         """Frames of log-probs for each frame of the encoder."""
@@ -229,10 +272,12 @@ class MultiExit(nn.Module):
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
             walk = self.walk(wavs, n_samples)
-        for layer, head in zip(self.exit_layers, self.heads, strict=True):
+        views: deque[torch.Tensor] = deque(maxlen=self.reach + 1)
+        for exit_index, layer in enumerate(self.exit_layers):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
                 hidden = walk.advance(layer)
-            log_probs = head(hidden, walk.n_frames)
+            views.appendleft(hidden)
+            log_probs = self.read(exit_index, views, walk.n_frames)
             if self.conditioning is not None:
                 walk.tell(log_probs)
             yield ExitOutput(layer, log_probs, hidden, walk.n_frames)
@@ -274,7 +319,7 @@ class MultiExit(nn.Module):
         """
         if are_states:
             views = wavs.unflatten(-1, (len(self.heads), -1)).unbind(dim=2)
-            return [head(view, n_samples) for head, view in zip(self.heads, views, strict=True)], n_samples
+            return [self.read(e, views[e::-1], n_samples) for e in range(len(views))], n_samples
         outputs = list(self.exits(wavs, n_samples))
         log_probs, n_frames = [output.log_probs for output in outputs], outputs[-1].n_frames
         if prefixes is None:
@@ -291,7 +336,10 @@ class MultiExit(nn.Module):
         front, layer = self.encoder.front_end_macs(n_samples), self.encoder.layer_macs(n_frames)
         up_to = [front + depth * layer for depth in self.exit_layers]
         up_to = [one + self.told_macs(n_frames, n_layers=n) for one, n in zip(up_to, self.exit_layers, strict=True)]
-        return up_to, [head.macs(n_frames) for head in self.heads]
+        heads = [head.macs(n_frames) for head in self.heads]
+        for e in self.averaged[:-1]:
+            heads[self.averaged[-1]] += 0.0 if self.heads[e].body is None else self.heads[e].body.macs(n_frames)
+        return up_to, heads
 
     def told_macs(self, n_frames: int, *, n_layers: int) -> float:
         """Multiply-accumulates of telling exits on, for one utterance that ran `n_layers`; 0 without conditioning."""

@@ -249,7 +249,7 @@ class Leaving:
             signals.update(self._copied(here, plan.headless))
             # what the policy names but does not read here (below a floor) cannot stop anybody
             return {name: signals.get(name, np.full(len(undecided), np.nan)) for name in plan.names}
-        here.log_probs = self.model.heads[here.index](here.hidden, here.n_frames)
+        here.log_probs = self._read_head(here, np.arange(len(undecided)))
         signals.update(self._copied(here, plan.acoustic))
         if plan.transcribes:
             here.texts = self.engine.texts(here.path[0].astype(np.int64), self.n_frames[undecided])
@@ -345,7 +345,9 @@ class Leaving:
         everybody = len(who) == len(here.n_frames)
         rows = torch.from_numpy(who).to(here.hidden.device)
         if here.log_probs is None:
-            return self.model.heads[here.index](here.hidden[rows], here.n_frames[rows])
+            earlier = [one.hidden for one in self.before if one.index < here.index][: self.model.reach]
+            views = [view if everybody else view[rows] for view in (here.hidden, *earlier)]
+            return self.model.read(here.index, views, here.n_frames if everybody else here.n_frames[rows])
         return here.log_probs if everybody else here.log_probs[rows]
 
     def _spelled(self, here: _Exit, who: np.ndarray, log_probs: torch.Tensor | None) -> list[Spelled | None]:

@@ -261,7 +261,8 @@ class Engine:
         self.compaction = Always() if compaction is None else compaction
         self.seed, self.language, self.precision = seed, language, precision
         self.decoder = decoder
-        self.plan = SignalPlan(policy, model.exit_layers, spells=isinstance(decoder, AttentionSearch))
+        spells = isinstance(decoder, AttentionSearch)
+        self.plan = SignalPlan(policy, model.exit_layers, spells=spells, remembers=model.reach)
         self.spellings = vocabulary.spellings
         self.word_frames = WordFrames(self.spellings, blank_index=model.blank_index) if self.plan.of_words else None
         self.sample_rate = model.config["sample_rate"]

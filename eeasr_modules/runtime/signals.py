@@ -39,6 +39,8 @@ class SignalPlan:
         The model's exits.
     spells : bool
         Whether transcripts are the attention decoder's: its signals can be read then.
+    remembers : int
+        Exits before whose layer states the model reads (`MultiExit.reach`).
 
     Raises
     ------
@@ -46,7 +48,8 @@ class SignalPlan:
         When the policy reads something that is not computed live; what is, is named.
     """
 
-    def __init__(self, policy: Policy, exit_layers: Sequence[int], *, spells: bool = False):
+    def __init__(self, policy: Policy, exit_layers: Sequence[int], *, spells: bool = False, remembers: int = 0):
+        self.remembers = remembers
         self.names = tuple(policy.needs)
         self.of_decoder = tuple(name for name in self.names if name in DECODER_SIGNALS)
         if self.of_decoder and not spells:
@@ -72,7 +75,7 @@ class SignalPlan:
         lags = [lag for _, lag in self.text_lags.values()]
         lags += [POSTERIOR_LAGS[name] for name in self.names if name in POSTERIOR_LAGS]
         # exits before that are remembered: the one before in any case
-        self.n_before = min(max([1, reach_of(policy), *lags]), len(exit_layers))
+        self.n_before = min(max([1, reach_of(policy), remembers, *lags]), len(exit_layers))
         reads = np.asarray(policy.reads(np.asarray(exit_layers)), dtype=bool).copy()
         reads[-1] = self.keeps_paths  # the last exit decides nothing, but an output rule compares it
         if reads.any() and (self.text_lags or set(COMPARED_WITH_PREVIOUS) & set(self.names)):
@@ -81,8 +84,8 @@ class SignalPlan:
 
     @property
     def keeps_states(self) -> bool:
-        """Whether layer states of the exit before are compared with."""
-        return "cosine" in self.acoustic
+        """Whether layer states of exits before are compared with or read again."""
+        return "cosine" in self.acoustic or self.remembers > 0
 
     @property
     def keeps_log_probs(self) -> bool:

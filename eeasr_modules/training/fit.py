@@ -261,6 +261,7 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
             "head": config.values.get("head", "linear"),
             "head_dim": config.values.get("head_dim"),
             "share_projection": config.share_projection,
+            **({"average_states": config.average_states} if config.average_states is not None else {}),
             "self_condition": config.values.get("self_condition", False),
             "head_dropout": config.head_dropout,
             "checkpoint_head": checkpoint_head,

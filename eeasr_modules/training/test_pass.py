@@ -142,9 +142,11 @@ def read_exits(
     walk = model.walk(wavs, n_samples)
     previous_hidden, before = walk.view, deque(maxlen=MOST_LAGS)  # log-probs of exits before, the latest first
     tokens, columns = [], {name: [] for name in ACOUSTIC_SIGNALS}
-    for exit_index, (layer, head) in enumerate(zip(model.exit_layers, model.heads, strict=True)):
+    views: deque[torch.Tensor] = deque(maxlen=model.reach + 1)
+    for exit_index, layer in enumerate(model.exit_layers):
         hidden = walk.advance(layer)
-        log_probs = head(hidden, walk.n_frames)
+        views.appendleft(hidden)
+        log_probs = model.read(exit_index, views, walk.n_frames)
         if on_exit is not None:
             on_exit(exit_index, log_probs, walk.n_frames)
         tokens.append(greedy_decode(log_probs, walk.n_frames, blank_index=model.blank_index))

@@ -214,6 +214,8 @@ def greedy(engine: Engine, hidden: torch.Tensor, n_frames: torch.Tensor, *, exit
     -------
     list of str
     """
+    if engine.model.reach:
+        raise ValueError("the benchmark reads one exit at a time, but this model averages the states of several")
     log_probs = engine.model.heads[exit_index](hidden, n_frames)
     return engine.texts(log_probs.argmax(dim=-1).cpu().numpy(), n_frames.tolist())
 

@@ -296,6 +296,8 @@ def export_model(
     model, vocabulary = source.load("cpu")
     if getattr(model, "conditioning", None) is not None:
         raise ValueError(f"'{name}' is self-conditioned: its exits feed back into its layers, which is not exported")
+    if getattr(model, "averaged", ()):
+        raise ValueError(f"'{name}' averages the states of several exits (average_states), which is not exported")
     if getattr(model.encoder, "downsampler", None) is not None:
         raise ValueError(
             f"'{name}' shortens its input (downsample: {model.encoder.downsampler.kind}), which is not exported: "

@@ -54,6 +54,7 @@ COMMON_KEYS: dict[str, Key] = {
     "head_dim": positive(optional=True),
     "head_dropout": Key(float, low=0.0, high=1.0),
     "share_projection": Key(bool),
+    "average_states": Key(int, many=True, optional=True),
     "self_condition": Key(bool),
     "attention_decoder": Key(bool),
     "decoder_layers": positive(),
