@@ -52,7 +52,7 @@ WAYS = {
     "pairs, last": "patience({p}, pairs)",
     "pairs, first (theirs)": "patience({p}, pairs, first)",
 }
-SHIPPED = ROOT / "eeasr_modules" / "shipped" / "small" / "tables"
+SHIPPED = ROOT / "eeasr_modules" / "shipped" / "base" / "tables"
 SHIPPED_SETS = ("an4_test", "commonvoice_test", "librispeech_test-other")
 SHIPPED_SHARES = (0.5, 0.625, 0.75)
 BEGIN, END = "<!-- results: written by benchmarks/paper_rules.py -->", "<!-- /results -->"

@@ -13,7 +13,7 @@ from eeasr_modules.demo.recording import Hearing, Stop, listen, stops, word_erro
 from eeasr_modules.exits.words.alignment import align_words
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 
-DEFAULT_MODELS = (Path(__file__).resolve().parents[1] / "shipped" / "small", Path("runs/an4/model"))
+DEFAULT_MODELS = (Path(__file__).resolve().parents[1] / "shipped" / "base", Path("runs/an4/model"))
 
 
 def default_model() -> Path:
