@@ -39,7 +39,7 @@ from eeasr_modules.exits import (  # noqa: E402
     static_line,
 )
 from eeasr_modules.exits.policies.combine import with_threshold  # noqa: E402
-from eeasr_modules.exits.tuning import calibration  # noqa: E402
+from eeasr_modules.exits.tuning.calibration import cross_fit  # noqa: E402
 from eeasr_modules.exits.tuning.curve import thresholds_of  # noqa: E402
 from eeasr_modules.report.numbers.budgets import lacking_signals  # noqa: E402
 from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
@@ -54,7 +54,7 @@ WAYS = {
 }
 SHIPPED = ROOT / "eeasr_modules" / "shipped" / "base" / "tables"
 SHIPPED_SETS = ("an4_test", "commonvoice_test", "librispeech_test-other")
-SHIPPED_SHARES = (0.5, 0.625, 0.75)
+SHIPPED_SHARES = (0.75, 0.875)
 BEGIN, END = "<!-- results: written by benchmarks/paper_rules.py -->", "<!-- /results -->"
 N_DRAWS, N_THRESHOLDS = 1000, 100
 
@@ -101,7 +101,7 @@ def charged_emitted(table: ExitTable, policy: Policy, budgets: tuple[float, ...]
 
 def cross_fitted(table: ExitTable, text: str) -> tuple[list[dict[str, Any]], np.ndarray]:
     """A policy's numbers at each budget, charged decided, and the exits that it emitted."""
-    fitted = calibration(table, parse_policy(text), budgets=BUDGETS, n_thresholds=N_THRESHOLDS)
+    fitted = cross_fit(table, parse_policy(text), budgets=BUDGETS, n_thresholds=N_THRESHOLDS)
     pairs = zip(BUDGETS, fitted.exit_index, fitted.emitted, strict=True)
     return [{"budget": budget, **numbers(table, Decisions(*one))} for budget, *one in pairs], fitted.emitted
 
@@ -218,7 +218,7 @@ def page_text(results: dict[str, Any]) -> str:
         parts += [markdown_table(header, rows) + "\n", _published(one["as published"])]
     for name, one in results["shipped"].items():
         exits = ", ".join(f"{wer:.2f}" for wer in one["wer_per_exit"])
-        parts.append(f"### Shipped model, {name}\n\nWER after layers 1 to 8: {exits}.\n")
+        parts.append(f"### Shipped model, {name}\n\nWER after layers 2 to 8: {exits}.\n")
         header = ["policy, calibrated on dev", *[f"{8 * share:g}" for share in SHIPPED_SHARES]]
         rows = [[f"`{text}`", *map(_point, points)] for text, points in one["calibrated"].items()]
         parts += [markdown_table(header, rows) + "\n", _published(one["as published"])]

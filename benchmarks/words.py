@@ -31,7 +31,8 @@ from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
 from eeasr_modules.exits.words.confidence import LEAST_CONFIDENCE, ConfidenceMap, fit_confidence_map, right_words
 from eeasr_modules.runtime import EarlyExitASR, Engine, Word
-from eeasr_modules.runtime.confidence import with_probabilities, words_of_exits
+from eeasr_modules.runtime.confidence import words_of_exits
+from eeasr_modules.runtime.transcript import with_probabilities
 
 N_BINS = 10
 LEAST_IN_BIN = 20  # words of an exit, for it to be compared with the others in a bin

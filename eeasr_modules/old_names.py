@@ -218,12 +218,19 @@ def looked_up(name: str) -> Callable:
     return find
 
 
+class _Callable(ModuleType):
+    """A stand-in; where it hides a function of its name (`exits.cross_fit`), it can be called as that."""
+
+    def __call__(self, *arguments, **options):
+        return getattr(self, self.__name__.rpartition(".")[2])(*arguments, **options)
+
+
 class _StandIn(Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = f"{_PACKAGE}.{MOVED[spec.name.removeprefix(f'{_PACKAGE}.')]}"
         warnings.warn(f"{spec.name} is now {new}", DeprecationWarning, stacklevel=2)
         found = importlib.import_module(new)
-        module = ModuleType(spec.name, found.__doc__)
+        module = _Callable(spec.name, found.__doc__)
         module.__getattr__ = lambda name: getattr(found, name)
         module.__dir__ = lambda: dir(found)
         return module

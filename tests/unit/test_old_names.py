@@ -70,3 +70,9 @@ def test_what_was_removed_says_so(old):
         ModuleNotFoundError, match=f"there is no eeasr_modules.{old}: .*(was removed|recipe of its own)"
     ):
         importlib.import_module(f"eeasr_modules.{old}")
+
+
+def test_a_function_named_like_an_old_module_can_be_called_after_that_module_was_imported():
+    code = "import eeasr_modules.exits.cross_fit, eeasr_modules.exits as e; e.cross_fit()"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert "cross_fit() missing" in done.stderr

@@ -21,7 +21,7 @@ CHUNK_ROWS = 1024  # what a row needs for 240 trees stays in the cache
 class Bins:
     """Features of the rows that trees are fitted on, as intervals: made once for all trees of the same rows.
 
-    scikit-learn finds weighted percentiles by sorting a feature again for each of them, which took four fifths of a
+    scikit-learn finds weighted percentiles by sorting a feature again for each of them, which took most of a
     fit; here a feature is sorted once. What it is given are numbers of intervals, of which it makes its own.
 
     Arguments
