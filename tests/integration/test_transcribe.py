@@ -72,7 +72,7 @@ def test_another_policy_does_not_go_on_with_the_file(model_folder, recordings, t
     out = tmp_path / "out.csv"
     assert transcribe(model_folder, recordings / "r00.wav", "-o", out) == 0
     assert transcribe(model_folder, recordings / "r01.wav", "--policy", "static(1)", "-o", out) == 2
-    assert "cannot be gone on with" in capsys.readouterr().err
+    assert "cannot be continued" in capsys.readouterr().err
 
 
 def test_without_an_output_lines_are_printed(model_folder, recordings, capsys):

@@ -146,7 +146,7 @@ class LineFile:
             if self.format == "csv" and lines and lines[0] != _csv_row(COLUMNS):
                 raise ValueError(f"its first line must be {_csv_row(COLUMNS)}")
         except (ValueError, KeyError, TypeError, IndexError) as err:
-            raise ValueError(f"'{self.path}' cannot be gone on with ({err}): name another output") from err
+            raise ValueError(f"'{self.path}' cannot be continued ({err}): name another output") from err
         self._file.truncate(len(whole))
         self.size = len(whole)
         if self.format == "csv" and not whole:

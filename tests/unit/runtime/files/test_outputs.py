@@ -88,7 +88,7 @@ def test_lines_of_another_policy_or_model_are_not_gone_on_with(format, change, t
     sink.add(transcript("a.wav"))
     sink.close()
     before = (tmp_path / "out").read_bytes()
-    with pytest.raises(ValueError, match=r"cannot be gone on with.*name another output"):
+    with pytest.raises(ValueError, match=r"cannot be continued.*name another output"):
         opened(tmp_path / "out", format, **change)
     assert (tmp_path / "out").read_bytes() == before
 
@@ -96,7 +96,7 @@ def test_lines_of_another_policy_or_model_are_not_gone_on_with(format, change, t
 @pytest.mark.parametrize("format", ["jsonl", "csv", "txt"])
 def test_a_file_that_is_something_else_is_left_alone(format, tmp_path):
     (tmp_path / "notes").write_text("dear diary\nand so on")
-    with pytest.raises(ValueError, match="cannot be gone on with"):
+    with pytest.raises(ValueError, match="cannot be continued"):
         opened(tmp_path / "notes", format)
     assert (tmp_path / "notes").read_text() == "dear diary\nand so on"
 
