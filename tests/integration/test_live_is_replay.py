@@ -135,9 +135,7 @@ SETS = {
     "an4_test_unseen_text": ("AN4", "an4", "test", None),
     "librispeech_test-other": ("LibriSpeech", "LibriSpeech", "test-other", None),
     "digits_test": ("Digits", "free-spoken-digit-dataset", "test", None),
-    "spoken_test": ("Spoken", None, "test", None),
-    "spokenunseen_test": ("SpokenUnseen", None, "test", None),
-    **{f"commonvoice_test_{s}": (*COMMON_VOICE, s) for s in ("fast", "noise_0db", "noise_10db", "reverb", "telephone")},
+    **{f"commonvoice_test_{s}": (*COMMON_VOICE, s) for s in ("noise_0db", "noise_10db", "telephone")},
 }
 NOT_ALONE = {
     "any": "any(entropy, patience(2, 0.2))",

@@ -1,7 +1,6 @@
 """Vocabularies of other people's CTC checkpoints: phones, lower case, several languages, none."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from transformers import AutoModelForCTC, Wav2Vec2PhonemeCTCTokenizer
 from eeasr_modules.data.text import CharVocabulary, load_vocabulary
 from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_vocabulary, read_checkpoint
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.training.config.settings import Config
 from eeasr_modules.training.fit import check_spelling, has_checkpoint_vocabulary, in_case_of
 
 PHONES = ["<pad>", "<s>", "</s>", "<unk>", "m", "e", "iː", "n", "tʃ"]
@@ -65,13 +65,15 @@ class TestLowerCase:
         check_spelling(vocabulary, ["YES", "IT'S"])
         assert vocabulary.decode(stock.encode("it's")) == "IT'S"
         assert in_case_of(["yes"], stock) is stock
-        config = SimpleNamespace(
-            encoder="huggingface",
-            init_from=None,
-            source=source,
-            tokens="characters",
-            checkpoint_head=True,
-            target_lang=None,
+        config = Config(
+            {
+                "encoder": "huggingface",
+                "init_from": None,
+                "source": source,
+                "tokens": "characters",
+                "checkpoint_head": True,
+                "target_lang": None,
+            }
         )
         assert has_checkpoint_vocabulary(config, vocabulary) and has_checkpoint_vocabulary(config, stock)
         assert not has_checkpoint_vocabulary(config, CharVocabulary())
@@ -92,8 +94,15 @@ def test_a_folder_without_tokenizer_is_one_sentence_and_lends_its_encoder(tmp_pa
     (tmp_path / "none" / "vocab.json").unlink()
     with pytest.raises(ValueError, match=r"no readable vocab\.json: copy its tokenizer's files .* or give tokens: uni"):
         checkpoint_vocabulary(source)
-    config = SimpleNamespace(
-        encoder="huggingface", init_from=None, source=source, tokens="unigram", checkpoint_head=True, target_lang=None
+    config = Config(
+        {
+            "encoder": "huggingface",
+            "init_from": None,
+            "source": source,
+            "tokens": "unigram",
+            "checkpoint_head": True,
+            "target_lang": None,
+        }
     )
     assert not has_checkpoint_vocabulary(config, CharVocabulary())
     assert read_checkpoint(source, attention=None, dropout=None).ctc is not None
