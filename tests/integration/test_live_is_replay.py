@@ -164,7 +164,7 @@ def every_policy():
 def real_set(name, shared_data, folder):
     corpus, data, split, shift = SETS[name]
     recipe = load_recipe(SPOKEN.parents[1] / corpus)
-    manifest = recipe.prepare(SPOKEN if data is None else shared_data / data, folder, splits=[split])[split]
+    manifest = recipe.prepare(shared_data / data, folder, splits=[split])[split]
     return EvaluationSet(name, (manifest,), corpus, "", shift, 0)
 
 
