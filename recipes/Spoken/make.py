@@ -8,7 +8,7 @@ Two stages. The text stage (`read_verses`, `choose_sentences`, `write_table`) ne
 the same `utterances.tsv` bit by bit: sentences, splits, voices, rates and pitches all follow from hashes, not from a
 random generator. The audio stage speaks that table; another version of a synthesizer sounds a little different.
 With `--more N` the folder gets N further training sentences of the same voices and no other split: they share no five
-words in a row with the held-out sentences. The model of hparams/small.yaml was trained on some, which are too large to embed.
+words in a row with the held-out sentences. hparams/small.yaml was trained on some, which are too large to embed.
 Debian packages: bible-kjv espeak-ng flite festival festvox-kallpc16k festvox-kdlpc16k sox opus-tools.
 """
 

@@ -145,6 +145,8 @@ NOT_ALONE = {
     "random": "random(0.4)",
     "patience": "patience(2)",
     "patience_ce": "patience_ce(1)",
+    "patience_bce": "patience_bce(1)",
+    "patience_words": "patience_words(1)",
 }
 SEARCHES = ("nbest", "sequence_log_prob", "token_entropy")  # of a beam, which is not run live
 
