@@ -146,6 +146,7 @@ NOT_ALONE = {
     "patience": "patience(2)",
     "patience_ce": "patience_ce(1)",
     "patience_bce": "patience_bce(1)",
+    "entropy_per_token": "entropy_per_token(0.005, 29)",
     "patience_words": "patience_words(1)",
 }
 SEARCHES = ("nbest", "sequence_log_prob", "token_entropy")  # of a beam, which is not run live
