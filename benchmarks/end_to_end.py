@@ -40,7 +40,7 @@ from front_end import bare_products, convolution_sizes  # noqa: E402
 from transformers import Wav2Vec2Config  # noqa: E402
 
 from eeasr_modules.data.text import CharVocabulary  # noqa: E402
-from eeasr_modules.exits.policies.protocol import Static  # noqa: E402
+from eeasr_modules.exits.policies.rules import Static  # noqa: E402
 from eeasr_modules.models import MultiExit  # noqa: E402
 from eeasr_modules.models.fast.switches import made_faster  # noqa: E402
 from eeasr_modules.report.render.tables import markdown_table  # noqa: E402

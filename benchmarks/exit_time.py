@@ -37,7 +37,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from eeasr_modules.data.text import CharVocabulary  # noqa: E402
-from eeasr_modules.exits.policies.protocol import Static  # noqa: E402
+from eeasr_modules.exits.policies.rules import Static  # noqa: E402
 from eeasr_modules.exits.policies.text import parse_policy  # noqa: E402
 from eeasr_modules.models import MultiExit  # noqa: E402
 from eeasr_modules.models.walk import WalkState  # noqa: E402

@@ -49,7 +49,6 @@ MOVED = {
     "exits.p_values": "exits.tuning.p_values",
     "exits.parquet": "exits.tables.parquet",
     "exits.plain_transcripts": "exits.tables.plain_transcripts",
-    "exits.policies": "exits.policies.protocol",
     "exits.policy_file": "exits.policies.files",
     "exits.policy_text": "exits.policies.text",
     "exits.region_features": "exits.measure.regions",

@@ -4,7 +4,8 @@ import math
 from collections.abc import Sequence
 
 from eeasr_modules.exits.policies.combine import check_against
-from eeasr_modules.exits.policies.protocol import Policy, Static
+from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tuning.calibration import Calibrated, allowed_cost, best_within
 from eeasr_modules.exits.tuning.fit import models_of, with_models

@@ -12,7 +12,8 @@ import torch
 
 from eeasr_modules.data.audio import AudioReader, as_waveform
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
-from eeasr_modules.exits.policies.protocol import Policy, Static
+from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
 from eeasr_modules.models.decoding.beam import BeamDecoder, BeamOptions
 from eeasr_modules.models.device import checked_device

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from eeasr_modules.exits.policies.protocol import THRESHOLD_SIGNALS
+from eeasr_modules.exits.policies.rules import THRESHOLD_SIGNALS
 from eeasr_modules.exits.tables.table import ExitTable
 
 # signals that are high where the transcript is good; all others are taken to be low there

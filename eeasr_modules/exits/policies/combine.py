@@ -316,7 +316,7 @@ def with_threshold(policy: Policy, threshold: float) -> Policy:
 
     Example
     -------
-    >>> from eeasr_modules.exits.policies.protocol import Patience
+    >>> from eeasr_modules.exits.policies.rules import Patience
     >>> print(with_threshold(Patience("patience", 2), 0.1))
     patience(2, 0.1)
     """

@@ -18,18 +18,17 @@ from typing import Any
 
 from eeasr_modules.exits.policies.combine import BETWEEN_FORM, Between, Combination
 from eeasr_modules.exits.policies.fitted import KINDS, Fitted
-from eeasr_modules.exits.policies.protocol import (
+from eeasr_modules.exits.policies.protocol import Policy, finite_number
+from eeasr_modules.exits.policies.rules import (
     COMPARED,
     EMITTED,
     PATIENCE_SIGNALS,
     THRESHOLD_SIGNALS,
     MostConfident,
     Patience,
-    Policy,
     Random,
     Static,
     Threshold,
-    finite_number,
 )
 
 OWN_POLICIES = "EEASR_POLICIES"  # environment: Python files or modules that register policies, as PATH separates them

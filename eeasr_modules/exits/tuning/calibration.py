@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from eeasr_modules.exits.policies.combine import Between, leaves_choice
-from eeasr_modules.exits.policies.protocol import Policy, Static, reach_of
+from eeasr_modules.exits.policies.protocol import Policy, reach_of
+from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.curve import Curve, policy_curve

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from eeasr_modules.exits.policies.protocol import Policy, Static
+from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.models.encoders import ENCODERS
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WORD_SIGNALS

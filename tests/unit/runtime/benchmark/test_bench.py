@@ -14,7 +14,7 @@ from eeasr_modules.data.audio import AudioReader
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import parse_policy, replay
 from eeasr_modules.exits.measure.edits import count_edits
-from eeasr_modules.exits.policies.protocol import Static
+from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.models import MultiExit, Walk
 from eeasr_modules.runtime import EarlyExitASR, Engine
 from eeasr_modules.runtime.benchmark.bench import _peak_memory, bench_policies, compared, run_benchmark
