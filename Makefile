@@ -36,7 +36,7 @@ mini: env
 	$(BIN)/eeasr analyze $(SHIPPED)/tables/commonvoice_test.parquet $(SHIPPED)/tables/an4_test.parquet \
 	    $(SHIPPED)/tables/librispeech_test-other.parquet $(SHIPPED)/tables/commonvoice_6_1_validated.parquet \
 	    $(SHIPPED)/tables/digits_test.parquet --dev $(SHIPPED)/tables/mixed_dev.parquet \
-	    --policies "between(entropy), between(patience(1)), between(lexical), gain" --out runs/shipped
+	    --fitted $(SHIPPED) --out runs/shipped
 	$(BIN)/python train.py hparams/mini.yaml $(ARGS)
 	@rm -f runs/mini/live.jsonl
 	$(BIN)/eeasr transcribe runs/mini/model recipes/Spoken/corpus/audio/test -o runs/mini/live.jsonl

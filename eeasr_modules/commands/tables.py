@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from eeasr_modules.commands.options import Parser, add_command, numbers
 
@@ -24,6 +25,11 @@ def _add_analyze(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("tables", nargs="+", metavar="TABLE", help="exit tables of test sets (.parquet)")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for report.html, report.md and the rest")
     parser.add_argument("--dev", metavar="TABLE", help="exit table that thresholds are chosen on")
+    parser.add_argument(
+        "--fitted",
+        metavar="MODEL",
+        help="a model folder: its policies, fitted and swept on dev as its policy.json holds them",
+    )
     parser.add_argument("--policies", metavar="TEXT", help='policies to compare, such as "between(entropy)"')
     parser.add_argument("--policy", metavar="TEXT", help="the one to stress (default: the best on dev)")
     parser.add_argument(
@@ -66,7 +72,8 @@ def _analyze(options: argparse.Namespace) -> None:
     from eeasr_modules.exits.tuning.risk_losses import parse_risk
     from eeasr_modules.report import DEFAULT_POLICIES, closing_lines, write_report
 
-    policies = parse_policies(options.policies or DEFAULT_POLICIES)
+    curves = _curves(options) if options.fitted else {}
+    policies = parse_policies(options.policies or ", ".join(curves) or DEFAULT_POLICIES)
     policy = parse_policy(options.policy) if options.policy else None
     budgets = numbers("--budgets", options.budgets) if options.budgets else []
     budget = options.budget if options.budget is not None else (budgets or [0.75])[0]
@@ -83,11 +90,26 @@ def _analyze(options: argparse.Namespace) -> None:
         cost=options.cost,
         n_folds=10 if options.cross_fit else 2,
         single_exit=[read_table(path) for path in options.single_exit],
+        curves=curves,
         risk=parse_risk(options.risk) if options.risk else None,
         n_examples=options.examples,
         command=options.command_line,
     )
     print("\n".join(closing_lines(summary)))
+
+
+def _curves(options: argparse.Namespace) -> dict:
+    from eeasr_modules.exits import read_policies, read_table
+
+    if not options.dev:
+        raise ValueError("--fitted needs the table that the policies were fitted on, got no --dev")
+    if options.cost != "depth":
+        raise ValueError(
+            f"--fitted holds costs in layers, got --cost {options.cost}; leave one of them out"
+        )
+    digest = read_table(options.dev).metadata.get("model_digest")
+    found = read_policies(Path(options.fitted) / "policy.json", model_digest=digest)
+    return {str(one.open_policy): one.grid for one in found if one.cost == "cost_layers"}
 
 
 def _add_import_transcripts(commands: argparse._SubParsersAction) -> None:

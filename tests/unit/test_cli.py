@@ -3,13 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import eeasr_modules
 from eeasr_modules import __version__
 from eeasr_modules.cli import main
-from eeasr_modules.exits import ExitTable, read_table, write_table
+from eeasr_modules.exits import ExitTable, read_policies, read_table, write_table
 
 
 @pytest.fixture
@@ -61,6 +63,19 @@ def test_analyze_takes_policies_and_budget_as_texts(tables, tmp_path, capsys):
     assert "patience(1, 0.5): WER" in capsys.readouterr().out
 
 
+def test_analyze_takes_policies_as_a_model_folder_fitted_them(tmp_path, capsys):
+    """`gain_words` reads references when it is fitted, and the shipped tables have none."""
+    folder = Path(eeasr_modules.__file__).parent / "shipped" / "base"
+    tables = [folder / "tables" / "an4_test.parquet", "--dev", folder / "tables" / "mixed_dev.parquet"]
+    assert "has none" in failure(capsys, "analyze", *tables, "--policies", "gain_words", "--out", tmp_path / "refused")
+    argv = ["analyze", *tables, "--fitted", folder, "--policies", "between(entropy), gain_words", "--out", tmp_path]
+    assert main([str(word) for word in argv]) == 0
+    policies = json.loads((tmp_path / "summary.json").read_text("utf-8"))["sets"]["an4_test"]["policies"]
+    held = {str(one.open_policy): str(one.policy) for one in read_policies(folder / "policy.json")}
+    assert {text: policies[text]["calibrated"] for text in policies} == {text: held[text] for text in policies}
+    assert set(policies) == {"between(entropy)", "gain_words"}
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
@@ -71,6 +86,7 @@ def test_analyze_takes_policies_and_budget_as_texts(tables, tmp_path, capsys):
         (["--budget", "nine"], "invalid float value: 'nine'"),
         (["--budget", "9"], "must not exceed the encoder's 6 layers"),
         (["--dev", "nowhere.parquet"], "no exit table at nowhere.parquet"),
+        (["--fitted", "folder"], "--fitted needs the table that the policies were fitted on, got no --dev"),
         (["--depth", "3"], "unrecognized arguments: --depth 3"),
     ],
 )

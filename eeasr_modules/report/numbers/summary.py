@@ -15,6 +15,7 @@ import numpy as np
 from eeasr_modules.exits import ExitTable, Policy, parse_policies, refuse_same_set
 from eeasr_modules.exits.policies.fitted import text_form
 from eeasr_modules.exits.tables.checks import SET_LABELS
+from eeasr_modules.exits.tuning.curve import Curve
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.exits.tuning.risk_terms import CLIPS_SHOWN, EPS_SHOWN, needed_table
 from eeasr_modules.report.numbers.budgets import (
@@ -194,6 +195,7 @@ def evaluated(
     n_folds: int = N_HALVES,
     single_exit: Sequence[ExitTable] = (),
     calibrated: Mapping[str, Policy | str] | None = None,
+    curves: Mapping[str, Curve] | None = None,
 ) -> Evaluated:
     """All policies on all sets.
 
@@ -219,6 +221,8 @@ def evaluated(
     calibrated : mapping of str to policy or str, or None
         Policies (or their texts, where nothing is fitted) already calibrated on dev to the first budget, by the
         text that was asked for.
+    curves : mapping of str to Curve, or None
+        Policies fitted and swept on dev before, in the cost that is counted, by their open text; the others are here.
 
     Returns
     -------
@@ -250,7 +254,10 @@ def evaluated(
         if chosen in left_out:
             raise ValueError(f"the policy {chosen} cannot be reported: {left_out[chosen]}")
     kept = [one for text, one in asked.items() if text not in left_out]
-    dev_grids = grids(kept, dev, cost=cost) if dev is not None else None
+    known = {str(one): curves[str(one)] for one in kept if curves and str(one) in curves}
+    dev_grids = None
+    if dev is not None:
+        dev_grids = known | grids([one for one in kept if str(one) not in known], dev, cost=cost)
     sets = {}
     for table in tables:
         outcomes, unmet = evaluate(kept, table, dev=dev, dev_grids=dev_grids, rules=rules, calibrated=calibrated)

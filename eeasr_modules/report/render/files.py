@@ -18,6 +18,7 @@ import numpy as np
 
 from eeasr_modules.exits import ExitTable, Policy, oracle_a, oracle_b
 from eeasr_modules.exits.tables.csv_cells import neutral
+from eeasr_modules.exits.tuning.curve import Curve
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.exits.tuning.risk_terms import needed_lines
 from eeasr_modules.report.numbers.budgets import CROSS_FIT, N_HALVES
@@ -156,6 +157,7 @@ def write_report(
     n_folds: int = N_HALVES,
     single_exit: Sequence[ExitTable] = (),
     calibrated: Mapping[str, Policy | str] | None = None,
+    curves: Mapping[str, Curve] | None = None,
     risk: RiskTarget | None = None,
     n_examples: int = N_UTTERANCES,
     command: str | None = None,
@@ -190,6 +192,8 @@ def write_report(
     calibrated : mapping of str to policy or str, or None
         Policies (or their texts, where nothing is fitted) already calibrated on dev to `budget`, by the text that
         was asked for.
+    curves : mapping of str to Curve, or None
+        As `evaluated` takes them.
     risk : RiskTarget or None
         A promise to be certified.
     n_examples : int
@@ -222,6 +226,7 @@ def write_report(
         n_folds=n_folds,
         single_exit=single_exit,
         calibrated=calibrated,
+        curves=curves,
     )
     summary = summarise(found, rng=np.random.default_rng(0), risk=risk, command=command)
     texts = {
