@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -55,8 +56,8 @@ def write_aside(path: str | Path, content: str | bytes | Callable[[Path], object
     return path
 
 
-def file_digest(*paths: str | Path) -> str:
-    """SHA-256, in hexadecimal, of what files hold, one after the other.
+def file_digest(*paths: str | Path | bytes) -> str:
+    """SHA-256, in hexadecimal, of what files hold, one after the other; bytes stand for a file's content.
 
     Example
     -------
@@ -65,7 +66,7 @@ def file_digest(*paths: str | Path) -> str:
     """
     digest = hashlib.sha256()
     for path in paths:
-        with open(path, "rb") as file:
+        with io.BytesIO(path) if isinstance(path, bytes) else open(path, "rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
     return digest.hexdigest()

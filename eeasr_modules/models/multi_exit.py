@@ -14,6 +14,7 @@ from eeasr_modules.common.files import write_aside
 from eeasr_modules.models.attention_decoder import AttentionDecoder
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.heads import SelfConditioning, build_heads
+from eeasr_modules.models.transformers_files import of_the_model
 from eeasr_modules.models.walk import Walk
 from eeasr_modules.models.weights import read_weights, weight_files, write_weights
 
@@ -381,7 +382,7 @@ class MultiExit(nn.Module):
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"expected a model folder with config.json in it, found none in '{folder}'")
         files = weight_files(folder)
-        config = json.loads((folder / "config.json").read_text())
+        config = of_the_model(json.loads((folder / "config.json").read_text()))
         version = config.pop("folder_version", None)
         if version != FOLDER_VERSION:
             raise ValueError(f"'{folder}' has folder_version {version}; this program reads {FOLDER_VERSION}")

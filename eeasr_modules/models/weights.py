@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from eeasr_modules.common.files import file_digest, write_aside
+from eeasr_modules.models.transformers_files import as_hashed
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 SCALE = ".scale"  # behind a tensor's name: one float for each row of the 8-bit tensor
@@ -42,6 +43,8 @@ def weight_files(folder: str | Path) -> list[Path]:
 def model_digest(folder: str | Path) -> str:
     """SHA-256 over a model folder's settings and weights: what tables, policies and maps are bound to.
 
+    What `config.json` says of the model's use (a policy, keys of transformers) does not count.
+
     Arguments
     ---------
     folder : str or Path
@@ -52,7 +55,7 @@ def model_digest(folder: str | Path) -> str:
     str
         In hexadecimal.
     """
-    return file_digest(Path(folder) / "config.json", *weight_files(folder))
+    return file_digest(as_hashed((Path(folder) / "config.json").read_bytes()), *weight_files(folder))
 
 
 def packed(state: dict[str, torch.Tensor], *, bits: int) -> dict[str, torch.Tensor]:

@@ -41,6 +41,7 @@ class Engine(Protocol):
     frame_s: float
     seed: int
     language: str
+    gives_log_probs: bool
     device: torch.device
 
     def texts(self, best: np.ndarray, n_frames: Sequence[int]) -> list[str]:
@@ -67,6 +68,8 @@ class Recognised:
         Share of frames whose best token is the blank.
     words : tuple of Word
         Of `text`, with times.
+    log_probs : torch.Tensor of shape (frames, tokens) or None
+        Of the exit that gave the text, where the engine is to hand them out.
     """
 
     text: str
@@ -76,6 +79,7 @@ class Recognised:
     confidence: float
     blank_rate: float
     words: tuple[Word, ...]
+    log_probs: torch.Tensor | None = None
 
 
 @dataclass
@@ -302,7 +306,7 @@ class Leaving:
     def _emit(self, here: _Exit, who: np.ndarray, *, decided: _Exit) -> None:
         """Take down what the exit says of these (positions among the undecided), who stopped at another or there."""
         searches = self.engine.decoder is not None
-        log_probs = self._read_head(here, who) if here.path is None or searches else None
+        log_probs = self._read_head(here, who) if here.path is None or self._needs_log_probs else None
         path = _best_path(log_probs).cpu().numpy() if here.path is None else here.path[:, who]
         utterances = self.undecided[who]
         spelled = self._spelled(here, who, log_probs)
@@ -328,7 +332,13 @@ class Leaving:
                 "confidence": float(heard.mean(dtype=np.float64)) if n_frames else 0.0,
                 "blank_rate": float((best == self.model.blank_index).mean()) if n_frames else 0.0,
                 "words": words,
+                "log_probs": log_probs[row, :n_frames] if self.engine.gives_log_probs else None,
             }
+
+    @property
+    def _needs_log_probs(self) -> bool:
+        """Whether those who leave are asked for more than their best path."""
+        return self.engine.decoder is not None or self.engine.gives_log_probs
 
     def _tell(self, here: _Exit, who: np.ndarray) -> None:
         """Let the listener know what the exit says of these (positions among the undecided), who go on."""
@@ -367,7 +377,7 @@ class Leaving:
         def of_left(values: torch.Tensor) -> torch.Tensor:
             return values if left.all() else values[kept][:, :longest]
 
-        searches = self.plan.keeps_paths and self.engine.decoder is not None
+        searches = self.plan.keeps_paths and self._needs_log_probs
         hidden = of_left(one.hidden) if self.plan.keeps_states or searches else one.hidden[:0]
         log_probs = None
         if one.log_probs is not None and (self.plan.keeps_log_probs or searches):

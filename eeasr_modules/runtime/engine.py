@@ -231,6 +231,8 @@ class Engine:
         Searches for the transcript at the exit where an utterance leaves; None for greedy decoding. The policy decides
         on greedy transcripts either way; one that reads the attention decoder's signals has it spell at every exit
         that it reads.
+    gives_log_probs : bool
+        Results carry the log-probs of the exit that gave them.
 
     Raises
     ------
@@ -249,6 +251,7 @@ class Engine:
         seed: int = 0,
         language: str = "en",
         decoder: BeamDecoder | AttentionSearch | None = None,
+        gives_log_probs: bool = False,
     ):
         if policy.is_open:
             raise ValueError(f"{policy} is open and cannot decide: give its arguments or calibrate it on dev")
@@ -260,7 +263,7 @@ class Engine:
         self.model, self.vocabulary, self.policy = model, vocabulary, policy
         self.compaction = Always() if compaction is None else compaction
         self.seed, self.language, self.precision = seed, language, precision
-        self.decoder = decoder
+        self.decoder, self.gives_log_probs = decoder, gives_log_probs
         spells = isinstance(decoder, AttentionSearch)
         self.plan = SignalPlan(policy, model.exit_layers, spells=spells, remembers=model.reach)
         self.spellings = vocabulary.spellings

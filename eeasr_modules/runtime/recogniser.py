@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from eeasr_modules.data.audio import AudioReader, as_waveform
-from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
+from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, load_vocabulary
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
@@ -19,6 +20,7 @@ from eeasr_modules.models.decoding.beam import BeamDecoder, BeamOptions
 from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.fast.switches import check_switches, made_faster
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.transformers_files import write_transformers_files
 from eeasr_modules.runtime.batch import OnExit, Recognised
 from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, OnDraft, Pool, Underway, assembled, chunks
 from eeasr_modules.runtime.drift_watch import ON_DRIFT, LiveWatch, reference_of
@@ -155,9 +157,10 @@ class EarlyExitASR:
             at its last layer.
         policy : str or None
             Text such as "entropy(0.12)", or the name of a policy that was calibrated for this model; None takes the
-            first of its `policy.json`, and without one the last exit.
+            `exit_policy` of its `config.json`, else the first of its `policy.json`, else the last exit.
         budget : float or None
-            Mean cost allowed on the calibration data: up to 1 a share of full depth, above 1 layers.
+            Mean cost allowed on the calibration data: up to 1 a share of full depth, above 1 layers; None takes the
+            `budget` of its `config.json`.
         device : str or None
             None takes a GPU where there is one.
         batch_seconds, longest_s, compaction, front_end, precision, seed : float, float, str, str, str, int
@@ -178,7 +181,11 @@ class EarlyExitASR:
         """
         source = find_source(name)
         chosen = choose_policy(
-            source.calibrated, text=policy, budget=budget, exit_layers=source.exit_layers, name=str(name)
+            source.calibrated,
+            text=source.config.get("exit_policy") if policy is None else policy,
+            budget=source.config.get("budget") if budget is None else budget,
+            exit_layers=source.exit_layers,
+            name=str(name),
         )
         return cls(
             source,
@@ -194,6 +201,29 @@ class EarlyExitASR:
             on_drift=on_drift,
             drift_alpha=drift_alpha,
             seed=seed,
+        )
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Copy the model's folder, with what lets `AutoModelForCTC` and `pipeline` of transformers load it.
+
+        Arguments
+        ---------
+        folder : str or Path
+            Made where it is not there; the model's own folder gets what it lacks.
+
+        Raises
+        ------
+        ValueError
+            When the model is a checkpoint of transformers, which loads it as it is.
+        """
+        own, folder = self.source.folder, Path(folder)
+        if own is None:
+            raise ValueError(f"'{self.source.name}' is a checkpoint of transformers already: copy it as it is")
+        if folder.resolve() != own.resolve():
+            shutil.copytree(own, folder, dirs_exist_ok=True)
+        vocabulary = load_vocabulary(folder)
+        write_transformers_files(
+            folder, vocabulary.tokens, spellings=vocabulary.spellings, blank_index=vocabulary.blank_index
         )
 
     def __getstate__(self) -> dict:

@@ -21,6 +21,7 @@ from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batch
 from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, split_language, train_sentencepiece
 from eeasr_modules.models.encoders import ENCODERS
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.transformers_files import write_transformers_files
 from eeasr_modules.models.weights import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.training.config.checks import decoder_settings
 from eeasr_modules.training.config.config import Config, corpora_of
@@ -358,6 +359,8 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     bits = 8 if config.quantised_weights else 16 if config.half_weights else 32
     if sb.utils.distributed.if_main_process():
         model.save(folder / "model", bits=bits)
+        shown = {"spellings": vocabulary.spellings, "blank_index": vocabulary.blank_index}
+        write_transformers_files(folder / "model", vocabulary.tokens, **shown)
         write_hyperparams(folder / "model")
     sb.utils.distributed.ddp_barrier()  # the others read what the first has saved
     if bits < 32:

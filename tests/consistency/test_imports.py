@@ -27,6 +27,7 @@ OURS = {
     "demo": ("compat", "runtime", "exits", *READING),
     "compat.py": (),
     "common": (),
+    "shipped": ("runtime",),  # what a model folder tells transformers
     "old_names.py": (),
     "__init__.py": ("compat", "old_names"),
 }

@@ -83,6 +83,9 @@ class TestWholeRun:
             "vocab.json",
             "policy.json",
             "README.md",
+            "modeling_eeasr.py",
+            "preprocessor_config.json",
+            "tokenizer_config.json",
         }
         names = ["an4_dev", "an4_test", "an4_test_noise_10db"]
         assert [path.stem for path in sorted((folder / "tables").iterdir())] == names

@@ -9,7 +9,9 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from eeasr_modules.common.files import write_aside
+from eeasr_modules.data.text import SENTENCEPIECE_FILE, VOCABULARY_FILE, load_vocabulary
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
+from eeasr_modules.models.transformers_files import write_transformers_files
 from eeasr_modules.models.weights import weight_files
 from eeasr_modules.training.config.config import Config
 
@@ -192,6 +194,7 @@ PUSHED = (
     "hyperparams.yaml",
     "*.json",
     "*.npz",
+    "modeling_eeasr.py",
 )
 
 
@@ -222,7 +225,7 @@ class Push:
 
 
 def push(folder: str | Path, repo_id: str, *, private: bool = False, dry_run: bool = False) -> Push:
-    """Send a model folder, after a look at its files and its card.
+    """Send a model folder, after a look at its files and its card; what lets transformers load it is written before.
 
     Arguments
     ---------
@@ -233,7 +236,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, dry_run: bo
     private : bool
         A repository that others cannot see, where it is made.
     dry_run : bool
-        Look only; no network is needed.
+        Send nothing; no network is needed.
 
     Returns
     -------
@@ -260,9 +263,18 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, dry_run: bo
     if repo_id.count("/") != 1:
         raise ValueError(f"an id of the hub is user/name, as in me/small-exits, got '{repo_id}'")
     check_card(folder)
+    if any((folder / name).is_file() for name in (VOCABULARY_FILE, SENTENCEPIECE_FILE)):
+        add_transformers_files(folder)
     names = sorted({path.name for pattern in PUSHED for path in folder.glob(pattern) if path.is_file()})
     files = {name: (folder / name).stat().st_size for name in names}
     return Push(repo_id, files, None if dry_run else _send(folder, repo_id, names, private=private))
+
+
+def add_transformers_files(folder: str | Path) -> None:
+    """Let stock transformers load a model folder (`models.transformers_files`); its digest stays."""
+    vocabulary = load_vocabulary(folder)
+    shown = {"spellings": vocabulary.spellings, "blank_index": vocabulary.blank_index}
+    write_transformers_files(folder, vocabulary.tokens, **shown)
 
 
 def _send(folder: Path, repo_id: str, names: list[str], *, private: bool) -> str:
