@@ -23,6 +23,7 @@ from eeasr_modules.models.encoders.huggingface_front_end import shortest, with_p
 from eeasr_modules.models.encoders.moonshine import SHORTEST, MoonshineEncoder
 from eeasr_modules.models.encoders.whisper import FRAME, HOP, WINDOW, WhisperEncoder
 from eeasr_modules.models.multi_exit import MultiExit
+from eeasr_modules.models.transformers_files import FILES
 from eeasr_modules.models.weights import INDEX, model_digest
 from eeasr_modules.runtime.onnx.loop import MANIFEST, MANIFEST_VERSION, check_computed
 from eeasr_modules.runtime.policy_choice import choose_policy
@@ -512,5 +513,5 @@ def _check_packages() -> None:
 def _copy_small_files(source: Path, folder: Path) -> None:
     """Policies and what they were fitted as, so that the export can be given another policy by name."""
     for path in sorted(source.iterdir()):
-        if path.suffix in (".json", ".npz") and path.name not in ("config.json", "vocab.json", INDEX):
+        if path.suffix in (".json", ".npz") and path.name not in ("config.json", "vocab.json", INDEX, *FILES):
             shutil.copy(path, folder / path.name)
