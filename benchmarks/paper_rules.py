@@ -165,13 +165,11 @@ def measure_shipped() -> dict[str, Any]:
         policies = [*parse_policies("paper, patience(2, pairs), patience(2)")]
         policies = [one for one in policies if not lacking_signals(one, [dev, table])]
         found[name] = {
+            "exit_layers": table.exit_layers.tolist(),
             "wer_per_exit": table.wer_per_exit.tolist(),
             "as published": as_published(table),
             "calibrated": {
-                str(one): [
-                    {"budget": share, **numbers(table, decide(choose(dev, one, budget=share).policy, table))}
-                    for share in SHIPPED_SHARES
-                ]
+                str(one): [_within(dev, table, one, share) for share in SHIPPED_SHARES]
                 for one in policies
                 if one.is_open
             },
@@ -179,8 +177,18 @@ def measure_shipped() -> dict[str, Any]:
     return found
 
 
-def _point(one: dict[str, Any]) -> str:
+def _within(dev: ExitTable, table: ExitTable, policy: Policy, share: float) -> dict[str, Any] | None:
+    """A policy's numbers at a share of full depth; None where it cannot stop so early."""
+    cheapest = choose(dev, policy, budget=1.0).grid.cost.min()
+    if cheapest > share * dev.n_layers:
+        return None
+    return {"budget": share, **numbers(table, decide(choose(dev, policy, budget=share).policy, table))}
+
+
+def _point(one: dict[str, Any] | None) -> str:
     """WER at the depth decided, and the depth emitted where it is another."""
+    if one is None:
+        return "not so early"
     depth = f"{one['wer']:.2f} @ {one['decided_depth']:.2f}"
     return depth if one["emitted_depth"] == one["decided_depth"] else f"{depth} ({one['emitted_depth']:.2f})"
 
@@ -218,7 +226,8 @@ def page_text(results: dict[str, Any]) -> str:
         parts += [markdown_table(header, rows) + "\n", _published(one["as published"])]
     for name, one in results["shipped"].items():
         exits = ", ".join(f"{wer:.2f}" for wer in one["wer_per_exit"])
-        parts.append(f"### Shipped model, {name}\n\nWER after layers 2 to 8: {exits}.\n")
+        first, last = one["exit_layers"][0], one["exit_layers"][-1]
+        parts.append(f"### Shipped model, {name}\n\nWER after layers {first} to {last}: {exits}.\n")
         header = ["policy, calibrated on dev", *[f"{8 * share:g}" for share in SHIPPED_SHARES]]
         rows = [[f"`{text}`", *map(_point, points)] for text, points in one["calibrated"].items()]
         parts += [markdown_table(header, rows) + "\n", _published(one["as published"])]

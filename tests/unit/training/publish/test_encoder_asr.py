@@ -49,13 +49,13 @@ def test_the_shipped_model_says_what_it_says_at_that_exit(shipped, clips, tmp_pa
 
 
 def test_layers_after_the_exit_do_not_run(shipped, clips, tmp_path):
-    asr = EncoderASR.from_hparams(source=str(shipped), savedir=str(tmp_path), overrides={"exit_layer": 3})
+    asr = EncoderASR.from_hparams(source=str(shipped), savedir=str(tmp_path), overrides={"exit_layer": 5})
     ran = []
     encoder = asr.mods.encoder.model.encoder
     run_layer = encoder.run_layer
     encoder.run_layer = lambda layer, state: (ran.append(layer), run_layer(layer, state))[1]
     asr.transcribe_batch(*batch_of(clips))
-    assert ran == [1, 2, 3]
+    assert ran == [1, 2, 3, 4, 5]
 
 
 def test_an_exit_that_is_not_there_is_refused(shipped, tmp_path):
