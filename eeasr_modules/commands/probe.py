@@ -61,7 +61,9 @@ def _probe(options: argparse.Namespace) -> None:
             options=_as_train(options),
         )
         if not probe.has_lens and not options.seeds:
-            raise ValueError(f"'{options.checkpoint}' has no CTC head that spells the texts: give --seeds 1 or more")
+            raise ValueError(
+                f"'{options.checkpoint}' has no decoder and no CTC head that spells the texts: give --seeds 1 or more"
+            )
         needs = probe.needs(options.seeds)
         print(f"eeasr: {needs}", file=sys.stderr)
         readings = [probe.lens()] if probe.has_lens else []

@@ -1,13 +1,14 @@
 """Exit tables of a checkpoint, read in two ways: through its own head, and through heads trained on its states.
 
-*Lens*: the checkpoint's own CTC head after every layer, nothing trained. *Heads*: `hparams/probe.yaml` once for each
-seed, on the states of the frozen encoder, which all seeds share.
+*Lens*: the checkpoint's own CTC head, or its own decoder, after every layer, nothing trained. *Heads*:
+`hparams/probe.yaml` once for each seed, on the states of the frozen encoder, which all seeds share.
 """
 
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -20,9 +21,16 @@ from eeasr_modules.training.config.command_line import parse
 from eeasr_modules.training.config.config import Config, corpus_folders, load
 from eeasr_modules.training.corpora import Corpora, EvaluationSet, load_recipe
 from eeasr_modules.training.fit import build_model, check_run_folder, fit, has_checkpoint_vocabulary, make_vocabulary
+from eeasr_modules.training.own_decoder_lens import OwnDecoderLens, collect, has_own_decoder
 from eeasr_modules.training.run import Run, calibrate, collect_all
+from eeasr_modules.training.test_pass import table_metadata
 
 SPLITS = ("train", "dev", "test")
+# what a decoder's transcripts and its sureness of them allow
+DECODER_POLICIES = {
+    "exit_policy": "between(token_entropy)",
+    "compare_policies": "between(random), between(sequence_log_prob), between(patience(1)), between(patience(2))",
+}
 
 
 @dataclass(frozen=True)
@@ -100,13 +108,27 @@ class Probe:
 
     @property
     def has_lens(self) -> bool:
-        """Whether the checkpoint has a CTC head that spells the texts."""
+        """Whether the checkpoint has a decoder, or a CTC head that spells the texts."""
+        if self.has_decoder:
+            return True
         vocabulary = make_vocabulary(self.config, self.corpora, self.folder / "lens" / "model")
         return has_checkpoint_vocabulary(self.config, vocabulary)
 
+    @property
+    def has_decoder(self) -> bool:
+        """Whether the checkpoint has a decoder of its own."""
+        return has_own_decoder(self.config.values["source"])
+
+    @cached_property
+    def decoder_lens(self) -> OwnDecoderLens:
+        """The checkpoint with its decoder, loaded once."""
+        return OwnDecoderLens(self.config.values["source"], self.config.encoder_settings, device=self.device)
+
     def lens(self) -> Reading:
-        """Every layer through the checkpoint's own head."""
+        """Every layer through the checkpoint's own head or decoder."""
         folder = self.folder / "lens"
+        if self.has_decoder:
+            return self._by_decoder(folder)
         if not (folder / "model" / "config.json").is_file():
             self._untrained(folder / "model").save(folder / "model")
         return self._read("lens", folder, MultiExit.load(folder / "model", device=self.device), self.config)
@@ -133,24 +155,27 @@ class Probe:
     def needs(self, n_seeds: int) -> str:
         """Disk and time, guessed from one recording; one sentence."""
         model = self._untrained(self.folder / "lens" / "model").to(self.device).eval()
-        sets = [self.corpora.dev, *self.corpora.tests]
-        limit = self.config.test_utterances
-        tested = sum(item["duration"] for one in sets for item in manifest_items(one.manifests, limit=limit).values())
-        known = manifest_items(self.corpora.train, limit=self.config.train_utterances).values()
-        learned = sum(item["duration"] for item in known)
-        first = next(iter(known))
+        sets, limit = [self.corpora.dev, *self.corpora.tests], self.config.test_utterances
+        by_set = [_seconds(manifest_items(one.manifests, limit=limit)) for one in sets]
+        known = manifest_items(self.corpora.train, limit=self.config.train_utterances)
+        tested, learned, first = sum(by_set), _seconds(known), next(iter(known.values()))
         wav = AudioCache(0, sample_rate=self.config.sample_rate)(first["wav"])
-        began = time.perf_counter()
-        with torch.no_grad():
-            list(model.exits(wav[None].to(self.device), torch.tensor([len(wav)], device=self.device)))
-        rate = (time.perf_counter() - began) / first["duration"]
-        n_frames = int(model.encoder.frames_for(int(learned * self.config.sample_rate)))
+        encoder, heads = _time_of(model, wav.to(self.device), n_letters=len(first["words"]))
+        passes = n_seeds + (self.has_lens and not self.has_decoder)
+        shares = {"the encoder": encoder * ((learned if n_seeds else 0.0) + tested * passes)}
+        epochs = self.config.n_epochs * n_seeds
+        shares[f"{epochs} epochs of heads"] = heads * epochs * (learned + by_set[0] / 3)
+        if self.has_decoder:
+            began = time.perf_counter()
+            self.decoder_lens.read(wav)
+            shares["its own decoder"] = (time.perf_counter() - began) * tested
+        seconds = {name: value / first["duration"] for name, value in shares.items()}
+        n_frames = int(model.encoder.frames_for(int(learned * self.config.sample_rate))) if n_seeds else 0
         disk = n_frames * len(model.exit_layers) * model.encoder.dim * 2
-        seconds = rate * (learned + tested * (n_seeds + self.has_lens))
+        said = ", ".join(f"{value / 60:.1f} in {name}" for name, value in seconds.items() if value)
         return (
             f"{learned / 3600:.2f} h to learn from, {tested / 3600:.2f} h to test on: states of {disk / 1e9:.2f} GB, "
-            f"about {seconds / 60:.0f} min in the encoder (by one recording), and {self.config.n_epochs} epochs of "
-            f"heads for each of {n_seeds} seeds"
+            f"about {sum(seconds.values()) / 60:.0f} min ({said}; by one recording, reports aside)"
         )
 
     def _untrained(self, folder: Path) -> MultiExit:
@@ -160,10 +185,47 @@ class Probe:
         lens = replace(self.config, values={**self.config.values, "head": "lens"})
         return build_model(lens, **sizes, checkpoint_head=own)
 
+    def _by_decoder(self, folder: Path) -> Reading:
+        lens, limit = self.decoder_lens, self.config.test_utterances
+        digest, read = lens.digest, AudioCache(0, sample_rate=self.config.sample_rate)
+        tables = []
+        for one in (self.corpora.dev, *self.corpora.tests):
+            metadata = table_metadata(one, lens, model_digest=digest, seed=self.config.seed, limit=limit)
+            path, progress = folder / "tables" / f"{one.name}.parquet", not self.run_opts.noprogressbar
+            tables.append(collect(lens, one, path, metadata=metadata, read=read, limit=limit, progress=progress))
+        config = replace(self.config, values={**self.config.values, **DECODER_POLICIES})
+        (folder / "model").mkdir(parents=True, exist_ok=True)
+        run = Run(config, self.run_opts, folder, self.corpora)
+        return Reading("lens", folder, tables[0], tables[1:], calibrate(run, tables[0]))
+
     def _read(self, name: str, folder: Path, model: MultiExit, config: Config) -> Reading:
         run = Run(config, self.run_opts, folder, self.corpora)
         dev, tests = collect_all(run, model)
         return Reading(name, folder, dev, tests, calibrate(run, dev))
+
+
+def _seconds(items: dict) -> float:
+    return sum(item["duration"] for item in items.values())
+
+
+def _time_of(model: MultiExit, wav: torch.Tensor, *, n_letters: int) -> tuple[float, float]:
+    """Seconds in the encoder and seconds of one step of training heads, for a waveform (samples,), both warmed up."""
+    n_samples = torch.tensor([len(wav)], device=wav.device)
+    targets = (1 + torch.arange(n_letters, device=wav.device) % 2)[None]
+    lengths = torch.tensor([n_letters], device=wav.device)
+    seconds = []
+    for _ in range(2):
+        began = time.perf_counter()
+        with torch.no_grad():
+            outputs = list(model.exits(wav[None], n_samples))
+        encoded = time.perf_counter()
+        states = torch.cat([output.hidden for output in outputs], dim=-1)
+        log_probs, n_frames = model(states, outputs[-1].n_frames, are_states=True)
+        losses = [torch.nn.functional.ctc_loss(one.transpose(0, 1), targets, n_frames, lengths) for one in log_probs]
+        if sum(losses).requires_grad:
+            sum(losses).backward()
+        seconds.append((encoded - began, time.perf_counter() - encoded))
+    return seconds[-1]
 
 
 def set_up(

@@ -10,13 +10,25 @@ import pytest
 import soundfile
 import torch
 from tiny_checkpoint import LETTERS, save_checkpoint
-from transformers import HubertForCTC
+from tokenizers import Tokenizer, models
+from transformers import (
+    GenerationConfig,
+    HubertForCTC,
+    MoonshineConfig,
+    MoonshineForConditionalGeneration,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperForConditionalGeneration,
+)
+from transformers.modeling_outputs import BaseModelOutput
 
 from eeasr_modules.cli import main
 from eeasr_modules.exits.tables.parquet import read_table
 from eeasr_modules.models.decoding.greedy import greedy_decode
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.report.render.probe import probe_numbers
+from eeasr_modules.training.own_decoder_lens import OwnDecoderLens, most_tokens
 
 pytestmark = pytest.mark.shared_data
 
@@ -72,6 +84,7 @@ def test_everything_that_was_promised_is_written(study):
         assert (study / reading / "report" / "report.md").is_file()
     methods = (study / "methods.md").read_text(encoding="utf-8")
     assert "| A | in_domain | 10 | 10 |" in methods and "| B | ood | 6 | 2 |" in methods
+    assert re.search(r"about \d+ min \([\d.]+ in the encoder(, [\d.]+ in 4 epochs of heads)?;", methods)
     assert "| 4 | 4 |" in methods  # four of A's test speakers and texts are in its training here
 
 
@@ -143,7 +156,112 @@ def test_a_checkpoint_without_a_head_has_no_lens_and_needs_seeds(corpora, tmp_pa
     save_checkpoint(corpora / "wavlm", kind="wavlm", n_layers=2)
     argv = ["probe", str(corpora / "wavlm"), "--data", str(corpora / "A"), "-o", str(tmp_path / "x")]
     assert main([*argv, "--seeds", "0"]) == 2
-    assert "has no CTC head that spells the texts: give --seeds 1 or more" in capsys.readouterr().err
+    assert "has no decoder and no CTC head that spells the texts: give --seeds 1 or more" in capsys.readouterr().err
     assert main([*argv, "--seeds", "1", "--epochs", "1"]) == 0
     assert "No lens" in (tmp_path / "x" / "methods.md").read_text()
     assert not (tmp_path / "x" / "lens" / "tables").exists()
+
+
+WORDS = [
+    "<unk>",
+    "<s>",
+    "</s>",
+    "a",
+    "be",
+    "see",
+    "the",
+    "of",
+    "in",
+    "to",
+    "it",
+    "is",
+    "on",
+    "he",
+    "as",
+    "at",
+    "we",
+    "go",
+]
+
+
+def speaking(model, folder, *, words):
+    """A tiny model with a decoder, its output made loud, and a tokenizer of whole words."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3.0)
+    model.save_pretrained(folder)
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=words[0]))
+    special = [word for word in words if word.startswith("<")]
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=special)
+    fast.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def moonshine(corpora):
+    torch.manual_seed(3)
+    shape = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": len(WORDS)}
+    shape |= {
+        f"{part}_num_{what}": 2 for part in ("encoder", "decoder") for what in ("hidden_layers", "attention_heads")
+    }
+    shape |= {"encoder_num_key_value_heads": 2, "decoder_num_key_value_heads": 2, "max_position_embeddings": 512}
+    config = MoonshineConfig(**shape, bos_token_id=1, eos_token_id=2, decoder_start_token_id=1, pad_token_id=2)
+    return speaking(MoonshineForConditionalGeneration(config), corpora / "moonshine", words=WORDS)
+
+
+def test_the_lens_of_a_checkpoint_with_a_decoder_is_what_transformers_generates_from_every_layer(corpora, moonshine):
+    argv = ["probe", moonshine, "--data", corpora / "A", "--seeds", "0", "-o", corpora / "spoken"]
+    assert main([*map(str, argv)]) == 0
+    table = read_table(corpora / "spoken" / "lens" / "tables" / "A.parquet")
+    stock = MoonshineForConditionalGeneration.from_pretrained(moonshine).eval()
+    outputs = []
+    for layer in stock.model.encoder.layers:
+        layer.register_forward_hook(lambda module, args, out: outputs.append(out[0] if isinstance(out, tuple) else out))
+    for i, (wav, _, _) in enumerate(list(csv.reader((corpora / "A" / "test.csv").open()))[1:4]):
+        samples = torch.from_numpy(soundfile.read(wav, dtype="float32")[0])[None]
+        outputs.clear()
+        with torch.no_grad():
+            stock.model.encoder(samples)
+            for e in range(2):
+                memory = BaseModelOutput(last_hidden_state=stock.model.encoder.layer_norm(outputs[e]))
+                memory.attention_mask = None
+                most = most_tokens(samples.shape[1] / 16000)
+                (ids,) = stock.generate(encoder_outputs=memory, max_new_tokens=most, do_sample=False)
+                spoken = " ".join(WORDS[t].upper() for t in ids.tolist() if t > 2)
+                assert table.hypotheses[i, e] == spoken
+    assert len({text for text in table.hypotheses.ravel() if text}) > 2
+    assert (table.head_macs > 0).all() and "its own decoder" in (corpora / "spoken" / "methods.md").read_text()
+    assert "own decoder (greedy) after every layer" in (corpora / "spoken" / "methods.md").read_text()
+
+
+def test_whispers_decoder_sees_thirty_seconds_as_it_was_trained_to(tmp_path):
+    torch.manual_seed(0)
+    words = [*WORDS, "<|endoftext|>", "<|startoftranscript|>", "<|de|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
+    shape = {"d_model": 16, "vocab_size": len(words), "num_mel_bins": 80, "pad_token_id": 2, "eos_token_id": 2}
+    shape |= {f"{part}_{what}": 2 for part in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    config = WhisperConfig(**shape, encoder_ffn_dim=32, decoder_ffn_dim=32, decoder_start_token_id=1, bos_token_id=1)
+    model = WhisperForConditionalGeneration(config)
+    folder = speaking(model, tmp_path / "whisper", words=words)
+    GenerationConfig(is_multilingual=True).save_pretrained(folder)
+    lens = OwnDecoderLens(str(folder), {"encoder": "huggingface", "source": str(folder)}, device="cpu")
+    wav = 0.1 * torch.randn(20000)
+    states = lens.states(wav)
+    features = WhisperFeatureExtractor()(wav.numpy(), sampling_rate=16000, return_tensors="pt").input_features
+    with torch.no_grad():
+        assert torch.allclose(states[-1], model.model.encoder(features).last_hidden_state[0], atol=1e-3)
+    prompt = [words[token] for token in lens.prompt(states)]
+    assert prompt[0] == "<|startoftranscript|>" and prompt[1] in ("<|de|>", "<|en|>")
+    assert prompt[2:] == ["<|transcribe|>", "<|notimestamps|>"]
+    tokens, _ = lens.spell(states, most=6)
+    assert all(len(one) <= 6 for one in tokens)
+
+
+def test_sets_of_one_seed_are_a_family_and_seeds_are_counted(study):
+    table = read_table(study / "lens" / "tables" / "A.parquet")
+    other = dataclasses.replace(table, metadata={**table.metadata, "set_name": "C"})
+    one = probe_numbers({"seed_1": (table, [table, other])})
+    three = probe_numbers({f"seed_{i}": (table, [table, other]) for i in range(3)})
+    assert [row["holm_p"] for row in three["tests"][:2]] == [row["holm_p"] for row in one["tests"]]
+    assert [sum(counts.values()) for counts in three["agreement"].values()] == [3, 3]
+    p = one["tests"][0]
+    assert p["holm_p"] == pytest.approx(min(1.0, 2 * p["bootstrap_p"]))

@@ -6,6 +6,7 @@
 import importlib.metadata
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,24 +18,27 @@ from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS, compare_choices,
 from eeasr_modules.report.render.tables import markdown_table, number
 
 PACKAGES = ("torch", "transformers", "speechbrain", "numpy", "scipy", "scikit-learn")
-# part of a checkpoint's name -> what its makers say that it heard
+# part of a checkpoint's name -> what its card on the hub says that it was trained on
 TRAINED_ON = {
-    r"(100h|ls100)": "LibriSpeech train-clean-100 with transcripts",
-    r"(960h|ls960)": "LibriSpeech 960 h",
-    r"(ll60k|lv60|large-ls960-ft)": "Libri-Light 60,000 h without transcripts",
-    r"(whisper|moonshine)": "web speech with supervision, which its makers do not list",
-    r"xlsr|xls-r": "many languages without transcripts, Common Voice and Multilingual LibriSpeech among them",
+    r"(^|/)wav2vec2-base-100h|ls100": "LibriSpeech train-clean-100 with transcripts",
+    r"960h|ls960-ft": "LibriSpeech 960 h with transcripts",
+    r"(hubert-base-ls960|wavlm-base)$": "LibriSpeech 960 h without transcripts",
+    r"ll60k|lv60|(large|xlarge)-ls960-ft": "Libri-Light without transcripts",
+    r"whisper": "680,000 h of transcribed speech from the internet, not listed",
+    r"moonshine": "200,000 h of transcribed speech from the internet and open corpora (arXiv 2410.15608 lists these)",
+    r"xls-r": "436,000 h in 128 languages without transcripts, Common Voice and Multilingual LibriSpeech among them",
+    r"xlsr-53": "53 languages without transcripts, Common Voice among them",
     r"wavlm-(base-plus|large)": "Libri-Light, GigaSpeech and VoxPopuli without transcripts",
 }
 
 
 def known_training(checkpoint: str) -> str:
-    """What a checkpoint's name says that it heard.
+    """What a checkpoint with this name was trained on.
 
     Example
     -------
     >>> known_training("facebook/wav2vec2-base-960h"), known_training("mine")
-    ('LibriSpeech 960 h', 'not known')
+    ('LibriSpeech 960 h with transcripts', 'not known')
     """
     found = [said for part, said in TRAINED_ON.items() if re.search(part, checkpoint.lower())]
     return "; ".join(found) or "not known"
@@ -53,8 +57,9 @@ def probe_numbers(readings: Mapping[str, tuple[ExitTable, Sequence[ExitTable]]])
     dict
         `layers`; `sets`, by name: `wer` and `cer` per layer of each reading, `over_seeds` with mean and standard
         deviation (n - 1; null for one seed); `tests`: the inner layer of the lowest dev WER minus the last, with
-        the interval over speakers and `holm_p` adjusted over all of them. Below `MIN_SPEAKERS` named speakers
-        `verdict` is "no conclusion".
+        the interval over speakers and `holm_p`, adjusted over the sets of one reading: another seed asks the same
+        questions again, and no more of them. Below `MIN_SPEAKERS` named speakers `verdict` is "no conclusion".
+        `agreement`: per set, how many seeds come to each verdict.
     """
     sets: dict[str, Any] = {}
     tests = []
@@ -65,13 +70,21 @@ def probe_numbers(readings: Mapping[str, tuple[ExitTable, Sequence[ExitTable]]])
             one["wer"][reading] = table.wer_per_exit.tolist()
             one.setdefault("cer", {})[reading] = [float(value) for value in table.cer_per_exit]
             tests.append({"reading": reading, "set": table.metadata["set_name"], **_against_last(table, inner)})
-    for row, p in zip(tests, holm([row["bootstrap_p"] for row in tests]), strict=True):
-        row["holm_p"] = float(p) if np.isfinite(p) else None
-        row["verdict"] = _verdict(row)
+    for reading in readings:
+        family = [row for row in tests if row["reading"] == reading]
+        for row, p in zip(family, holm([row["bootstrap_p"] for row in family]), strict=True):
+            row["holm_p"] = float(p) if np.isfinite(p) else None
+            row["verdict"] = _verdict(row)
     for one in sets.values():
         one["over_seeds"] = _over_seeds([wer for name, wer in one["wer"].items() if name.startswith("seed_")])
     layers = next(iter(readings.values()))[0].exit_layers
-    return {"layers": [int(layer) for layer in layers], "sets": sets, "tests": tests}
+    of_seeds = [row for row in tests if row["reading"] in _seeds(readings)]
+    agreement = {name: dict(Counter(row["verdict"] for row in of_seeds if row["set"] == name)) for name in sets}
+    return {"layers": [int(layer) for layer in layers], "sets": sets, "tests": tests, "agreement": agreement}
+
+
+def _seeds(readings) -> list[str]:
+    return [name for name in readings if name.startswith("seed_")]
 
 
 def _against_last(table: ExitTable, inner: int) -> dict[str, Any]:
@@ -205,7 +218,14 @@ def write_probe(
     page = "\n\n".join(
         [f"# Does `{checkpoint}` overthink?", markdown_table(*layers, n_left=2), markdown_table(*tests, n_left=2)]
     )
-    note = f"A set of fewer than {MIN_SPEAKERS} speakers has no interval and no conclusion. Policies: `*/report`."
+    seeds = _seeds(readings)
+    said = [
+        f"{name}: " + ", ".join(f"{what} ({n} of {len(seeds)} seeds)" for what, n in verdicts.items())
+        for name, verdicts in numbers["agreement"].items()
+        if seeds
+    ]
+    note = "; ".join(said) + (". " if seeds else "")
+    note += f"A set of fewer than {MIN_SPEAKERS} speakers has no interval and no conclusion. Policies: `*/report`."
     texts = {"probe.json": json.dumps(numbers, indent=1), "probe.md": f"{page}\n\n{note}", "tables.tex": "\n".join(tex)}
     texts["methods.md"] = _methods(readings, checkpoint=checkpoint, command=command, overlap=overlap, needs=needs)
     for name, text in texts.items():
@@ -231,21 +251,26 @@ def _methods(readings, *, checkpoint: str, command: str, overlap, needs: str) ->
         for table in tables
     ]
     header = ["set", "kind", "utterances", "speakers", "hours", "speakers in training", "texts in training", "digest"]
-    lens = "lens: the checkpoint's own CTC head after every layer, with the encoder's final norm if any, untrained"
+    lens = "No lens: the checkpoint has no decoder and no CTC head that spells the texts"
+    if "lens" in readings:
+        own = "decoder (greedy)" if readings["lens"][0].metadata.get("decoding") == "own" else "CTC head"
+        lens = f"lens: the checkpoint's own {own} after every layer, with the encoder's final norm if any, untrained"
     return "\n\n".join(
         [
             "# Methods",
             f"`{command}`",
             f"Checkpoint `{checkpoint}`; known to have been trained on: {known_training(checkpoint)}. {versions}.",
             "Readings: " + "; ".join(f"{name} (model {digest})" for name, digest in models.items()) + ".",
-            f"{lens if 'lens' in readings else 'No lens: the checkpoint has no CTC head that spells the texts'}. "
+            f"{lens}. "
             "Heads: one for each layer, trained by CTC on the frozen encoder's states, the same for all seeds; best "
             "epoch on dev. "
             "The encoder's weights never change.",
             markdown_table(header, sets, n_left=2),
             "WER is summed errors over summed reference words. The inner layer is the one of the lowest WER on dev; it "
             "is compared with the last on the same utterances, intervals and p-values by drawing speakers anew (1,000 "
-            "times), p-values adjusted for the number of tests (Holm 1979). Variation over seeds is apart. Costs of "
+            "times). The tests of one reading, one for each set, form a family, in which p-values are adjusted (Holm "
+            "1979); seeds repeat the same tests with other heads, so that they form families of their own; how many of "
+            "them come to each verdict is told beside them, with the standard deviation over seeds. Costs of "
             f"policies are those of the exit decided. Said before: {needs}.",
         ]
     )

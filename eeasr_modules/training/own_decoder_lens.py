@@ -1,0 +1,270 @@
+"""The lens of a checkpoint with a decoder: that decoder on every layer of its encoder, nothing trained.
+
+Inner states pass the encoder's final norm. Whisper gets 30 s, silence included, as it was trained; Moonshine an
+utterance as long as it is. Decoding is greedy and the same as transformers' own; how many tokens it may give follows
+the length of the recording, because inner layers make a decoder babble.
+"""
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from eeasr_modules.data.manifest import audio_digest, read_description, recordings
+from eeasr_modules.data.pipeline import manifest_items
+from eeasr_modules.data.text import NORMALISERS, normalise_english, split_language
+from eeasr_modules.exits.tables.parquet import read_table, write_table
+from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.models.encoders import build_encoder
+from eeasr_modules.models.walk import Walk
+from eeasr_modules.training.corpora import EvaluationSet
+
+logger = logging.getLogger(__name__)
+TOKENS_PER_S, MORE_TOKENS = 6.5, 8  # 6.5 is what Moonshine's authors advise; more for short utterances
+WHISPER_SAMPLES = 480_000  # 30 s
+MULTILINGUAL_TOKENS = 51_865  # Whisper's English vocabulary is one smaller
+SIGNALS = ("token_entropy", "sequence_log_prob")
+
+
+def has_own_decoder(source: str) -> bool:
+    """Whether a checkpoint was saved with a decoder that speaks (`...ForConditionalGeneration`)."""
+    from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_config
+
+    names = checkpoint_config(source).architectures or []
+    return any(name.endswith("ForConditionalGeneration") for name in names)
+
+
+class OwnDecoderLens:
+    """A Whisper or Moonshine whose decoder reads every layer of its encoder.
+
+    Arguments
+    ---------
+    source : str
+        Hub id or local folder, with its tokenizer.
+    settings : dict
+        The encoder's, for `build_encoder`.
+    device : str
+        Where it runs.
+
+    Raises
+    ------
+    ValueError
+        If its tokenizer cannot be read.
+    """
+
+    def __init__(self, source: str, settings: dict, *, device: str):
+        from transformers import AutoModelForSpeechSeq2Seq, AutoTokenizer
+
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError, TypeError) as err:
+            raise ValueError(
+                f"'{source}' has a decoder but no readable tokenizer: copy its tokenizer's files into it ({err})"
+            ) from err
+        self.encoder = build_encoder(settings).to(device).eval()
+        self.model = AutoModelForSpeechSeq2Seq.from_pretrained(source, dtype=torch.float32).to(device).eval()
+        self.is_whisper = self.model.config.model_type == "whisper"
+        self.device, config = device, self.model.generation_config
+        self.never, self.never_first = list(config.suppress_tokens or []), list(config.begin_suppress_tokens or [])
+        self.end = self._id("<|endoftext|>") if self.is_whisper else self.model.config.eos_token_id
+        names = self.tokenizer.get_vocab()
+        self.languages = sorted(i for name, i in names.items() if re.fullmatch(r"<\|[a-z]{2,3}\|>", name))
+        linear = {n: m for n, m in self.model.get_decoder().named_modules() if isinstance(m, torch.nn.Linear)}
+        of_frames = [m.weight.numel() for n, m in linear.items() if re.search(r"encoder_attn\.[kv]_proj", n)]
+        self.frame_macs = sum(of_frames)
+        self.token_macs = sum(m.weight.numel() for m in linear.values()) - self.frame_macs
+        self.token_macs += self.model.get_output_embeddings().weight.numel()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the weights, encoder and decoder."""
+        found = hashlib.sha256()
+        for name, value in sorted(self.model.state_dict().items()):
+            found.update(name.encode())
+            found.update(value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
+    def _id(self, token: str) -> int:
+        return self.tokenizer.convert_tokens_to_ids(token)
+
+    @torch.no_grad()
+    def states(self, wav: torch.Tensor) -> torch.Tensor:
+        """(samples,) -> states of every layer as the decoder would see them, (layers, frames, dim)."""
+        if self.is_whisper and len(wav) < WHISPER_SAMPLES:
+            wav = torch.nn.functional.pad(wav, (0, WHISPER_SAMPLES - len(wav)))
+        walk = Walk(self.encoder, wav[None].to(self.device), torch.tensor([len(wav)], device=self.device))
+        inner = [self.encoder.final_norm(walk.advance(layer)) for layer in range(1, self.encoder.n_layers)]
+        return torch.cat([*inner, walk.advance(self.encoder.n_layers)])
+
+    def prompt(self, states: torch.Tensor) -> list[int]:
+        """Tokens that a transcript begins with; a multilingual Whisper hears the language in its last layer."""
+        if not self.is_whisper:
+            return [self.model.config.decoder_start_token_id]
+        start = [self._id("<|startoftranscript|>")]
+        several = getattr(self.model.generation_config, "is_multilingual", None)
+        if several if several is not None else self.model.config.vocab_size >= MULTILINGUAL_TOKENS:
+            logits = self._step(states[-1:], torch.tensor([start], device=self.device), None).logits[0, -1]
+            start += [self.languages[int(logits[self.languages].argmax())], self._id("<|transcribe|>")]
+        return [*start, self._id("<|notimestamps|>")]
+
+    def _step(self, states, ids, cache):
+        from transformers.modeling_outputs import BaseModelOutput
+
+        memory = BaseModelOutput(last_hidden_state=states)
+        memory.attention_mask = None  # Moonshine's model asks for it
+        return self.model(encoder_outputs=memory, decoder_input_ids=ids, past_key_values=cache, use_cache=True)
+
+    @torch.no_grad()
+    def spell(self, states: torch.Tensor, *, most: int) -> tuple[list[list[int]], dict[str, np.ndarray]]:
+        """Greedy tokens of every layer, without beginning and end, and how sure the decoder was.
+
+        Arguments
+        ---------
+        states : torch.Tensor of shape (layers, frames, dim)
+            See `states`; the layers are a batch.
+        most : int
+            Tokens at most.
+
+        Returns
+        -------
+        tokens : list of list of int
+            By layer.
+        signals : dict of str to np.ndarray of shape (layers,)
+            `token_entropy` and `sequence_log_prob`, nats, the mean over tokens and the end.
+        """
+        start = self.prompt(states)
+        ids, cache = torch.tensor([start] * len(states), device=self.device), None
+        most = min(most, getattr(self.model.config, "max_target_positions", most + len(start)) - len(start))
+        tokens: list[list[int]] = [[] for _ in states]
+        totals, spoken = {name: np.zeros(len(states)) for name in SIGNALS}, np.zeros(len(states))
+        going = np.ones(len(states), dtype=bool)
+        for step in range(most):
+            out = self._step(states, ids, cache)
+            cache, logits = out.past_key_values, out.logits[:, -1].float()
+            logits[:, self.never + (self.never_first if step == 0 else [])] = -torch.inf
+            log_probs = torch.log_softmax(logits, dim=-1)
+            best, chosen = log_probs.max(dim=-1)
+            totals["sequence_log_prob"] += np.where(going, best.cpu().numpy(), 0.0)
+            totals["token_entropy"] += np.where(going, torch.special.entr(log_probs.exp()).sum(-1).cpu().numpy(), 0.0)
+            spoken += going
+            going &= (chosen != self.end).cpu().numpy()
+            for row in np.flatnonzero(going):
+                tokens[row].append(int(chosen[row]))
+            if not going.any():
+                break
+            ids = torch.where(torch.as_tensor(going, device=self.device), chosen, self.end)[:, None]
+        return tokens, {name: total / np.maximum(spoken, 1) for name, total in totals.items()}
+
+    def text(self, tokens: list[int]) -> str:
+        """As the checkpoint writes it, cased and punctuated."""
+        return self.tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def macs(self, n_tokens: int, n_frames: int) -> float:
+        """Multiply-accumulates of decoding so many tokens: projections, attention over frames, the vocabulary."""
+        config = self.model.config
+        layers = getattr(config, "decoder_num_hidden_layers", None) or config.decoder_layers
+        attention = 2 * n_tokens * (n_frames + n_tokens / 2) * self.encoder.dim * layers
+        return float(self.frame_macs * n_frames + self.token_macs * n_tokens + attention)
+
+    def read(self, wav: torch.Tensor) -> tuple[list[str], dict[str, np.ndarray], list[float]]:
+        """Texts, signals and decoder MACs of every layer for one waveform (samples,) at 16 kHz."""
+        states = self.states(wav)
+        tokens, signals = self.spell(states, most=most_tokens(len(wav) / 16000))
+        costs = [self.macs(len(one) + 1, states.shape[1]) for one in tokens]
+        return [self.text(one) for one in tokens], signals, costs
+
+
+def most_tokens(duration_s: float) -> int:
+    """How many tokens an utterance of this length may have.
+
+    Example
+    -------
+    >>> most_tokens(10.0)
+    73
+    """
+    return int(TOKENS_PER_S * duration_s) + MORE_TOKENS
+
+
+def normalised(text: str, normaliser: str) -> str:
+    """A transcript by the rule of the references; what that rule cannot spell falls out."""
+    if normaliser == "letters":
+        return NORMALISERS["letters"](text, unreadable="remove") or ""
+    if normaliser in ("english", "an4"):
+        return normalise_english(text, unreadable="remove") or ""
+    return NORMALISERS[normaliser](text) if normaliser in NORMALISERS else " ".join(text.split())
+
+
+def collect(
+    lens: OwnDecoderLens,
+    one: EvaluationSet,
+    path: Path,
+    *,
+    metadata: dict,
+    read: Callable[[str], torch.Tensor],
+    limit: int | None,
+    progress: bool = True,
+) -> ExitTable:
+    """The exit table of one set, an exit after every layer; the one at `path` if it is what would be collected.
+
+    Heads' cost (`head_macs`) is the decoder's: every exit that is read has it decode anew.
+
+    Arguments
+    ---------
+    lens : OwnDecoderLens
+        The checkpoint.
+    one : EvaluationSet
+        What it reads.
+    path : Path
+        Of the table.
+    metadata : dict
+        See `test_pass.table_metadata`.
+    read : callable
+        Path -> waveform.
+    limit : int or None
+        An evenly spaced slice of each manifest.
+    progress : bool
+        Show a bar.
+    """
+    if path.is_file():
+        found = read_table(path)
+        if all(
+            found.metadata.get(name) == metadata[name] for name in ("model_digest", "manifest_digest", "audio_state")
+        ):
+            logger.info("%s: checkpoint and data are the same, table reused", path)
+            return found
+    items = manifest_items(one.manifests, limit=limit)
+    normaliser = read_description(one.manifests[0])["normaliser"]
+    texts, signals, heads, costs, samples = [], {name: [] for name in SIGNALS}, [], [], []
+    n_layers = lens.encoder.n_layers
+    for item in tqdm(items.values(), desc=one.name, unit="utt", disable=not progress):
+        wav = read(item["wav"])
+        found, sure, macs = lens.read(wav)
+        texts.append([normalised(text, normaliser) for text in found])
+        for name, values in sure.items():
+            signals[name].append(values)
+        heads.append(macs)
+        n = max(len(wav), WHISPER_SAMPLES) if lens.is_whisper else len(wav)
+        front, layer = lens.encoder.front_end_macs(n), lens.encoder.layer_macs(int(lens.encoder.frames_for(n)))
+        costs.append([front + depth * layer for depth in range(1, n_layers + 1)])
+        samples.append(len(wav))
+    table = ExitTable.from_hypotheses(
+        texts,
+        [split_language(item["words"])[1] for item in items.values()],
+        utt_ids=list(items),
+        speakers=[item["speaker"] for item in items.values()],
+        exit_layers=list(range(1, n_layers + 1)),
+        duration_s=np.array(samples) / 16000,
+        n_frames=[int(lens.encoder.frames_for(n)) for n in samples],
+        signals={name: np.array(values) for name, values in signals.items()},
+        cost_macs=np.array(costs),
+        head_macs=np.array(heads),
+        metadata={**metadata, "audio_digest": audio_digest(recordings(one.manifests)), "decoding": "own"},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(table, path)
+    return table
