@@ -14,20 +14,21 @@ from eeasr_modules.report.render.tables import number, set_interval, too_few_spe
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "results/study"
 KINDS = {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain"}
-FUSED = {"shipped": "fusion", "without AN4": "fusion_without_an4", "without LibriSpeech": "fusion_without_librispeech"}
+FUSED = {"small": "fusion", "without AN4": "fusion_without_an4", "without LibriSpeech": "fusion_without_librispeech"}
 SINGLE = "from scratch, 10 epochs, a single exit"
 # Model and set of the rows that are shown; the others are in the summaries.
 SHOWN = (
     ("shipped", "commonvoice_test"),
     ("shipped", "librispeech_test-other"),
     ("shipped", "an4_test"),
-    ("shipped", "commonvoice_test_noise_0db"),
+    ("shipped", "digits_test"),
+    ("small", "commonvoice_test"),
+    ("small", "an4_test"),
+    ("small", "commonvoice_test_noise_0db"),
     ("AN4 only", "an4_test"),
     ("AN4 only", "commonvoice_test"),
-    ("from scratch", "commonvoice_test"),
     ("without Common Voice", "commonvoice_test"),
     ("without AN4", "an4_test"),
-    ("without LibriSpeech", "librispeech_test-other"),
 )
 FUSED_ON = ("an4_test", "commonvoice_test", "librispeech_test-other")
 
@@ -41,7 +42,8 @@ def read(name: str) -> dict | None:
 def models() -> dict[str, dict]:
     """Summaries by the model's name in the text, of those that are there."""
     found = {
-        "shipped": read("results/small/summary.json"),
+        "shipped": read("results/base/summary.json"),
+        "small": read("results/small/summary.json"),
         "AN4 only": read("results/an4/summary.json"),
         "pretrained": read("results/study/pretrained.json"),
         "from scratch": read("results/study/scratch.json"),
@@ -128,12 +130,12 @@ def whole(wer: float, n_ref_words: int | None) -> float:
 
 def policy_rows() -> tuple[list[str], list[list[str]]]:
     """Every policy minus the static line on every set at the budget, calibrated on dev."""
-    names = list(models()["shipped"]["sets"]["commonvoice_test"]["policies"])
+    names = [*models()["small"]["sets"]["commonvoice_test"]["policies"], "gain_words"]
     rows = []
     for model, name, one in shown_sets():
         found = [at_budget(one["policies"].get(policy)) for policy in names]
         static = next(at["static"] for at in found if at)
-        rows.append([model, name, f"{number(static)} / {number(found[0]['oracle_c'])}"])
+        rows.append([model, name, f"{number(static)} / {number(next(at['oracle_c'] for at in found if at))}"])
         rows[-1] += [brief(at, few=too_few_speakers(one)) for at in found]
     return ["model", "set", "static line / oracle C", *(f"`{name}`" for name in names)], rows
 
@@ -177,7 +179,7 @@ def pretraining_rows() -> tuple[list[str], list[list[str]]]:
                 if one["layer"] == 8:
                     rows.append(
                         [labels, test, str(one["layer"]), number(one["wer"]), number(one["other_wer"])]
-                        + [difference(one, few=too_few_speakers(models()["shipped"]["sets"][test]))]
+                        + [difference(one, few=too_few_speakers(models()["small"]["sets"][test]))]
                         + [f"{100 * one['difference'] / one['other_wer']:+.1f} %"]
                     )
     return header, rows
@@ -189,7 +191,7 @@ def fusion_rows() -> tuple[list[str], list[list[str]]]:
     for model, file in FUSED.items():
         summary = models()[model]
         for name, one in read(f"results/study/{file}.json").items():
-            if name in FUSED_ON and (model == "shipped" or summary["sets"][name]["label"] == "ood"):
+            if name in FUSED_ON and (model == "small" or summary["sets"][name]["label"] == "ood"):
                 last, its = one["exits"][-1], summary["sets"][name]
                 numbers = [number(whole(last[key], its["n_ref_words"])) for key in ("alone", "wer")]
                 numbers.append(difference(one["minus_last"], few=too_few_speakers(its)))
@@ -207,7 +209,7 @@ def fused_depth_rows() -> tuple[list[str], list[list[str]]]:
     for name, one in read("results/study/fusion.json").items():
         if name != "commonvoice_test":
             continue
-        words = models()["shipped"]["sets"][name]["n_ref_words"]
+        words = models()["small"]["sets"][name]["n_ref_words"]
         for at in [*one["exits"][3:-1], *one["policies"]]:
             gap = at["gap_closed"]
             rows.append(
