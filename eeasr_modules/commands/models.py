@@ -35,7 +35,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="noise without AUDIO (default: 10)")
     parser.add_argument("--threads", type=int, default=1, metavar="N", help="on a CPU (default: 1)")
     parser.add_argument(
-        "--normaliser", default="upper", metavar="NAME", help="for references and transcripts: none, upper, words"
+        "--normaliser", default="upper", metavar="NAME", help="of texts: none, upper, words, whisper (default: upper)"
     )
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
     parser.add_argument(
@@ -89,7 +89,7 @@ def _add_confidence(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder that train.py left; gets a confidence.json")
     parser.add_argument("inputs", nargs="+", metavar="MANIFEST", help=".csv with references, not of training or test")
     parser.add_argument(
-        "--normaliser", default="upper", metavar="NAME", help="for references and transcripts: none, upper, words"
+        "--normaliser", default="upper", metavar="NAME", help="of texts: none, upper, words, whisper (default: upper)"
     )
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
 

@@ -1,13 +1,14 @@
-"""Commands that hear recordings: `transcribe`, `try`, `demo`."""
+"""Commands that hear recordings: `transcribe`, `leaderboard`, `demo`."""
 
 import argparse
 import sys
+from pathlib import Path
 
 from eeasr_modules.commands.options import Parser, add_command, add_model_choice
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add `transcribe`, `try`, `demo` to the parser's commands.
+    """Add `transcribe`, `leaderboard`, `demo` to the parser's commands.
 
     Arguments
     ---------
@@ -15,6 +16,7 @@ def add(commands: argparse._SubParsersAction) -> None:
         Of the parser of `eeasr`.
     """
     _add_transcribe(commands)
+    _add_leaderboard(commands)
     _add_demo(commands)
 
 
@@ -110,6 +112,52 @@ def _transcribe(options: argparse.Namespace) -> int:
     if ranks.is_first:
         print(f"eeasr: {asr.policy}: {tally}", file=sys.stderr)
     return 1 if tally.n_failed + tally.n_failed_before else 0
+
+
+def _add_leaderboard(commands: argparse._SubParsersAction) -> None:
+    about = "score a model as the Open ASR Leaderboard does: its manifest, WER, RTFx, results for the hub"
+    parser = add_command(commands, "leaderboard", _leaderboard, about)
+    parser.add_argument("model", metavar="MODEL", help="folder of a model or CTC checkpoint, or an id on the hub")
+    parser.add_argument("dataset", metavar="DATASET", help="a listing, an audiofolder, or what datasets saved")
+    add_model_choice(parser)
+    parser.add_argument("--split", default="test", metavar="NAME", help="of a folder with several (default: test)")
+    parser.add_argument("--batch-size", type=int, default=8, metavar="N", help="utterances (default: 8)")
+    parser.add_argument("--warmup", type=int, default=1, metavar="N", help="batches before the clock (default: 1)")
+    parser.add_argument("--model-id", metavar="USER/NAME", help="in file names (default: the folder's name)")
+    parser.add_argument("--dataset-id", metavar="NAME", help="likewise (default: the folder's name)")
+    parser.add_argument("--task", metavar="NAME", help="of the leaderboard, such as librispeech_clean_wer")
+    parser.add_argument("-o", "--output", default=".", metavar="FOLDER", help="for results/ and .eval_results/")
+
+
+def _leaderboard(options: argparse.Namespace) -> None:
+    from eeasr_modules.runtime import EarlyExitASR
+    from eeasr_modules.runtime.files.leaderboard import entries_of, score, write_score
+
+    entries = entries_of(options.dataset, options.split)
+    asr = EarlyExitASR.from_pretrained(
+        options.model,
+        policy=options.policy,
+        budget=options.budget,
+        device=options.device,
+        batch_seconds=1e9,  # a batch is what --batch-size says
+        front_end=options.front_end,
+        precision=options.precision,
+    )
+    found = score(asr, entries, batch_size=options.batch_size, warmup=options.warmup)
+    written = write_score(
+        found,
+        options.output,
+        model_id=options.model_id or Path(options.model).resolve().name,
+        dataset=options.dataset_id or Path(options.dataset).resolve().stem,
+        split=options.split,
+        task=options.task,
+        notes=f"{asr.policy}; batch size {options.batch_size}; {asr.precision} on {asr.engine.device}",
+    )
+    print(
+        f"WER {found.wer:.2f} %, RTFx {found.rtfx:.2f}, batch size {options.batch_size}, "
+        f"{found.n_parameters} parameters, {len(found.lines)} utterances ({found.n_empty} without reference left out)"
+    )
+    print("Written: " + ", ".join(str(path) for path in written))
 
 
 def _add_demo(commands: argparse._SubParsersAction) -> None:

@@ -26,6 +26,8 @@ from eeasr_modules.data.waveform import with_segment
 
 logger = logging.getLogger(__name__)
 
+AUDIOFOLDER = ("metadata.csv", "metadata.jsonl")  # what load_dataset("audiofolder") reads beside its files
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -51,7 +53,7 @@ class Entry:
 
 
 def find_split(folder: Path, split: str) -> Path:
-    """What holds a split: `<split>.csv`, `.tsv`, `.jsonl`, a folder `<split>`, or the folder of a saved dataset.
+    """What holds a split: `<split>.csv`, `.tsv`, `.jsonl`, an audiofolder's metadata, or the folder `<split>`.
 
     Raises
     ------
@@ -63,6 +65,9 @@ def find_split(folder: Path, split: str) -> Path:
     for suffix in SUFFIXES:
         if (folder / f"{split}{suffix}").is_file():
             return folder / f"{split}{suffix}"
+    for name in AUDIOFOLDER:
+        if (folder / split / name).is_file():
+            return folder / split / name
     if (folder / "dataset_dict.json").is_file() and (folder / split).is_dir():
         return folder / split
     if (folder / split / "wav.scp").is_file() or (folder / split / "state.json").is_file():
@@ -70,7 +75,8 @@ def find_split(folder: Path, split: str) -> Path:
     there = sorted(path.name for path in folder.iterdir())
     raise FileNotFoundError(
         f"expected the split {split!r} in {folder} as {split}.csv, {split}.tsv, {split}.jsonl, a folder {split} with "
-        f"Kaldi's wav.scp and text, or a saved Hugging Face dataset; there is {', '.join(there[:10]) or 'nothing'}"
+        "Kaldi's wav.scp and text or an audiofolder's metadata.csv, or a saved Hugging Face dataset; "
+        f"there is {', '.join(there[:10]) or 'nothing'}"
     )
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.common.spelling import APOSTROPHES, separated, upper_case
+from eeasr_modules.common.whisper_text import normalise_whisper
 
 BLANK = "<blank>"
 ENGLISH_CHARACTERS = (BLANK, " ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'")
@@ -171,6 +172,7 @@ NORMALISERS: dict[str, Callable[[str], str | None]] = {
     "letters": normalise_letters,
     "an4": normalise_an4,
     "ml_superb": normalise_ml_superb,
+    "whisper": normalise_whisper,
 }
 
 

@@ -161,7 +161,12 @@ def make_vocabulary(config: Config, corpora: Corpora, folder: Path):
         vocabulary = train_sentencepiece(made_from, folder, size=config.n_tokens, model_type=config.tokens)
     elif (tokens := _own_vocabulary(config)) is not None:
         vocabulary = in_case_of(texts, CharVocabulary(tokens))
-    elif {read_description(manifest)["normaliser"] for manifest in corpora.train} & {"letters", "none", "ml_superb"}:
+    elif {read_description(manifest)["normaliser"] for manifest in corpora.train} & {
+        "letters",
+        "none",
+        "ml_superb",
+        "whisper",
+    }:
         tagged = [split_language(text) for text in texts]
         tags = sorted({tag for tag, _ in tagged} - {""})
         vocabulary = CharVocabulary((BLANK, " ", *sorted({c for _, text in tagged for c in text} - {" "}), *tags))

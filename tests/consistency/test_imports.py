@@ -13,7 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "eeasr_modules"
 
 # What those who transcribe use of `data`: how training reads audio and spells text.
-READING = (*("data.audio", "data.audio_files", "data.listings", "data.sound_files", "data.waveform", "data.text"),)
+_READ = ("audio", "audio_files", "listings", "own_data", "sound_files", "waveform", "text")
+READING = tuple(f"data.{name}" for name in _READ)
 # What every room may import; it imports nothing of ours. (`old_names` where a package has the name of a module.)
 TEXT = ("common",)
 # What a room may import of ours. `compat` comes before torchaudio, wherever that is needed.

@@ -22,6 +22,7 @@ import numpy as np
 
 from eeasr_modules.common.spelling import composed, normalise_words, upper_case
 from eeasr_modules.common.text_files import decoded
+from eeasr_modules.common.whisper_text import normalise_whisper
 from eeasr_modules.exits.tables.table import CHARS_PER_S, PAUSE_S, ExitTable
 from eeasr_modules.exits.tables.text_signals import TEXT_SIGNALS
 
@@ -214,6 +215,7 @@ NORMALISERS: dict[str, Callable[[str], str]] = {
     "none": composed,  # the same letters must not count as errors for being written in two characters
     "upper": lambda text: " ".join(upper_case(text).split()),
     "words": normalise_words,
+    "whisper": normalise_whisper,  # of English, as the Open ASR Leaderboard scores
 }
 _PER_UTTERANCE = ("reference", "speaker", "duration_s")
 _KEYS = ("id", "exit", "hypothesis")

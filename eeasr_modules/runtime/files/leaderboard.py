@@ -1,0 +1,203 @@
+"""A model scored the way of the Open ASR Leaderboard: its manifest, and results as the hub reads them."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from eeasr_modules.common.files import write_aside
+from eeasr_modules.common.whisper_text import normalise_whisper, spelling_file
+from eeasr_modules.data.audio import read_audio
+from eeasr_modules.data.own_data import Entry, find_split, read_split
+from eeasr_modules.data.waveform import with_segment
+from eeasr_modules.exits.measure.edits import count_edits
+from eeasr_modules.models.device import wait_for
+from eeasr_modules.runtime.recogniser import EarlyExitASR
+
+BOARD = "hf-audio/open-asr-leaderboard"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One utterance as their manifest has it: raw texts, which their scoring normalises.
+
+    Arguments
+    ---------
+    audio_filepath : str
+        Where it is.
+    duration, time : float
+        Seconds of audio; of its share of the batch's time.
+    text, pred_text : str
+        What is said, what was heard.
+    """
+
+    audio_filepath: str
+    duration: float
+    time: float
+    text: str
+    pred_text: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """What came out.
+
+    Arguments
+    ---------
+    lines : tuple of Line
+        Of the manifest.
+    wer : float
+        Percent, over all words, both sides normalised.
+    rtfx : float
+        Seconds of audio per second.
+    n_parameters : int
+        The model's.
+    n_empty : int
+        Utterances left out because nothing is left of their reference, as theirs are.
+    """
+
+    lines: tuple[Line, ...]
+    wer: float
+    rtfx: float
+    n_parameters: int
+    n_empty: int
+
+
+def entries_of(dataset: str | Path, split: str) -> list[Entry]:
+    """Utterances of a set.
+
+    Arguments
+    ---------
+    dataset : str or Path
+        A listing (.csv, .tsv, .jsonl), or a folder: of splits as training on own data takes them, an audiofolder, or
+        what `datasets` saved (which needs that package).
+    split : str
+        Of a folder that has several.
+
+    Returns
+    -------
+    list of Entry
+
+    Raises
+    ------
+    FileNotFoundError, ValueError, ImportError
+        One sentence.
+    """
+    folder = Path(dataset)
+    alone = [folder, *(folder / name for name in ("metadata.csv", "metadata.jsonl", "state.json"))]
+    source = next((path for path in alone if path.is_file()), None)
+    if source is None:
+        source = find_split(folder, split)
+    with tempfile.TemporaryDirectory() as aside:  # for the audio within a saved dataset
+        source = folder if source.name == "state.json" else source
+        entries = list(read_split(source, split, save_folder=Path(aside)))
+        if any(one.audio is not None and one.audio.is_relative_to(aside) for one in entries):
+            raise ValueError(f"'{dataset}' holds its audio within tables: save it as files (an audiofolder) first")
+    if not entries:
+        raise ValueError(f"expected utterances in '{source}', found none")
+    return entries
+
+
+def score(asr: EarlyExitASR, entries: Sequence[Entry], *, batch_size: int = 8, warmup: int = 1) -> Score:
+    """Transcribe a set in batches, each timed, after some that are not.
+
+    Arguments
+    ---------
+    asr : EarlyExitASR
+        What transcribes; times hold what it does from waveforms to words, reading files left out.
+    entries : sequence of Entry
+        With references.
+    batch_size : int
+        Utterances in a batch.
+    warmup : int
+        Batches that are transcribed once before.
+
+    Raises
+    ------
+    ValueError
+        When a number is out of range, a recording cannot be read, or no reference is left.
+    """
+    if batch_size < 1 or warmup < 0:
+        raise ValueError(f"batch_size must be at least 1 and warmup at least 0, got {batch_size} and {warmup}")
+    said = [one for one in entries if normalise_whisper(one.text)]
+    if not said:
+        raise ValueError(f"none of {len(entries)} utterances has a reference: name its column text or transcription")
+    rate, device, lines = asr.engine.sample_rate, asr.engine.device, []
+    paths = [with_segment(str(one.audio), one.segment) for one in said]
+    starts = range(0, len(said), batch_size)
+    for at in starts[:warmup]:
+        batch = paths[at : at + batch_size]
+        asr.transcribe([read_audio(path, sample_rate=rate).numpy() for path in batch])
+    for at in starts:
+        batch = [*zip(said, paths, strict=True)][at : at + batch_size]
+        wavs = [read_audio(path, sample_rate=rate).numpy() for _, path in batch]
+        wait_for(device)
+        start = time.perf_counter()
+        heard = asr.transcribe(wavs)
+        wait_for(device)
+        seconds = (time.perf_counter() - start) / len(batch)
+        for (entry, path), wav, one in zip(batch, wavs, heard, strict=True):
+            if one.error is not None:
+                raise ValueError(f"'{path}' cannot be transcribed: {one.error}")
+            lines.append(Line(path, len(wav) / rate, seconds, entry.text, one.text))
+    pairs = [(normalise_whisper(line.text), normalise_whisper(line.pred_text)) for line in lines]
+    wer = 100 * sum(sum(count_edits(*pair)) for pair in pairs) / sum(len(text.split()) for text, _ in pairs)
+    rtfx = sum(line.duration for line in lines) / sum(line.time for line in lines)
+    n_parameters = sum(one.numel() for one in asr.engine.model.parameters())
+    return Score(tuple(lines), wer, rtfx, n_parameters, len(entries) - len(said))
+
+
+def write_score(
+    found: Score, folder: str | Path, *, model_id: str, dataset: str, split: str, notes: str, task: str | None = None
+) -> list[Path]:
+    """Write `results/MODEL_..._DATASET_....jsonl`, their manifest, and `.eval_results/....yaml`, which the hub reads.
+
+    Arguments
+    ---------
+    found : Score
+        Of one set.
+    folder : str or Path
+        Where to.
+    model_id, dataset, split : str
+        Names; a `/` becomes `-` in files.
+    notes : str
+        How it was run.
+    task : str or None
+        One of the leaderboard's, such as librispeech_clean_wer; None: the result is one on `dataset`.
+
+    Returns
+    -------
+    list of Path
+    """
+    model, data = (name.replace("/", "-") for name in (model_id, dataset))
+    manifest = Path(folder) / "results" / f"MODEL_{model}_DATASET_{data}__{split}.jsonl"
+    rows = [
+        {
+            **vars(line),
+            "norm_text": normalise_whisper(line.text),
+            "norm_pred_text": normalise_whisper(line.pred_text),
+        }
+        for line in found.lines
+    ]
+    results = Path(folder) / ".eval_results" / f"{data}_{task or split}.yaml"
+    for path in (manifest, results):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_aside(manifest, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    spelling = "" if spelling_file() else "; without Whisper's spelling map"
+    about = (
+        f"{notes}; RTFx {found.rtfx:.2f}; {found.n_parameters / 1e6:.1f} M parameters; {len(found.lines)} utterances, "
+        f"{found.n_empty} left out without reference{spelling}"
+    )
+    said = (dataset if task is None else BOARD, task or f"{split}_wer", date.today().isoformat(), about)
+    where, name, today, about = map(json.dumps, said)  # quoted strings of JSON are those of YAML
+    write_aside(
+        results,
+        f"- dataset:\n    id: {where}\n    task_id: {name}\n  value: {found.wer:.2f}\n  date: {today}\n"
+        f"  notes: {about}\n",
+    )
+    return [manifest, results]
