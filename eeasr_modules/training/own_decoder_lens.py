@@ -6,6 +6,7 @@ the length of the recording, because inner layers make a decoder babble.
 """
 
 import hashlib
+import inspect
 import logging
 import re
 from collections.abc import Callable
@@ -117,7 +118,10 @@ class OwnDecoderLens:
 
         memory = BaseModelOutput(last_hidden_state=states)
         memory.attention_mask = None  # Moonshine's model asks for it
-        return self.model(encoder_outputs=memory, decoder_input_ids=ids, past_key_values=cache, use_cache=True)
+        name = (
+            "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
+        )  # by version
+        return self.model(encoder_outputs=memory, decoder_input_ids=ids, use_cache=True, **{name: cache})
 
     @torch.no_grad()
     def spell(self, states: torch.Tensor, *, most: int) -> tuple[list[list[int]], dict[str, np.ndarray]]:
@@ -137,15 +141,18 @@ class OwnDecoderLens:
         signals : dict of str to np.ndarray of shape (layers,)
             `token_entropy` and `sequence_log_prob`, nats, the mean over tokens and the end.
         """
+        from transformers import DynamicCache, EncoderDecoderCache
+
         start = self.prompt(states)
-        ids, cache = torch.tensor([start] * len(states), device=self.device), None
+        ids = torch.tensor([start] * len(states), device=self.device)
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())  # filled in place
         most = min(most, getattr(self.model.config, "max_target_positions", most + len(start)) - len(start))
         tokens: list[list[int]] = [[] for _ in states]
         totals, spoken = {name: np.zeros(len(states)) for name in SIGNALS}, np.zeros(len(states))
         going = np.ones(len(states), dtype=bool)
         for step in range(most):
             out = self._step(states, ids, cache)
-            cache, logits = out.past_key_values, out.logits[:, -1].float()
+            logits = out.logits[:, -1].float()
             logits[:, self.never + (self.never_first if step == 0 else [])] = -torch.inf
             log_probs = torch.log_softmax(logits, dim=-1)
             best, chosen = log_probs.max(dim=-1)
