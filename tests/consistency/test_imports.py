@@ -22,7 +22,7 @@ OURS = {
     "exits": ("old_names", *TEXT),
     "models": ("compat", *TEXT),
     "data": ("compat", *TEXT),
-    "training": ("compat", "old_names", "models", "data", "exits", *TEXT),
+    "training": ("compat", "old_names", "models", "data", "exits", "runtime", *TEXT),
     "runtime": ("compat", "models", "exits", *READING, *TEXT),
     "report": ("exits", *TEXT),
     "demo": ("compat", "runtime", "exits", *READING),

@@ -370,7 +370,14 @@ def _reason(target: RiskTarget, tests: SequenceTests, *, n_blocks: int, smallest
     return refusal(target, clip=tests.clip, tail=tests.tail, n_blocks=n_blocks, smallest=smallest, **first)
 
 
-def certify(dev_table: ExitTable, open_policy: Policy, *, target: RiskTarget, cost: str = "cost_layers") -> Calibrated:
+def certify(
+    dev_table: ExitTable,
+    open_policy: Policy,
+    *,
+    target: RiskTarget,
+    source_table: ExitTable | None = None,
+    cost: str = "cost_layers",
+) -> Calibrated:
     """The cheapest threshold that keeps the promise `target`, or the last exit where none can be certified.
 
     The order in which thresholds are tested must not come from the data they are tested on, nor may a fit: half of the
@@ -384,6 +391,8 @@ def certify(dev_table: ExitTable, open_policy: Policy, *, target: RiskTarget, co
         With its threshold open; layers and fitted model may be open too.
     target : RiskTarget
         What to promise, see `exits.tuning.risk`.
+    source_table : ExitTable or None
+        Other speakers that make the grid, so that all of `dev_table` certifies.
     cost : str
         What "cheapest" counts.
 
@@ -401,9 +410,9 @@ def certify(dev_table: ExitTable, open_policy: Policy, *, target: RiskTarget, co
     if not open_policy.is_open:
         raise ValueError(f"exit_risk chooses a threshold, but {open_policy} has one: leave its last number out")
     leaf = open_leaf(open_policy)
-    source = None
+    source = source_table
     unfitted = isinstance(leaf, Fitted) and leaf.model is None
-    if unfitted or (isinstance(open_policy, Between) and open_policy.has_open_window):
+    if source is None and (unfitted or (isinstance(open_policy, Between) and open_policy.has_open_window)):
         fold = speaker_folds(dev_table, 2)
         source, dev_table = dev_table.select(fold == 0), dev_table.select(fold == 1)
     found = control_risk(dev_table, open_policy, target=target, source_table=source, cost=cost)

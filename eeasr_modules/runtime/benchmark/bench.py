@@ -120,6 +120,7 @@ def run_benchmark(
     repeats: int = 5,
     threads: int = 1,
     normaliser: str = NORMALISER,
+    keep: Callable[[Way], bool] = lambda way: True,
     progress: Callable[[str], object] = lambda line: None,
 ) -> list[Result]:
     """Time every way at every batch size.
@@ -140,6 +141,8 @@ def run_benchmark(
         Of torch on a CPU.
     normaliser : str
         For references and transcripts: one of `exits.tables.plain_transcripts.NORMALISERS`.
+    keep : callable
+        Whether a way is timed.
     progress : callable
         Told what is being done.
 
@@ -159,7 +162,7 @@ def run_benchmark(
     if normaliser not in NORMALISERS:
         raise ValueError(f"normaliser must be one of {', '.join(NORMALISERS)}, got {normaliser!r}")
     engine, results = asr.engine, []
-    ways = all_ways(engine, policies)
+    ways = [way for way in all_ways(engine, policies) if keep(way)]
     with _threads(threads), computed_in(engine.precision, engine.device):  # every way, not ours alone
         for batch in batches:
             bench = _Bench(material, batch, engine.device, engine.sample_rate)

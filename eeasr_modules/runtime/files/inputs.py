@@ -37,11 +37,14 @@ class Recording:
         Of the file, which need not exist, with the stretch where a listing names one.
     reference : str or None
         What a listing says is said there.
+    speaker : str or None
+        Who a listing says speaks.
     """
 
     name: str
     path: str
     reference: str | None = None
+    speaker: str | None = None
 
 
 def find_recordings(
@@ -130,7 +133,7 @@ def _listing(path: Path) -> list[Recording]:
                 )
             wav = wav.replace(DATA_ROOT, root, 1)
         wav = with_segment(_beside(wav, path.parent), row.segment)
-        found.append(Recording(row.utt_id or wav, wav, row.text))
+        found.append(Recording(row.utt_id or wav, wav, row.text, row.speaker))
     return found
 
 
