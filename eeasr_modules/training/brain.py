@@ -1,5 +1,6 @@
 """The one SpeechBrain Brain: multi-exit training under every regime, CTC and perhaps a shared attention decoder."""
 
+import logging
 from pathlib import Path
 
 import speechbrain as sb
@@ -19,6 +20,8 @@ from eeasr_modules.training.logs import Samples, extra_logger
 from eeasr_modules.training.objectives import Distillation, Spelling, load_teacher
 from eeasr_modules.training.optimiser import decayed_groups, lr_share
 from eeasr_modules.training.regimes import OWN_TEACHERS
+
+logger = logging.getLogger(__name__)
 
 
 class ExitBrain(sb.Brain):
@@ -67,6 +70,7 @@ class ExitBrain(sb.Brain):
             if config.distill not in OWN_TEACHERS:
                 self.teacher = load_teacher(config.distill, vocabulary, device=self.device)
         self.spelling = Spelling.of(config)
+        self.unsound = False  # a loss since the last update was not finite
         self.speed = None
         if config.speeds != [100]:
             self.speed = SpeedPerturb(config.sample_rate, speeds=config.speeds, device=self.device)
@@ -104,8 +108,9 @@ class ExitBrain(sb.Brain):
         by_utterance = utterance_ctc_losses(log_probs, n_frames, tokens, n_tokens, blank_index=blank_index)
         n_tokens = n_tokens.sum().clamp(min=1)
         losses = by_utterance.sum(dim=1) / n_tokens
-        self.loss_sums += losses.detach()
-        self.n_summed += 1
+        if stage != sb.Stage.TRAIN or self._is_sound(by_utterance, batch.id):
+            self.loss_sums += losses.detach()
+            self.n_summed += 1
         if stage != sb.Stage.TRAIN:
             self._count_words(log_probs, n_frames, batch.id, batch.words)
         weights = torch.tensor(self.weights, device=losses.device)
@@ -120,6 +125,16 @@ class ExitBrain(sb.Brain):
         if self.config.confidence_weighted:
             loss = (by_utterance * confidence_weights(log_probs, n_frames, weights)).sum() / n_tokens
         return loss if spelled is None else self.spelling.joint(loss, spelled)
+
+    def _is_sound(self, by_utterance, utt_ids):
+        """Whether all losses are finite; else those who have another are named, and the update is skipped."""
+        finite = by_utterance.isfinite().all(dim=0).tolist()
+        if all(finite):
+            return True
+        self.unsound = True
+        named = ", ".join(utt_id for utt_id, is_finite in zip(utt_ids, finite, strict=True) if not is_finite)
+        logger.warning("the loss of %s is not finite: this update is skipped", named)
+        return False
 
     def _spelling_losses(self, spelled, tokens, n_tokens, stage):
         """Losses of the attention decoder by exit, which are summed for the log as well."""
@@ -207,6 +222,9 @@ class ExitBrain(sb.Brain):
             for name, optimizer in self.freeze_optimizers(self.optimizers_dict).items()
             if any(p.grad is not None for group in optimizer.param_groups for p in group["params"])
         }
+        if self._any_unsound():
+            self._end_update()
+            return
         for optimizer in moving.values():
             self.scaler.unscale_(optimizer)
             if self.max_grad_norm > 0:  # SpeechBrain's -1 would turn gradients round
@@ -218,8 +236,21 @@ class ExitBrain(sb.Brain):
             self.scaler.step(optimizer)
         if moving:
             self.scaler.update()
+        self._end_update()
+
+    def _any_unsound(self):
+        """Whether a process met a loss that is not finite: all then skip, as they share gradients."""
+        if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+            return self.unsound
+        found = torch.tensor(float(self.unsound), device=self.device)
+        torch.distributed.all_reduce(found, op=torch.distributed.ReduceOp.MAX)
+        return bool(found)
+
+    def _end_update(self):
+        """Gradients forgotten, the update counted, also one that was skipped."""
         for optimizer in self.optimizers_dict.values():
             optimizer.zero_grad(set_to_none=True)
+        self.unsound = False
         self.optimizer_step += 1
 
     def _forget_idle_heads(self):

@@ -7,7 +7,7 @@ import importlib
 import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import speechbrain as sb
@@ -46,18 +46,18 @@ def frames_needed(tokens: list[int]) -> int:
     return len(tokens) + sum(a == b for a, b in itertools.pairwise(tokens))
 
 
-def warn_of_short(
-    items: Mapping[str, dict],
+def without_short(
+    items: dict[str, dict],
     *,
     encode: Callable[[str], list[int]],
     frames_for: Callable[[torch.Tensor], torch.Tensor],
     sample_rate: int,
-) -> int:
-    """How many utterances have too few frames for their tokens: nothing is learned from them, which is logged.
+) -> dict[str, dict]:
+    """Utterances with enough frames for their tokens (CTC aligns no others); how many are left out is logged.
 
     Arguments
     ---------
-    items : mapping
+    items : dict
         As `manifest_items` gives them.
     encode : callable
         Text -> token indices.
@@ -65,21 +65,28 @@ def warn_of_short(
         The encoder's: samples -> frames.
     sample_rate : int
         Hz.
+
+    Raises
+    ------
+    ValueError
+        When none is left.
     """
     n_samples = torch.tensor([round(item["duration"] * sample_rate) for item in items.values()])
     n_frames = frames_for(n_samples).tolist()
     needed = (frames_needed(encode(item["words"])) for item in items.values())
     short = [utt_id for utt_id, has, needs in zip(items, n_frames, needed, strict=True) if has < needs]
-    if short:
-        logger.warning(
-            "%d of %d training utterances (%.1f %%) have fewer frames than CTC needs for their tokens, and teach "
-            "nothing (the first is %s): give tokens: bpe, a smaller downsample_factor, or downsample: null",
-            len(short),
-            len(items),
-            100.0 * len(short) / len(items),
-            short[0],
-        )
-    return len(short)
+    if not short:
+        return items
+    what = (
+        f"{len(short)} of {len(items)} training utterances ({100.0 * len(short) / len(items):.1f} %) have fewer frames "
+        f"than CTC needs for their tokens (the first is {short[0]})"
+    )
+    how = "give tokens: bpe, a smaller downsample_factor, or downsample: null"
+    if len(short) == len(items):
+        raise ValueError(f"{what}: {how}")
+    logger.warning("%s, left out: %s", what, how)
+    left_out = set(short)
+    return {utt_id: item for utt_id, item in items.items() if utt_id not in left_out}
 
 
 # what may not change between the sittings of one run: its checkpoints would not fit or would mean something else
@@ -324,9 +331,9 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     train_items = manifest_items(corpora.train, limit=config.train_utterances)
     valid_items = manifest_items(corpora.valid, limit=config.test_utterances)
     train_items = without_long(train_items, config.train_max_s)
-    if config.n_epochs and sb.utils.distributed.if_main_process():
+    if config.n_epochs:
         frames_for, rate = model.frames_for, config.sample_rate
-        warn_of_short(train_items, encode=vocabulary.encode, frames_for=frames_for, sample_rate=rate)
+        train_items = without_short(train_items, encode=vocabulary.encode, frames_for=frames_for, sample_rate=rate)
     if config.cache_states and config.n_epochs:
         model.to(run_opts.device or sb.utils.distributed.infer_device())
         if sb.utils.distributed.if_main_process():

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import pytest
+import speechbrain as sb
 import torch
 from speechbrain.utils.run_opts import RunOptions
 
@@ -162,6 +164,28 @@ class TestBrain:
         assert held["encoder_optimizer"] == [id(p) for p in model.encoder.parameters()]
         assert held["heads_optimizer"] == [id(p) for p in model.heads.parameters()]
         assert all(len(optimizer.param_groups) == 1 for optimizer in brain.optimizers_dict.values())
+
+    def test_a_loss_that_is_not_finite_skips_its_update_and_says_whose_it_was(self, make_brain, model, caplog):
+        brain = make_brain()
+        brain.init_optimizers()
+        brain.on_stage_start(sb.Stage.TRAIN, 1)
+        brain.weights = [1.0] * len(model.exit_layers)
+        for optimizer in brain.optimizers_dict.values():
+            optimizer.param_groups[0]["lr"] = 0.01
+        tokens = torch.tensor([[3, 4], [5, 6]])
+        batch = SimpleNamespace(id=["good", "bad"], tokens=(tokens, torch.ones(2)), words=["", ""])
+        moved = []
+        for fault in (float("nan"), 0.0):
+            before = [p.clone() for p in model.parameters()]
+            log_probs, n_frames = model(torch.randn(2, 16000), torch.tensor([16000, 16000]))
+            spoilt = [one + torch.tensor([0.0, fault])[:, None, None] for one in log_probs]
+            brain.compute_objectives((spoilt, n_frames), batch, sb.Stage.TRAIN).backward()
+            brain.optimizers_step()
+            assert all(p.isfinite().all() for p in model.parameters())
+            moved.append(any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)))
+        assert moved == [False, True] and brain.n_summed == 1 and brain.optimizer_step == 2
+        said = [message for message in caplog.messages if "not finite" in message]
+        assert said == ["the loss of bad is not finite: this update is skipped"]
 
     def test_a_frozen_encoder_has_none(self, make_brain, model):
         model.freeze_encoder()

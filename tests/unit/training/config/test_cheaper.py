@@ -9,7 +9,7 @@ from tiny_checkpoint import save_checkpoint
 
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.config.config import check, load_yaml, with_depth
-from eeasr_modules.training.fit import build_model, check_run_folder, warn_of_short
+from eeasr_modules.training.fit import build_model, check_run_folder, without_short
 from eeasr_modules.training.initialisation import take_over
 from recipes.Pretrain.masked_prediction import MaskedPredictor
 
@@ -206,19 +206,19 @@ class TestDownsampledRun:
         with pytest.raises(ValueError, match="a decoder reads the encoder's own frames: leave one out"):
             MultiExit({**config, "upsample": True, "decoder": shape})
 
-    def test_utterances_with_fewer_frames_than_tokens_are_counted(self, make, vocabulary, caplog):
+    def test_utterances_with_fewer_frames_than_tokens_are_counted_and_left_out(self, make, vocabulary, caplog):
         items = {
             "enough": {"duration": 1.0, "words": "YES"},
             "repeats": {"duration": 0.45, "words": "EEE"},  # five frames with the blanks between, there are four
             "long": {"duration": 1.0, "words": "NO NO NO NO NO NO NO"},
         }
         with caplog.at_level(logging.WARNING):
-            for factor, expected in ((None, 0), (3, 2)):
+            for factor, expected in ((None, ["enough", "repeats", "long"]), (3, ["enough"])):
                 changes = {} if factor is None else {"downsample": "signal", "downsample_factor": factor}
                 frames_for = make(**changes).encoder.frames_for
-                n = warn_of_short(items, encode=vocabulary.encode, frames_for=frames_for, sample_rate=16000)
-                assert n == expected
+                kept = without_short(items, encode=vocabulary.encode, frames_for=frames_for, sample_rate=16000)
+                assert list(kept) == expected
         assert caplog.messages == [
-            "2 of 3 training utterances (66.7 %) have fewer frames than CTC needs for their tokens, and teach nothing "
-            "(the first is repeats): give tokens: bpe, a smaller downsample_factor, or downsample: null"
+            "2 of 3 training utterances (66.7 %) have fewer frames than CTC needs for their tokens "
+            "(the first is repeats), left out: give tokens: bpe, a smaller downsample_factor, or downsample: null"
         ]
