@@ -53,7 +53,7 @@ def test_decoding_starts_from_the_shipped_models_results(root):
     decoding = runpy.run_path(str(root / "benchmarks" / "decoding.py"))
     page = (root / "results" / "decoding" / "README.md").read_text(encoding="utf-8")
     assert decoding["with_tables"](page) == page
-    sets = json.loads((root / "results" / "small" / "summary.json").read_text(encoding="utf-8"))["sets"]
+    sets = json.loads((root / "results" / "base" / "summary.json").read_text(encoding="utf-8"))["sets"]
     n_compared = 0
     for path in (root / "results" / "decoding").glob("*.json"):
         for row in json.loads(path.read_text(encoding="utf-8")):
@@ -61,7 +61,7 @@ def test_decoding_starts_from_the_shipped_models_results(root):
                 layers, wers = sets[row["set"]]["exit_layers"], sets[row["set"]]["wer_per_exit"]
                 assert row["wer"]["greedy"] == pytest.approx(wers[layers.index(row["exit"])], abs=1e-3), row
                 n_compared += 1
-    assert n_compared >= 9
+    assert n_compared >= 6
 
 
 @pytest.fixture(scope="module")
