@@ -104,9 +104,7 @@ def _curves(options: argparse.Namespace) -> dict:
     if not options.dev:
         raise ValueError("--fitted needs the table that the policies were fitted on, got no --dev")
     if options.cost != "depth":
-        raise ValueError(
-            f"--fitted holds costs in layers, got --cost {options.cost}; leave one of them out"
-        )
+        raise ValueError(f"--fitted holds costs in layers, got --cost {options.cost}; leave one of them out")
     digest = read_table(options.dev).metadata.get("model_digest")
     found = read_policies(Path(options.fitted) / "policy.json", model_digest=digest)
     return {str(one.open_policy): one.grid for one in found if one.cost == "cost_layers"}
