@@ -16,7 +16,7 @@ from rapidfuzz.distance import Levenshtein
 
 from eeasr_modules.exits.measure.edits import edit_counts
 from eeasr_modules.exits.measure.regions import AtExit, Heard, Keeps, feature_names, pass_exit
-from eeasr_modules.exits.policies.fitted import common_exits, described
+from eeasr_modules.exits.policies.fitted import common_exits, described, kept_in_file, nothing_passed
 from eeasr_modules.exits.policies.gain import exit_position, signal_of
 from eeasr_modules.exits.policies.trees import Trees, mean_of_trees
 from eeasr_modules.exits.tables.parts import speaker_folds
@@ -128,8 +128,8 @@ class FusionModel:
         return (*self.signals, "hypothesis", "exit_layer")
 
     def start(self, n: int) -> np.ndarray:
-        """What the exits passed left: None, of shape (n, 1)."""
-        return np.full((n, 1), None, dtype=object)
+        """What the exits passed left: nothing."""
+        return nothing_passed(n)
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Fuse this exit's transcripts; to be asked at every exit that is passed, the last one too.
@@ -195,17 +195,12 @@ class FusionModel:
             When the file's features are not those of this version, or trees are missing.
         """
         signals = tuple(content["signals"])
-        if tuple(content["features"]) != feature_names(signals):
-            raise ValueError("fusion was fitted on other features than this version computes; fit it again")
         return cls(
             signals=signals,
             language=content["language"],
-            exit_layers=tuple(content["exit_layers"]),
             trees=Trees.from_arrays(arrays, ""),
             margin=float(content["margin"]),
-            model_digest=content["model_digest"],
-            fitted_on=content["fitted_on"],
-            name=content["name"],
+            **kept_in_file(content, feature_names(signals)),
         )
 
 

@@ -172,6 +172,36 @@ class Fitted(Policy):
         return self.model
 
 
+def nothing_passed(n: int) -> np.ndarray:
+    """State of n utterances before the first exit, for models that keep an object each: None, of shape (n, 1)."""
+    return np.full((n, 1), None, dtype=object)
+
+
+def kept_in_file(content: Mapping[str, Any], features: Sequence[str] | None = None) -> dict[str, Any]:
+    """What every fitted model takes from its file: name, exit_layers, model_digest, fitted_on.
+
+    Arguments
+    ---------
+    content : mapping
+        Of the file.
+    features : sequence of str or None
+        Columns that this version computes; None does not ask.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    ValueError
+        When the file's features are others.
+    """
+    if features is not None and tuple(content["features"]) != tuple(features):
+        raise ValueError(f"{content['name']} was fitted on other features than this version computes; fit it again")
+    kept = {name: content[name] for name in ("name", "model_digest", "fitted_on")}
+    return {**kept, "exit_layers": tuple(content["exit_layers"])}
+
+
 def common_exits(tables: Sequence[Any]) -> tuple[tuple[int, ...], str | None]:
     """Exit layers and model digest of the tables that something is fitted on.
 

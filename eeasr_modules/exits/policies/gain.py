@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits.policies.fitted import common_exits, described
+from eeasr_modules.exits.policies.fitted import common_exits, described, kept_in_file
 from eeasr_modules.exits.tables.table import ExitTable
 
 STRENGTH = 30.0
@@ -146,13 +146,10 @@ class GainModel:
         GainModel
         """
         return cls(
-            name=content["name"],
             signals=tuple(content["signals"]),
-            exit_layers=tuple(content["exit_layers"]),
             weights=np.array(content["weights"]),
             intercepts=np.array(content["intercepts"]),
-            model_digest=content["model_digest"],
-            fitted_on=content["fitted_on"],
+            **kept_in_file(content),
         )
 
 

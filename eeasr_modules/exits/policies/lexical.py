@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits.policies.fitted import common_exits, described
+from eeasr_modules.exits.policies.fitted import common_exits, described, kept_in_file
 from eeasr_modules.exits.policies.gain import STRENGTH, ridge, signal_of, weighted_sum
 from eeasr_modules.exits.tables.table import ExitTable
 
@@ -130,11 +130,8 @@ class LexicalModel:
         LexicalModel
         """
         return cls(
-            name=content["name"],
             signals=tuple(content["signals"]),
-            exit_layers=tuple(content["exit_layers"]),
             weights=np.array(content["weights"]),
             intercept=float(content["intercept"]),
-            model_digest=content["model_digest"],
-            fitted_on=content["fitted_on"],
+            **kept_in_file(content),
         )

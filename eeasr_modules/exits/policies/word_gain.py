@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits.policies.fitted import common_exits, described
+from eeasr_modules.exits.policies.fitted import common_exits, described, kept_in_file, nothing_passed
 from eeasr_modules.exits.policies.gain import STRENGTH, exit_position, lookahead, ridge, signal_of, weighted_sum
 from eeasr_modules.exits.policies.trees import Bins, Trees, mean_of_trees
 from eeasr_modules.exits.tables.parts import speaker_folds
@@ -146,8 +146,8 @@ class WordGainModel:
         return (*self.signals, *self.word_signals, "hypothesis", "duration_s", "exit_layer")
 
     def start(self, n: int) -> np.ndarray:
-        """What the exits passed left: None, of shape (n, 1)."""
-        return np.full((n, 1), None, dtype=object)
+        """What the exits passed left: nothing."""
+        return nothing_passed(n)
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Best predicted gain per second and layer of going on, of shape (n,), and what this exit leaves."""
@@ -207,23 +207,16 @@ class WordGainModel:
             When the file's features are not those of this version, or trees are missing.
         """
         signals, word_signals = tuple(content["signals"]), tuple(content["word_signals"])
-        if tuple(content["features"]) != feature_names(signals, word_signals):
-            raise ValueError(
-                f"{content['name']} was fitted on other features of words than this version computes; fit it again"
-            )
         steps = tuple(content["steps"])
         return cls(
-            name=content["name"],
             signals=signals,
             word_signals=word_signals,
             language=content["language"],
-            exit_layers=tuple(content["exit_layers"]),
             steps=steps,
             trees=tuple(Trees.from_arrays(arrays, f"step_{step}_") for step in steps),
             weights=np.array(content["weights"]),
             intercepts=np.array(content["intercepts"]),
-            model_digest=content["model_digest"],
-            fitted_on=content["fitted_on"],
+            **kept_in_file(content, feature_names(signals, word_signals)),
         )
 
 
@@ -353,35 +346,51 @@ class _Rows:
                     f"word gains are fitted on references, and the table of {table.metadata.get('set_name')} has none"
                 )
         joined = {
-            name: np.concatenate([signal_of(table, name) for table in tables])
-            for name in (*signals, *word_signals, "duration_s")
+            name: np.concatenate([signal_of(table, name) for table in tables]) for name in (*signals, "duration_s")
         }
-        hypotheses = np.concatenate([table.hypotheses for table in tables])
-        references = np.concatenate([table.references for table in tables])
-        spelling, passed = word_spelling(common_language(tables)), [None] * len(hypotheses)
-        features, utterance = [], []
-        for k in range(hypotheses.shape[1] - 1):
-            at_exit, of_word, passed = word_features(
-                [text.split() for text in hypotheses[:, k]],
-                passed,
-                exit_index=k,
-                scalars={name: joined[name][:, k] for name in signals},
-                word_signals={name: joined[name][:, k] for name in word_signals},
-                spelling=spelling,
-            )
-            features.append(at_exit)
-            utterance.append(of_word)
+        common_language(tables)
+        words = np.concatenate([_words_of(table, tuple(signals), tuple(word_signals)) for table in tables])
+        features, gains = ([np.concatenate(words[:, k, what]) for k in range(words.shape[1])] for what in (0, 1))
         if not sum(map(len, features)):
             raise ValueError("word gains need words, and all transcripts of the dev tables are empty")
+        n_words = np.array([[len(one) for one in row] for row in words[:, :, 0]], dtype=np.int64)
         return cls(
             part=np.concatenate([speaker_folds(table, N_PARTS, seed=1) for table in tables]),
             errors=np.concatenate([table.errors for table in tables]),
             seconds=joined["duration_s"],
             signals=np.stack([joined[name] for name in signals], axis=2),
             features=features,
-            utterance=utterance,
-            gains=word_gains(hypotheses, references),
+            utterance=[np.repeat(np.arange(len(words)), n) for n in n_words.T],
+            gains=gains,
         )
+
+
+def _words_of(table: ExitTable, signals: tuple[str, ...], word_signals: tuple[str, ...]) -> np.ndarray:
+    """Features and gains of the words, arrays as objects of shape (n_utterances, n_exits - 1, 2).
+
+    Made once of a whole table; those of its folds of speakers are taken from them.
+    """
+
+    def work() -> np.ndarray:
+        found = np.empty((table.n_utterances, table.n_exits - 1, 2), dtype=object)
+        passed, gains = [None] * table.n_utterances, word_gains(table.hypotheses, table.references)
+        for k in range(table.n_exits - 1):
+            words = [text.split() for text in table.hypotheses[:, k]]
+            features, _, passed = word_features(
+                words,
+                passed,
+                exit_index=k,
+                scalars={name: signal_of(table, name)[:, k] for name in signals},
+                word_signals={name: signal_of(table, name)[:, k] for name in word_signals},
+                spelling=word_spelling(common_language([table])),
+            )
+            ends = np.cumsum([len(one) for one in words])[:-1]
+            for what, rows in enumerate((features, gains[k])):
+                for i, own in enumerate(np.split(rows, ends)):
+                    found[i, k, what] = own
+        return found
+
+    return table.once(f"words by {signals} and {word_signals}", work)
 
 
 def _steps(n_exits: int) -> tuple[int, ...]:

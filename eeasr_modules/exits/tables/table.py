@@ -5,7 +5,7 @@ utterance on axis 0 and the exit on axis 1. On disk it is a Parquet file with a 
 (`eeasr_modules.exits.tables.parquet`). WERs are in percent everywhere.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -285,6 +285,24 @@ class ExitTable:
         """Derived signals that were asked for; kept, since a curve over thresholds asks hundreds of times."""
         return {}
 
+    def once(self, name: str, work: Callable[[], np.ndarray]) -> np.ndarray:
+        """What is worked out once for a table; parts of it (`select`) then take theirs along.
+
+        Arguments
+        ---------
+        name : str
+            Which, apart from signals.
+        work : callable
+            Gives an array with the utterance on axis 0, each by itself.
+
+        Returns
+        -------
+        np.ndarray
+        """
+        if name not in self._derived:
+            self._derived[name] = work()
+        return self._derived[name]
+
     def _derive(self, name: str) -> np.ndarray:
         if name == "uniform":
             seed = int(self.metadata.get("seed", 0))
@@ -345,7 +363,8 @@ class ExitTable:
         ExitTable
         """
         extended = replace(self, signals={**self.signals, **signals})
-        extended._derived.update(self._derived)
+        if not set(signals) & set(self.signals):
+            extended._derived.update(self._derived)
         return extended
 
     def without_references(self) -> "ExitTable":

@@ -123,15 +123,13 @@ def cross_fitted(name: str, table: ExitTable, *, n_folds: int = 10) -> tuple[Fit
     kept = _FITS.setdefault(table, {})
     if (name, n_folds) not in kept:
         fold = speaker_folds(table, n_folds)
-        for signal in KINDS[name].signals:
-            needed_signal(
-                table, signal, policy=name
-            )  # derived ones are then kept, and the folds take their part of them
+        whole = table.with_signals({})  # what is derived of it goes when all are fitted
+        of_all = fit_model(name, [whole])  # first: the folds then take their parts of what it worked out
         scores = np.zeros((table.n_utterances, table.n_exits))
         for i in np.unique(fold):
-            model = fit_model(name, [table.select(fold != i)])
-            scores[fold == i] = scores_of(model, table.select(fold == i))
-        kept[name, n_folds] = fit_model(name, [table]), scores
+            model = fit_model(name, [whole.select(fold != i)])
+            scores[fold == i] = scores_of(model, whole.select(fold == i))
+        kept[name, n_folds] = of_all, scores
     return kept[name, n_folds]
 
 

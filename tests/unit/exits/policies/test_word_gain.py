@@ -8,7 +8,8 @@ from eeasr_modules.exits.measure.overthinking import auroc
 from eeasr_modules.exits.policies import word_gain as word_gain_fit
 from eeasr_modules.exits.policies.files import read_fitted, write_fitted
 from eeasr_modules.exits.policies.word_gain import WordGainModel, _fit_trees, _Rows, fit_word_gain
-from eeasr_modules.exits.tuning.fit import fit_model, scores_of
+from eeasr_modules.exits.tables.parts import speaker_folds
+from eeasr_modules.exits.tuning.fit import cross_fitted, fit_model, scores_of
 from eeasr_modules.exits.words.features import feature_names, word_features
 from eeasr_modules.exits.words.resources import word_spelling
 
@@ -195,3 +196,25 @@ def test_scores_of_a_part_of_the_speakers_never_depend_on_its_own_errors(dev, ro
     (before,), (after,) = (fit_word_gain([table], signals=SIGNALS, word_signals=()).scores for table in (dev, poisoned))
     assert (after[own] == before[own]).all()
     assert (after[others] != before[others]).any()
+
+
+def test_cross_fitting_looks_at_the_words_once_and_scores_as_fold_by_fold(monkeypatch):
+    table, looks = sentence_table(5, n=60), []
+    of_words = word_gain_fit.word_gains
+    monkeypatch.setattr(word_gain_fit, "word_gains", lambda *args: looks.append(1) or of_words(*args))
+    _, scores = cross_fitted("gain_words_text", table, n_folds=2)
+    assert len(looks) == 1
+    fold = speaker_folds(table, 2)
+    for i in range(2):
+        model = fit_model("gain_words_text", [table.select(fold != i)])  # nothing is worked out of `table` itself
+        assert (scores[fold == i] == scores_of(model, table.select(fold == i))).all()
+    assert len(looks) == 3
+
+
+def test_what_was_worked_out_of_a_table_goes_when_a_signal_is_replaced():
+    table = sentence_table(5, n=4)
+    assert table.once("rows", lambda: np.arange(4)).tolist() == [0, 1, 2, 3]
+    assert table.select([2, 0]).once("rows", lambda: np.zeros(2)).tolist() == [2, 0]
+    assert table.with_signals({"new": np.zeros(table.hypotheses.shape)}).once("rows", lambda: np.zeros(4))[3] == 3
+    replaced = table.with_signals({"char_change": np.zeros(table.hypotheses.shape)})
+    assert replaced.once("rows", lambda: np.zeros(4)).tolist() == [0, 0, 0, 0]
