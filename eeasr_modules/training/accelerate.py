@@ -262,7 +262,7 @@ class _Run:
         numbers = {"changed": outcome.excess, "saved": outcome.saved, "times_faster": faster}
         what = "speakers" if any(item["known"] for item in self.items.values()) else "recordings"
         return Accelerated(
-            sentence=_sentence(calibrated, target, faster=faster, changed=outcome.excess, what=what),
+            sentence=_sentence(calibrated, target, **numbers, what=what),
             policy=str(calibrated.policy),
             certified=calibrated.promise["certified"],
             statement=calibrated.promise["statement"],
@@ -420,7 +420,9 @@ def _certified(choose: ExitTable, calibrate: ExitTable, target: RiskTarget) -> C
     return replace(found, drift=drift_reference(calibrate, found.policy))
 
 
-def _sentence(found: Calibrated, target: RiskTarget, *, faster: float, changed: float, what: str) -> str:
+def _sentence(
+    found: Calibrated, target: RiskTarget, *, times_faster: float, changed: float, saved: float, what: str
+) -> str:
     promise = found.promise
     sure = f"{100 * (1 - target.delta):g} %"
     if not promise["certified"]:
@@ -432,11 +434,13 @@ def _sentence(found: Calibrated, target: RiskTarget, *, faster: float, changed: 
                 f"calibrate on, about {in_all} in all, and there are {promise['n_blocks']}; everything runs to the end"
             )
         return f"not worth it: no earlier exit could be certified to change at most {target.eps:g} % ({sure})"
+    if saved <= 0:  # what the clock says is noise
+        return f"not worth it: no earlier exit keeps to {target.eps:g} % changed ({sure}); everything runs to the end"
     numbers = (
-        f"{faster:.1f} x faster, {changed:.1f} % of words changed on hold-out, certified at most {target.eps:g} % "
-        f"({sure})"
+        f"{times_faster:.1f} x faster, {changed:.1f} % of words changed on hold-out, certified at most "
+        f"{target.eps:g} % ({sure})"
     )
-    if faster < WORTH:
+    if times_faster < WORTH:
         return f"not worth it: full depth is as good ({numbers})"
     if isinstance(found.policy, Static):
         return f"not worth it: layer {found.policy.layer} for all is as good: {numbers}"
