@@ -56,7 +56,8 @@ def _add_analyze(commands: argparse._SubParsersAction) -> None:
         metavar="EPS,DELTA[,CLIP] | changed=EPS,delta=DELTA",
         help="certify, with probability 1 - DELTA: at most EPS WER points above the last exit over speakers that lose "
         "at most CLIP points, and how many lose more (default CLIP: 4 EPS; 100: all speakers, and takes many). "
-        "changed=2,delta=0.1: at most 2 %% of the last exit's words change by leaving early; reads no label",
+        "changed=2,delta=0.1: at most 2 %% of the last exit's words change by leaving early; reads no label; "
+        "excess=EPS,delta=DELTA,per_exit=true: of those who leave at each exit, or the exit is closed",
     )
     parser.add_argument(
         "--examples",

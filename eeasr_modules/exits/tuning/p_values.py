@@ -30,8 +30,8 @@ def p_values(
     ---------
     losses : np.ndarray of shape (n_blocks,) or (n_blocks, n_policies)
         At most 1.
-    limit : float
-        Between 0 and 1.
+    limit : float or np.ndarray of shape (n_policies,)
+        Between 0 and 1; here and in all methods.
     method : str
         One of `P_VALUES`.
     uniforms : np.ndarray of shape (n_blocks,), or None
@@ -102,8 +102,8 @@ def exact_p_values(losses: np.ndarray, limit: float, *, uniforms: np.ndarray | N
         0 to 1.
     limit : float
         Between 0 and 1.
-    uniforms : np.ndarray of shape (n_blocks,), or None
-        Uniform on 0 to 1 and independent of the losses; one per block, shared by all policies. None allows
+    uniforms : np.ndarray of shape (n_blocks,) or as losses, or None
+        Uniform on 0 to 1 and independent of the losses; one per block is shared by all policies. None allows
         losses of 0 and 1 only.
 
     Returns
@@ -122,7 +122,7 @@ def exact_p_values(losses: np.ndarray, limit: float, *, uniforms: np.ndarray | N
         if not np.isin(losses, (0.0, 1.0)).all():
             raise ValueError("exact p-values need losses of 0 or 1, or uniforms to round the others with; got neither")
         uniforms = np.full(len(losses), 0.5)
-    ones = np.reshape(uniforms, (-1, *[1] * (losses.ndim - 1))) < losses
+    ones = (uniforms if uniforms.ndim == losses.ndim else uniforms[:, None]) < losses
     return binom.cdf(ones.sum(axis=0), len(losses), limit)
 
 
@@ -199,7 +199,7 @@ def _checked(losses: np.ndarray, limit: float, *, bounded_below: bool) -> np.nda
     losses = np.asarray(losses, dtype=np.float64)
     if losses.ndim not in (1, 2) or len(losses) == 0:
         raise ValueError(f"losses must be (n_blocks,) or (n_blocks, n_policies), at least 1 block, got {losses.shape}")
-    if not 0.0 < limit < 1.0:
+    if not ((np.asarray(limit) > 0.0) & (np.asarray(limit) < 1.0)).all():
         raise ValueError(f"limit must be between 0 and 1, got {limit}")
     lowest = 0.0 if bounded_below else -np.inf
     if not (np.isfinite(losses).all() and (losses <= 1.0 + 1e-9).all() and (losses >= lowest - 1e-9).all()):

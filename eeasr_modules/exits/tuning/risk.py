@@ -33,6 +33,9 @@ eps. All before it are certified at once. The last exit alone has no excess and 
 *Without labels.* Of a target of `loss` "changed", E_b counts edits to the last exit's transcript and W_b the words of
 that (docs/risk.md proves what follows for the WER); all else is the same.
 
+*For every exit by itself* (`per_exit`) all this is promised of those who leave there, or the exit is closed:
+`exits.tuning.risk_sequence` says how and why that costs none of delta.
+
 *What is assumed.* Blocks exchangeable with those of calibration (independent draws from the same speakers): other
 corpora, noise or microphones void it. A grid and a scale S from the calibration data's own signals and words are not
 strictly fixed in advance; give `source_table` for that.
@@ -41,6 +44,7 @@ A certified policy from one dev table, as `choose` gives one for a budget.
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,8 +68,16 @@ from eeasr_modules.exits.tuning.risk_losses import (
     reference_errors,
     scaled_losses,
 )
-from eeasr_modules.exits.tuning.risk_sequence import SequenceTests, above_clip, sequence_tests
-from eeasr_modules.exits.tuning.risk_terms import assumptions, promise, refusal, smallest_eps
+from eeasr_modules.exits.tuning.risk_sequence import (
+    SequenceTests,
+    above_clip,
+    certifiable,
+    exit_sums,
+    per_exit_tests,
+    sequence_tests,
+    staircase,
+)
+from eeasr_modules.exits.tuning.risk_terms import assumptions, per_exit_promise, promise, refusal, smallest_eps
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +126,10 @@ class RiskControlled:
         the source, where there was one.
     grid : Curve
         Every threshold of the sequence, costliest first.
+    exits : tuple of dict
+        Where every exit has its own promise, one for each that is used and may err: exit_layer, share of words that
+        leave there, block_words (S_e), clip, tail, n_above, dev_excess, p_value, tail_p_value. The same fields of the
+        whole are then those of the worst exit.
     """
 
     policy: Policy
@@ -140,12 +156,13 @@ class RiskControlled:
     n_certified: int
     calibrated_on: dict[str, Any]
     grid: Curve
+    exits: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; numbers that do not exist are None, the grid is left out."""
         plain = {name: value for name, value in vars(self).items() if name != "grid"}
         plain.update(policy=str(self.policy), open_policy=str(self.open_policy), target=self.target.as_dict())
-        plain["assumptions"] = list(self.assumptions)
+        plain.update(assumptions=list(self.assumptions), exits=list(self.exits))
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in plain.items()}
 
 
@@ -232,20 +249,19 @@ def control_risk(
     >>> controlled.certified, controlled.dev_saved, controlled.n_blocks
     (True, 0.5, 40)
     """
-    _check_policy(open_policy, source_table)
+    _check_policy(open_policy, source_table, per_exit=target.per_exit)
     labelled, dev_table = dev_table, target.table(dev_table)
     learned_from = source_table or labelled
     source_table = None if source_table is None else target.table(source_table)
-    reference = reference_errors(dev_table, target.reference)
-    block = block_numbers(dev_table, target.blocks)
-    curve = policy_curve(open_policy, learned_from, cost=cost, n_thresholds=n_thresholds)
-    grid = _sequence(curve, open_policy)
-    words = np.bincount(block, dev_table.n_ref_words)
-    scale = mean_block_words(source_table or dev_table, target.blocks)
-    excess = block_sums(excess_errors(dev_table, grid.policies, reference), block)
-    prior = None if source_table is None else _prior(source_table, grid.policies, target, scale=scale)
-    rng = np.random.default_rng(seed)
-    tests = sequence_tests(excess, words, target=target, block_words=scale, rng=rng, prior=prior)
+    words = np.bincount(block_numbers(dev_table, target.blocks), dev_table.n_ref_words)
+    scale, rng = mean_block_words(source_table or dev_table, target.blocks), np.random.default_rng(seed)
+    if target.per_exit:
+        grid = _stairs(open_policy, learned_from, cost=cost, n_thresholds=n_thresholds)
+        grid, tests, exits = _exit_by_exit(grid, dev_table, source_table, target, rng)
+    else:
+        curve = policy_curve(open_policy, learned_from, cost=cost, n_thresholds=n_thresholds)
+        grid, exits = _sequence(curve, open_policy), ()
+        tests = _of_all(grid, dev_table, source_table, target, scale=scale, rng=rng)
     best = max(tests.n_certified - 1, 0)
     chosen = grid.policies[best] if tests.n_certified else Static(int(dev_table.exit_layers[-1]))
     outcome = risk_outcome(chosen, labelled, target=target, cost=cost)
@@ -255,17 +271,19 @@ def control_risk(
         open_policy=open_policy,
         target=target,
         certified=tests.n_certified > 0,
-        reason=_reason(target, tests, n_blocks=len(words), smallest=smallest),
-        assumptions=assumptions(target, clip=tests.clip, block_words=scale, has_source=source_table is not None),
+        reason=_reason(target, tests, n_blocks=len(words), smallest=smallest, exits=exits),
+        assumptions=assumptions(
+            target, clip=_at(tests.clip, best), block_words=scale, has_source=source_table is not None
+        ),
         n_blocks=len(words),
         block_words=scale,
-        clip=tests.clip,
+        clip=_at(tests.clip, best),
         tail=tests.tail,
         n_above=int(tests.n_above[best]) if tests.n_certified else 0,
-        bound_on_all=target.bound_on_all(clip=tests.clip, tail=tests.tail),
+        bound_on_all=target.bound_on_all(clip=_at(tests.clip, best), tail=tests.tail),
         smallest_eps=smallest,
-        p_value=float(tests.mean_p[best]),
-        tail_p_value=float(tests.tail_p[best]),
+        p_value=_at(tests.mean_p, best),
+        tail_p_value=_at(tests.tail_p, best),
         dev_excess=outcome.excess,
         dev_wer=outcome.wer,
         dev_cost=outcome.cost,
@@ -281,7 +299,87 @@ def control_risk(
             "source": None if source_table is None else source_table.metadata.get("set_name"),
         },
         grid=grid,
+        exits=exits,
     )
+
+
+def _at(values: np.ndarray | float, best: int) -> float:
+    """Of one policy, where each has its own; nan without any."""
+    return float(values) if np.ndim(values) == 0 else float(values[best]) if len(values) else float("nan")
+
+
+def _of_all(
+    grid: Curve,
+    dev_table: ExitTable,
+    source: ExitTable | None,
+    target: RiskTarget,
+    *,
+    scale: float,
+    rng: np.random.Generator,
+) -> SequenceTests:
+    """The tests of a promise about all utterances together."""
+    block = block_numbers(dev_table, target.blocks)
+    excess = block_sums(excess_errors(dev_table, grid.policies, reference_errors(dev_table, target.reference)), block)
+    prior = None if source is None else _prior(source, grid.policies, target, scale=scale)
+    words = np.bincount(block, dev_table.n_ref_words)
+    return sequence_tests(excess, words, target=target, block_words=scale, rng=rng, prior=prior)
+
+
+def _stairs(policy: Policy, table: ExitTable, *, cost: str, n_thresholds: int) -> Curve:
+    """The staircase of a policy, costliest first within each stair; thresholds and costs are of the table."""
+    inner = policy.policy if isinstance(policy, Between) and policy.has_open_window else policy
+    filled = policy_curve(inner, table, cost=cost, n_thresholds=max(n_thresholds // 4, 10)).policies  # on every stair
+    stairs = staircase(filled, table.exit_layers)
+    ordered = []
+    for stair in stairs:
+        cost_wer = np.array([choice_point(one, table, cost=cost) for one in stair])
+        ordered += [(stair[i], *cost_wer[i]) for i in np.argsort(-cost_wer[:, 0], kind="stable")]
+    policies, costs, wer = zip(*ordered, strict=True)
+    return Curve(policies, np.array(costs), np.array(wer))
+
+
+def _exit_by_exit(
+    grid: Curve, dev_table: ExitTable, source: ExitTable | None, target: RiskTarget, rng: np.random.Generator
+) -> tuple[Curve, SequenceTests, tuple[dict[str, Any], ...]]:
+    """The policies that can be certified, their tests, and what is promised of each exit of the one certified."""
+    sums = exit_sums(dev_table, grid.policies, target)
+    kept = np.flatnonzero(certifiable(sums, target))
+    if not len(kept):  # the costliest of those that leave at one exit says why not
+        kept = np.array([[isinstance(one, Static) for one in grid.policies].index(True)])
+    grid, sums = grid.take(kept), exit_sums(dev_table, [grid.policies[i] for i in kept], target)
+    given = {}
+    if source is not None:
+        theirs = exit_sums(source, grid.policies, target)
+        scale = np.maximum(theirs.block_words, 1e-9)
+        loss = scaled_losses(
+            theirs.excess.reshape(len(theirs.words), -1),
+            theirs.words.reshape(len(theirs.words), -1),
+            eps=target.eps,
+            clip=target.clip_at(scale.ravel()),
+            block_words=scale.ravel(),
+        )
+        prior = loss.mean(axis=0).reshape(scale.shape), loss.var(axis=0).reshape(scale.shape)
+        given = {"block_words": scale, "prior": prior}
+    tests, at_exits = per_exit_tests(sums, target=target, rng=rng, **given)
+    if not tests.n_certified:
+        return grid, tests, ()
+    best, scale = tests.n_certified - 1, given.get("block_words", sums.block_words)
+    share = sums.words[:, best].sum(axis=0) / sums.words[:, best].sum()
+    exits = tuple(
+        {
+            "exit_layer": int(dev_table.exit_layers[k]),
+            "share": float(share[k]),
+            "block_words": float(scale[best, k]),
+            "clip": float(at_exits.clip[best, k]),
+            "tail": at_exits.tail,
+            "n_above": int(at_exits.n_above[best, k]),
+            "dev_excess": float(at_exits.excess[best, k]),
+            "p_value": float(at_exits.mean_p[best, k]),
+            "tail_p_value": float(at_exits.tail_p[best, k]),
+        }
+        for k in np.flatnonzero(sums.used[best])
+    )
+    return grid, tests, exits
 
 
 def risk_outcome(
@@ -291,6 +389,7 @@ def risk_outcome(
     target: RiskTarget,
     block_words: float | None = None,
     tail: float = 1.0,
+    exits: Sequence[Mapping[str, Any]] = (),
     cost: str = "cost_layers",
 ) -> RiskOutcome:
     """What a policy does on data that it was not calibrated on.
@@ -307,6 +406,9 @@ def risk_outcome(
         The certificate's scale S; None takes this table's.
     tail : float
         The share of the blocks in the tail that the certificate rules out; 1 asks nothing of it.
+    exits : sequence of mapping
+        Those of a certificate exit by exit: the excess outside the tail and the share in it are then the largest of
+        these, and all must be kept.
     cost : str
         As for `exit_costs`.
 
@@ -319,19 +421,33 @@ def risk_outcome(
     errors = block_sums(excess_errors(table, [policy], reference_errors(table, target.reference)), block)
     words = np.bincount(block, table.n_ref_words)
     scale = mean_block_words(table, target.blocks) if block_words is None else block_words
-    above = above_clip(errors, words, eps=target.eps, clip=target.clip_at(scale), block_words=scale)[:, 0]
-    outside = float(100.0 * errors[~above].sum() / max(words[~above].sum(), 1))
+    parts = [(errors, words, scale, tail)]
+    if exits:
+        sums, layers = exit_sums(table, [policy], target), table.exit_layers.tolist()
+        at = [(layers.index(one["exit_layer"]), one["block_words"], one["tail"]) for one in exits]
+        parts = [(sums.excess[:, :, k], sums.words[:, 0, k], scale, tail) for k, scale, tail in at]
+    judged = [_beyond(*part[:3], target) for part in parts]
+    outside, share = (max(values) for values in zip(*judged, strict=True))
     mean, wer = choice_point(policy, labelled, cost=cost)
     full, _ = choice_point(Static(int(table.exit_layers[-1])), table, cost=cost)
     return RiskOutcome(
         excess=float(100.0 * errors.sum() / words.sum()),
         excess_outside_tail=outside,
-        tail_share=float(above.mean()),
-        violated=bool(outside > target.eps * (1 + 1e-9) or above.mean() > tail),
+        tail_share=share,
+        violated=any(
+            outside > target.eps * (1 + 1e-9) or share > part[3]
+            for (outside, share), part in zip(judged, parts, strict=True)
+        ),
         wer=wer,
         cost=mean,
         saved=1.0 - mean / full,
     )
+
+
+def _beyond(errors: np.ndarray, words: np.ndarray, scale: float, target: RiskTarget) -> tuple[float, float]:
+    """Excess in points over the blocks outside the tail, and the share of the blocks in it."""
+    above = above_clip(errors, words, eps=target.eps, clip=target.clip_at(scale), block_words=scale)[:, 0]
+    return float(100.0 * errors[~above].sum() / max(words[~above].sum(), 1)), float(above.mean())
 
 
 def _prior(source: ExitTable, policies: Any, target: RiskTarget, *, scale: float) -> tuple[np.ndarray, np.ndarray]:
@@ -350,8 +466,8 @@ def _sequence(curve: Curve, policy: Policy) -> Curve:
     return curve.take(np.argsort(-curve.cost, kind="stable"))
 
 
-def _check_policy(policy: Policy, source: ExitTable | None) -> None:
-    if isinstance(policy, Between) and policy.has_open_window and source is None:
+def _check_policy(policy: Policy, source: ExitTable | None, *, per_exit: bool) -> None:
+    if isinstance(policy, Between) and policy.has_open_window and source is None and not per_exit:
         raise ValueError(
             f"the tests need a given order, but {policy} leaves its layers open; give them, or a source_table"
         )
@@ -362,12 +478,21 @@ def _check_policy(policy: Policy, source: ExitTable | None) -> None:
         )
 
 
-def _reason(target: RiskTarget, tests: SequenceTests, *, n_blocks: int, smallest: float) -> str:
+def _reason(
+    target: RiskTarget,
+    tests: SequenceTests,
+    *,
+    n_blocks: int,
+    smallest: float,
+    exits: Sequence[Mapping[str, Any]],
+) -> str:
+    if target.per_exit and tests.n_certified:
+        return per_exit_promise(target, exits, n_blocks=n_blocks)
     if tests.n_certified:
         n_above = int(tests.n_above[tests.n_certified - 1])
         return promise(target, clip=tests.clip, tail=tests.tail, n_blocks=n_blocks, n_above=n_above)
     first = {"p": float(tests.mean_p[0]), "tail_p": float(tests.tail_p[0]), "excess": float(tests.excess[0])}
-    return refusal(target, clip=tests.clip, tail=tests.tail, n_blocks=n_blocks, smallest=smallest, **first)
+    return refusal(target, clip=_at(tests.clip, 0), tail=tests.tail, n_blocks=n_blocks, smallest=smallest, **first)
 
 
 def certify(
@@ -412,7 +537,8 @@ def certify(
     leaf = open_leaf(open_policy)
     source = source_table
     unfitted = isinstance(leaf, Fitted) and leaf.model is None
-    if source is None and (unfitted or (isinstance(open_policy, Between) and open_policy.has_open_window)):
+    open_window = isinstance(open_policy, Between) and open_policy.has_open_window
+    if source is None and (unfitted or (open_window and not target.per_exit)):
         fold = speaker_folds(dev_table, 2)
         source, dev_table = dev_table.select(fold == 0), dev_table.select(fold == 1)
     found = control_risk(dev_table, open_policy, target=target, source_table=source, cost=cost)
@@ -441,7 +567,8 @@ def promise_of(found: RiskControlled) -> dict[str, Any]:
     -------
     dict
         "certified", "statement", "assumptions"; eps, delta, loss, reference, blocks, p_value (the method); clip in WER
-        points, block_words, tail and bound_on_all; n_blocks, n_above, dev_excess, smallest_eps of calibration.
+        points, block_words, tail and bound_on_all; n_blocks, n_above, dev_excess, smallest_eps of calibration; where
+        every exit has its own promise, "exits" with that of each.
     """
     target, plain = found.target.as_dict(), found.as_dict()
     asked = {name: target[name] for name in ("eps", "delta", "loss", "reference", "blocks", "p_value")}
@@ -452,4 +579,5 @@ def promise_of(found: RiskControlled) -> dict[str, Any]:
         "assumptions": list(found.assumptions),
         **asked,
         **{name: plain[name] for name in kept},
+        **({"exits": plain["exits"]} if found.target.per_exit else {}),
     }

@@ -49,6 +49,8 @@ class RiskTarget:
     loss : str
         "excess": errors above the reference exit's, per reference word. "changed": edits to the last exit's
         transcript, per word of that; no label is read.
+    per_exit : bool
+        Whether every exit that is used is to have the promise of its own (`exits.tuning.risk`).
     """
 
     eps: float
@@ -59,6 +61,7 @@ class RiskTarget:
     clip: float | None = None
     tail: float | None = None
     loss: str = "excess"
+    per_exit: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eps) and self.eps > 0):
@@ -76,6 +79,8 @@ class RiskTarget:
             raise ValueError(f"p_value must be one of {', '.join(P_VALUES)}, got {self.p_value!r}")
         if self.clip is not None and not self.clip > self.eps:
             raise ValueError(f"clip must exceed eps (both in WER points), got clip {self.clip} and eps {self.eps}")
+        if not isinstance(self.per_exit, bool):
+            raise ValueError(f"per_exit must be true or false, got {self.per_exit!r}")
         if self.tail is not None and not 0 < self.tail < 1:
             raise ValueError(f"tail must be between 0 and 1 (share of blocks above the clip), got {self.tail}")
 
@@ -83,7 +88,8 @@ class RiskTarget:
     def rule(self) -> str:
         """Such as "exit_risk 0.5, 0.1"; the clip follows where one was given."""
         what = "changed " if self.loss == "changed" else ""
-        return f"exit_risk {what}{self.eps:g}, {self.delta:g}" + ("" if self.clip is None else f", {self.clip:g}")
+        clip = "" if self.clip is None else f", {self.clip:g}"
+        return f"exit_risk {what}{self.eps:g}, {self.delta:g}{clip}" + (", per exit" if self.per_exit else "")
 
     def table(self, table: ExitTable) -> ExitTable:
         """The table whose errors are what this target counts."""
@@ -95,10 +101,11 @@ class RiskTarget:
         return self.delta / 2.0
 
     def clip_at(self, block_words: float) -> float:
-        """The clip in WER points, for blocks of so many words in the mean."""
+        """The clip in WER points, for blocks of so many words in the mean; of an array, an array."""
         if self.clip is not None:
-            return self.clip
-        return max(CLIP_IN_EPS * self.eps, 100.0 * CLIP_IN_ERRORS / block_words)
+            return self.clip if np.ndim(block_words) == 0 else np.full(np.shape(block_words), self.clip)
+        clip = np.maximum(CLIP_IN_EPS * self.eps, 100.0 * CLIP_IN_ERRORS / np.maximum(block_words, 1e-9))
+        return float(clip) if np.ndim(clip) == 0 else clip
 
     def tail_at(self, n_blocks: int) -> float:
         """The share of the blocks above the clip that is to be ruled out with so many; known before any error is."""
@@ -217,12 +224,10 @@ def scaled_losses(excess: np.ndarray, words: np.ndarray, *, eps: float, clip: fl
     ---------
     excess : np.ndarray of shape (n_blocks, n_policies)
         Errors above the reference's.
-    words : np.ndarray of shape (n_blocks,)
+    words : np.ndarray of shape (n_blocks,) or (n_blocks, n_policies)
         Reference words.
-    eps, clip : float
-        In WER points.
-    block_words : float
-        The scale S.
+    eps, clip, block_words : float
+        In WER points, and the scale S; of clip and scale, each policy may have its own.
 
     Returns
     -------
@@ -234,8 +239,13 @@ def scaled_losses(excess: np.ndarray, words: np.ndarray, *, eps: float, clip: fl
     >>> scaled_losses(np.array([[0.0], [1.0], [9.0]]), np.full(3, 100), eps=1.0, clip=4.0, block_words=100).ravel()
     array([0.  , 0.25, 1.  ])
     """
-    loss = (100.0 * excess - eps * words[:, None]) / block_words
+    loss = block_losses(excess, words, eps=eps, block_words=block_words)
     return (np.minimum(loss, clip - eps) + eps) / clip
+
+
+def block_losses(excess: np.ndarray, words: np.ndarray, *, eps: float, block_words: float) -> np.ndarray:
+    """L_b of `exits.tuning.risk`, in WER points of a mean block; arguments as of `scaled_losses`."""
+    return (100.0 * excess - eps * words.reshape(len(words), -1)) / block_words
 
 
 def first_failure(p_values_in_order: np.ndarray, delta: float) -> int:
@@ -262,7 +272,7 @@ def first_failure(p_values_in_order: np.ndarray, delta: float) -> int:
 
 
 def parse_risk(text: str) -> RiskTarget:
-    """What a command line's `--risk EPS,DELTA`, `EPS,DELTA,CLIP` or `changed=2,delta=0.1` asks for.
+    """What a command line's `--risk EPS,DELTA`, `EPS,DELTA,CLIP` or `changed=2,delta=0.1,per_exit=true` asks for.
 
     Arguments
     ---------
@@ -280,14 +290,16 @@ def parse_risk(text: str) -> RiskTarget:
     >>> parse_risk("changed=2, delta=0.1").rule
     'exit_risk changed 2, 0.1'
     """
-    named = [part.partition("=")[::2] for part in text.split(",")]
+    known, read = {"true": True, "false": False}, []
+    parts = [part.partition("=")[::2] for part in text.split(",")]
     try:
         if "=" in text:
-            return target_of({name.strip(): float(number) for name, number in named}, said=text)
-        numbers = [float(part) for part in text.split(",")]
+            read = {name.strip(): known[said] if (said := one.strip()) in known else float(said) for name, one in parts}
+        else:
+            read = [float(part) for part in text.split(",")]
     except ValueError:
-        numbers = []
-    return target_of(numbers, said=text)
+        pass  # no numbers: `target_of` says what was expected
+    return target_of(read, said=text)
 
 
 def target_of(numbers: Sequence[float] | Mapping[str, float], *, said: object = None) -> RiskTarget:
@@ -297,7 +309,7 @@ def target_of(numbers: Sequence[float] | Mapping[str, float], *, said: object = 
     ---------
     numbers : sequence of float, or mapping of str to float
         eps in WER points, delta, and the clip in WER points; or by name: `excess` (WER points above the last exit) or
-        `changed` (per cent of the last exit's words), `delta` and `clip`, which may be left out.
+        `changed` (per cent of the last exit's words), `delta`, `clip` and `per_exit`, which may be left out.
     said : object
         As it was given, for the error; None takes the numbers.
 
@@ -323,13 +335,15 @@ def target_of(numbers: Sequence[float] | Mapping[str, float], *, said: object = 
 
 def _named_target(named: dict[str, float], *, said: object) -> RiskTarget:
     losses = [name for name in LOSSES if name in named]
+    per_exit = named.pop("per_exit", False)
     fine = all(isinstance(one, (int, float)) and not isinstance(one, bool) for one in named.values())
-    if len(losses) != 1 or not fine or set(named) - {*losses, "delta", "clip"}:
+    if len(losses) != 1 or not fine or not isinstance(per_exit, bool) or set(named) - {*losses, "delta", "clip"}:
         raise ValueError(
             f"risk by name must be one of excess (WER points) and changed (per cent of words), and perhaps delta and "
-            f"clip, all numbers, such as {{changed: 2, delta: 0.1}}, got {said!r}"
+            f"clip, all numbers, and per_exit, true or false, such as {{changed: 2, delta: 0.1}}, got {said!r}"
         )
-    return RiskTarget(float(named.pop(losses[0])), **{name: float(one) for name, one in named.items()}, loss=losses[0])
+    eps, more = float(named.pop(losses[0])), {name: float(one) for name, one in named.items()}
+    return RiskTarget(eps, **more, loss=losses[0], per_exit=per_exit)
 
 
 def block_p_values(

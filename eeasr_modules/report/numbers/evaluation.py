@@ -425,7 +425,7 @@ def risk_numbers(
         except ValueError as err:
             rows.append({"policy": text, "certified": False, "reason": str(err)})
             continue
-        scale = {"block_words": controlled.block_words, "tail": controlled.tail}
+        scale = {"block_words": controlled.block_words, "tail": controlled.tail, "exits": controlled.exits}
         outcome = risk_outcome(controlled.policy, judged, target=target, **scale).as_dict()
         kept = {key: value for key, value in controlled.as_dict().items() if key not in ("grid", "policy")}
         rows.append({"policy": text, "calibrated": str(controlled.policy), **kept, "outcome": outcome})
