@@ -21,7 +21,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from eeasr_modules.exits.policies.combine import Between
-from eeasr_modules.exits.policies.protocol import Policy, Static, reach_of
+from eeasr_modules.exits.policies.protocol import Policy, reach_of
+from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.replay import decide
 from eeasr_modules.exits.tuning.risk_losses import (
