@@ -141,7 +141,7 @@ def test_what_is_not_there_is_said(tmp_path):
     file = write(tmp_path / "n.tsv", ["id\texit\thypothesis", "u\t2\ta"])
     with pytest.raises(ValueError, match="holds no references"):
         read_plain(file)
-    with pytest.raises(ValueError, match="normaliser must be one of none, upper, words, got 'lower'"):
+    with pytest.raises(ValueError, match="normaliser must be one of none, upper, words, whisper, got 'lower'"):
         read_plain(file, normaliser="lower")
     with pytest.raises(ValueError, match=r"line 3 of .*r.tsv: 'u' occurs more than once"):
         read_plain(file, write(tmp_path / "r.tsv", ["id\treference", "u\ta", "u\tb"]))

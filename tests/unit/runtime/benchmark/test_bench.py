@@ -243,7 +243,7 @@ def test_policies_are_the_models_own_or_those_named(asr):
         ({"batches": []}, "batch must be at least 1, got 0"),
         ({"repeats": 0}, "repeats must be at least 1, got 0"),
         ({"threads": 0}, "threads must be at least 1, got 0"),
-        ({"normaliser": "lower"}, "normaliser must be one of none, upper, words, got 'lower'"),
+        ({"normaliser": "lower"}, "normaliser must be one of none, upper, words, whisper, got 'lower'"),
     ],
 )
 def test_numbers_below_one_are_refused(asr, options, sentence):

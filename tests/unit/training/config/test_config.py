@@ -158,7 +158,7 @@ LIBRI = YAML.parent / "librispeech.yaml"
         (
             LIBRI,
             {"normaliser": "german"},
-            "normaliser must be null, none or one of english, letters, an4, ml_superb, got 'german'",
+            "normaliser must be null, none or one of english, letters, an4, ml_superb, whisper, got 'german'",
         ),
         (LIBRI, {"train_max_s": 0}, "train_max_s must be above 0"),
         (LIBRI, {"head": "lstm"}, "head must be one of linear, mlp, attention, paper, got 'lstm'"),
