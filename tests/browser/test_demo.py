@@ -66,7 +66,7 @@ def test_an_example_is_heard_exit_by_exit_and_policies_stop(address, root):
     line, exits, policies = job.result(timeout=60)[:3]
     assert line.startswith("Heard ") and exits.count('<tr><th scope="row">') == 5
     assert "the oracle stops here" in exits and "layers saved" in policies
-    assert len(job.outputs()) >= 7  # one step an exit
+    assert len(job.outputs()) >= 5  # one step an exit
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install chromium to test the page in a browser")
