@@ -16,7 +16,10 @@ def add(commands: argparse._SubParsersAction) -> None:
         Of the parser of `eeasr`.
     """
     parser = add_command(commands, "probe", _probe, "does a checkpoint overthink: every layer read, trained, tested")
-    parser.add_argument("checkpoint", metavar="CHECKPOINT", help="id on the hub, or a folder as transformers saves it")
+    parser.add_argument(
+        "checkpoint", metavar="CHECKPOINT", help="hub id, folder as transformers saves it, SpeechBrain CTC run"
+    )
+    parser.add_argument("--encoder", metavar="FOLDER", help="of a SpeechBrain run, offline: its wav2vec2_hub")
     parser.add_argument("--data", required=True, metavar="[CORPUS:]FOLDER", help="to learn from and test on")
     parser.add_argument("--ood", nargs="+", default=[], metavar="[CORPUS:]FOLDER", help="other corpora to test on")
     parser.add_argument(
@@ -59,6 +62,7 @@ def _probe(options: argparse.Namespace) -> None:
             splits=[part.split(",") for part in parts],
             ood_splits=options.ood_splits.split(","),
             options=_as_train(options),
+            encoder=options.encoder,
         )
         if not probe.has_lens and not options.seeds:
             raise ValueError(

@@ -7,11 +7,17 @@ the projection starts at zero, so that an encoder that was trained without it st
 """
 
 import copy
+import importlib
+import inspect
 
 import torch
 from torch import nn
 
 HEADS = ("linear", "mlp", "attention", "paper")  # those of a YAML; `lens` is for `eeasr probe`
+ACTIVATIONS = ("LeakyReLU", "ReLU", "GELU", "SiLU", "Tanh", "Dropout", "Identity")
+NORMS = ("BatchNorm1d", "LayerNorm")
+NODES = ("speechbrain.nnet.linear.Linear", *(f"speechbrain.nnet.normalization.{name}" for name in NORMS))
+NODES += tuple(f"torch.nn.{name}" for name in ACTIVATIONS)  # what `SpeechBrainBody` may consist of
 
 
 class FeedForward(nn.Module):
@@ -128,6 +134,63 @@ class PaperBody(nn.Module):
         return float(n_frames * per_frame + 2 * n_frames**2 * self.width)
 
 
+class SpeechBrainBody(nn.Module):
+    """What stands before `ctc_lin` in SpeechBrain's CTC recipes: the norm of its wrapper, and `enc`.
+
+    Arguments
+    ---------
+    dim : int
+        Of the encoder.
+    nodes : sequence of (str, str, dict)
+        Of `enc`: name, class (one of `NODES`) and arguments.
+    output_norm : bool
+        Zero mean and unit variance over all valid frames and channels of an utterance, as its wrapper has it of one
+        that is alone (in a batch, padding counts there, and here not).
+
+    Raises
+    ------
+    ValueError
+        On a class that is none of `NODES`, or arguments that it does not take.
+    """
+
+    def __init__(self, dim: int, *, nodes, output_norm: bool):
+        from speechbrain.nnet.containers import Sequential
+
+        super().__init__()
+        self.output_norm = output_norm
+        self.nodes = Sequential(input_shape=[None, None, dim])
+        for name, path, arguments in nodes:
+            if path not in NODES:
+                raise ValueError(f"node {name} of enc must be one of {', '.join(NODES)}, got {path}")
+            module, _, kind = path.rpartition(".")
+            node = getattr(importlib.import_module(module), kind)
+            try:
+                if "input_shape" in inspect.signature(node).parameters:
+                    self.nodes.append(node, layer_name=name, **arguments)
+                else:
+                    self.nodes.append(node(**arguments), layer_name=name)
+            except TypeError as err:
+                raise ValueError(f"node {name} of enc cannot be a {path} with {arguments}: {err}") from err
+        self.width = self.nodes.get_output_shape()[-1]
+
+    def forward(self, hidden: torch.Tensor, n_frames: torch.Tensor | None = None) -> torch.Tensor:
+        """States (batch, frames, dim), valid frames (batch,) -> (batch, frames, width)."""
+        if not self.output_norm:
+            return self.nodes(hidden)
+        if n_frames is None:
+            raise ValueError("a norm over an utterance must know where padding begins: expected n_frames, got None")
+        n_frames = n_frames.clamp(min=1)
+        valid = (torch.arange(hidden.shape[1], device=hidden.device) < n_frames[:, None])[..., None]
+        count = (n_frames * hidden.shape[2])[:, None, None]
+        centred = hidden - (hidden * valid).sum(dim=(1, 2), keepdim=True) / count
+        variance = (centred.square() * valid).sum(dim=(1, 2), keepdim=True) / count
+        return self.nodes(centred * torch.rsqrt(variance + 1e-5))
+
+    def macs(self, n_frames: int) -> float:
+        """Multiply-accumulates for one utterance."""
+        return float(n_frames * sum(m.weight.numel() for m in self.nodes.modules() if isinstance(m, nn.Linear)))
+
+
 class CTCHead(nn.Module):
     """Normalisation of its own, perhaps a body, dropout and a linear projection to tokens.
 
@@ -137,7 +200,7 @@ class CTCHead(nn.Module):
         LayerNorm of this exit (Identity where the encoder has normalised already).
     projection : nn.Linear
         To tokens, blank included; the same object at every exit when heads share it.
-    body : FeedForward, SelfAttention, PaperBody or None
+    body : FeedForward, SelfAttention, PaperBody, SpeechBrainBody or None
         Between norm and projection; None for a linear head.
     dropout : float
         Before the projection.
@@ -151,7 +214,7 @@ class CTCHead(nn.Module):
         norm: nn.Module,
         projection: nn.Linear,
         *,
-        body: FeedForward | SelfAttention | PaperBody | None = None,
+        body: FeedForward | SelfAttention | PaperBody | SpeechBrainBody | None = None,
         dropout: float = 0.0,
         upsampling: int = 1,
     ):
@@ -200,6 +263,7 @@ def build_heads(
     dropout: float = 0.0,
     plain_last: bool = False,
     upsampling: int = 1,
+    lens_body: dict | None = None,
 ) -> nn.ModuleList:
     """A head per exit.
 
@@ -228,6 +292,8 @@ def build_heads(
         The last exit's head is linear whatever `kind` says (it holds a checkpoint's own).
     upsampling : int
         See `CTCHead`.
+    lens_body : dict or None
+        Arguments of the one `SpeechBrainBody` that all exits of a `lens` share; None for none.
 
     Raises
     ------
@@ -239,14 +305,16 @@ def build_heads(
     if shared and plain_last and kind not in ("linear", "lens"):
         raise ValueError(f"share_projection: true with a checkpoint's own head needs head: linear, got head: {kind}")
     width = encoder.dim if width is None else width
+    own_body = None if lens_body is None else SpeechBrainBody(encoder.dim, **lens_body)
     heads: list[CTCHead] = []
     for layer in exit_layers:
         last = layer == encoder.n_layers
         own = "linear" if last and plain_last else kind
-        projection = nn.Linear(encoder.dim if own in ("linear", "paper", "lens") else width, upsampling * n_tokens)
+        seen = encoder.dim if own in ("linear", "paper", "lens") else width
+        projection = nn.Linear(own_body.width if own_body else seen, upsampling * n_tokens)
         if shared and heads:
             projection = heads[0].projection
-        body = None
+        body = own_body
         if own == "mlp":
             body = FeedForward(encoder.dim, width=width)
         elif own == "attention":

@@ -83,7 +83,8 @@ class MultiExit(nn.Module):
         of the encoder's `...ForCTC` checkpoint, and inner linear heads start from it), `decoder` (None, or a dict of
         what `AttentionDecoder` needs: `n_layers`, `dim`, `n_heads`, `ffn_dim`, `dropout`), `upsample` (heads give as
         many frames as if the encoder did not downsample), `average_states` (layers of exits: the last of them projects
-        the mean of their heads' states, but not in training; absent for none), `sample_rate`; everything that
+        the mean of their heads' states, but not in training; absent for none), `lens_body` (see `build_heads`; absent
+        for none), `sample_rate`; everything that
         `config.json` of a model folder holds. What an encoder reads from a checkpoint is filled in, so that the folder
         is enough to load the model.
 
@@ -115,6 +116,7 @@ class MultiExit(nn.Module):
             dropout=self.config["head_dropout"] or 0.0,
             plain_last=self.config["checkpoint_head"],
             upsampling=self.upsampling,
+            lens_body=self.config.get("lens_body"),
         )
         self.conditioning = None
         if self.config["self_condition"]:

@@ -233,7 +233,14 @@ def has_checkpoint_vocabulary(config: Config, vocabulary) -> bool:
     return tokens is not None and vocabulary.tokens in (tuple(tokens), upper_case(tokens))
 
 
-def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_head: bool = False) -> MultiExit:
+def build_model(
+    config: Config,
+    *,
+    n_tokens: int,
+    blank_index: int,
+    checkpoint_head: bool = False,
+    lens_body: dict | None = None,
+) -> MultiExit:
     """A fresh model, or one that starts from `init_from`: encoder and the exits that both have.
 
     Arguments
@@ -244,6 +251,8 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
         Of the run's vocabulary.
     checkpoint_head : bool
         The last exit is the CTC head of the encoder's checkpoint. With `freeze_encoder` that head stays as it is.
+    lens_body : dict or None
+        See `build_heads`; heads then share one projection.
 
     Raises
     ------
@@ -273,7 +282,8 @@ def build_model(config: Config, *, n_tokens: int, blank_index: int, checkpoint_h
             "blank_index": blank_index,
             "head": config.values.get("head", "linear"),
             "head_dim": config.values.get("head_dim"),
-            "share_projection": config.share_projection,
+            "share_projection": config.share_projection or lens_body is not None,
+            **({"lens_body": lens_body} if lens_body is not None else {}),
             **({"average_states": config.average_states} if config.average_states is not None else {}),
             "self_condition": config.values.get("self_condition", False),
             "head_dropout": config.head_dropout,

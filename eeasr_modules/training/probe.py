@@ -15,14 +15,23 @@ import torch
 
 from eeasr_modules.data.manifest import read_manifest
 from eeasr_modules.data.pipeline import AudioCache, manifest_items
+from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.config.command_line import parse
 from eeasr_modules.training.config.config import Config, corpus_folders, load
-from eeasr_modules.training.corpora import Corpora, EvaluationSet, load_recipe
-from eeasr_modules.training.fit import build_model, check_run_folder, fit, has_checkpoint_vocabulary, make_vocabulary
+from eeasr_modules.training.corpora import Corpora, EvaluationSet, load_recipe, texts_of
+from eeasr_modules.training.fit import (
+    build_model,
+    check_run_folder,
+    fit,
+    has_checkpoint_vocabulary,
+    in_case_of,
+    make_vocabulary,
+)
 from eeasr_modules.training.own_decoder_lens import OwnDecoderLens, collect, has_own_decoder
 from eeasr_modules.training.run import Run, calibrate, collect_all
+from eeasr_modules.training.speechbrain_run import SpeechBrainRun, is_run, read_run
 from eeasr_modules.training.test_pass import table_metadata
 
 SPLITS = ("train", "dev", "test")
@@ -99,20 +108,23 @@ class Probe:
         Manifests.
     folder : Path
         Of everything that is written.
+    speechbrain : SpeechBrainRun or None
+        The checkpoint, where it is one of SpeechBrain; `config` then names its encoder.
     """
 
     config: Config
     run_opts: object
     corpora: Corpora
     folder: Path
+    speechbrain: SpeechBrainRun | None = None
 
     @property
     def has_lens(self) -> bool:
         """Whether the checkpoint has a decoder, or a CTC head that spells the texts."""
         if self.has_decoder:
             return True
-        vocabulary = make_vocabulary(self.config, self.corpora, self.folder / "lens" / "model")
-        return has_checkpoint_vocabulary(self.config, vocabulary)
+        vocabulary = self._vocabulary(self.folder / "lens" / "model")
+        return self.speechbrain is not None or has_checkpoint_vocabulary(self.config, vocabulary)
 
     @property
     def has_decoder(self) -> bool:
@@ -129,7 +141,7 @@ class Probe:
         folder = self.folder / "lens"
         if self.has_decoder:
             return self._by_decoder(folder)
-        if not (folder / "model" / "config.json").is_file():
+        if self.speechbrain is not None or not (folder / "model" / "config.json").is_file():
             self._untrained(folder / "model").save(folder / "model")
         return self._read("lens", folder, MultiExit.load(folder / "model", device=self.device), self.config)
 
@@ -142,6 +154,7 @@ class Probe:
             (folder / "states").symlink_to(os.path.relpath(self.folder / "states", folder))
         config = replace(self.config, values={**self.config.values, "seed": seed, "output_folder": str(folder)})
         check_run_folder(config, folder)
+        self._vocabulary(folder / "model")
         model = fit(config, self.corpora, folder=folder, run_opts=self.run_opts)
         return self._read(folder.name, folder, model, config)
 
@@ -179,11 +192,21 @@ class Probe:
         )
 
     def _untrained(self, folder: Path) -> MultiExit:
-        vocabulary = make_vocabulary(self.config, self.corpora, folder)
+        vocabulary, run = self._vocabulary(folder), self.speechbrain
         own = has_checkpoint_vocabulary(self.config, vocabulary)
         sizes = {"n_tokens": len(vocabulary), "blank_index": vocabulary.blank_index}
         lens = replace(self.config, values={**self.config.values, "head": "lens"})
-        return build_model(lens, **sizes, checkpoint_head=own)
+        model = build_model(lens, **sizes, checkpoint_head=own, lens_body=run and run.head)
+        if run is not None:
+            run.fill(model)
+        return model
+
+    def _vocabulary(self, folder: Path):
+        """The checkpoint's own where it has one; it then lies in `folder`."""
+        if self.speechbrain is not None:
+            texts = texts_of([*self.corpora.train, *self.corpora.valid])
+            in_case_of(texts, CharVocabulary(self.speechbrain.tokens)).save(folder)
+        return make_vocabulary(self.config, self.corpora, folder)
 
     def _by_decoder(self, folder: Path) -> Reading:
         lens, limit = self.decoder_lens, self.config.test_utterances
@@ -238,13 +261,14 @@ def set_up(
     splits: Sequence[Sequence[str]] = tuple((name,) for name in SPLITS),
     ood_splits: Sequence[str] = ("test",),
     options: Sequence[str] = (),
+    encoder: str | None = None,
 ) -> Probe:
-    """Everything checked and listed; nothing computed.
+    """Everything checked and listed; nothing computed. A SpeechBrain run's encoder is written into `folder`.
 
     Arguments
     ---------
     checkpoint : str
-        Hub id or folder.
+        Hub id or folder; a SpeechBrain CTC run.
     data, ood : str, sequence of str
         Recordings to learn from and test on, and those of other corpora: see `Source`.
     folder : Path
@@ -257,6 +281,8 @@ def set_up(
         Of each of `ood`.
     options : sequence of str
         As `train.py` takes them.
+    encoder : str or None
+        See `read_run`.
 
     Raises
     ------
@@ -266,10 +292,10 @@ def set_up(
     recipes, yaml = root / "recipes", root / "hparams" / "probe.yaml"
     if not yaml.is_file():
         raise FileNotFoundError(f"'{yaml}' is not there: eeasr probe runs in a copy of the repository (make env)")
-    if any(Path(checkpoint).glob("CKPT+*")):
-        raise ValueError(f"'{checkpoint}' is a SpeechBrain run: expected a checkpoint as transformers saves it")
     own, others = Source.read(data, recipes=recipes), [Source.read(one, recipes=recipes) for one in ood]
-    argv = [str(yaml), "--source", checkpoint, "--data_folder", str(own.folder), "--output_folder", str(folder)]
+    run = read_run(Path(checkpoint), folder / "encoder", encoder=encoder) if is_run(Path(checkpoint)) else None
+    source = checkpoint if run is None else str(run.encoder)
+    argv = [str(yaml), "--source", source, "--data_folder", str(own.folder), "--output_folder", str(folder)]
     path, run_opts, replaced = parse([*argv, *options])
     config = load(path, {**replaced, "corpus": own.corpus}, recipes=recipes)
     manifests = _prepared(own, folder / "manifests", [name for part in splits for name in part], recipes=recipes)
@@ -282,7 +308,7 @@ def set_up(
         if name in {one.name for one in tests}:
             name = f"{other.folder.resolve().parent.name}_{name}_{i + 1}"
         tests.append(EvaluationSet(name, tuple(found), other.corpus, "ood", None, seen(train, found)))
-    return Probe(config, run_opts, Corpora(train, valid, dev, tests), folder)
+    return Probe(config, run_opts, Corpora(train, valid, dev, tests), folder, run)
 
 
 def _prepared(source: Source, folder: Path, splits: Sequence[str], *, recipes: Path) -> dict[str, Path]:

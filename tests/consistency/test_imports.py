@@ -49,6 +49,7 @@ ONLY_IN = {
             "beam.py",
             "conformer.py",
             "downsampling.py",
+            "heads.py",
         },
         "function",
     ),

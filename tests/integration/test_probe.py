@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import re
 
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from speechbrain.dataio.encoder import CTCTextEncoder
+from speechbrain.decoders import ctc_greedy_decode
 from tiny_checkpoint import LETTERS, save_checkpoint
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -254,6 +258,125 @@ def test_whispers_decoder_sees_thirty_seconds_as_it_was_trained_to(tmp_path):
     assert prompt[2:] == ["<|transcribe|>", "<|notimestamps|>"]
     tokens, _ = lens.spell(states, most=6)
     assert all(len(one) <= 6 for one in tokens)
+
+
+RECIPE = """
+hub: {hub}
+save_folder: {save}
+activation: !name:torch.nn.LeakyReLU
+dnn_neurons: 20
+blank_index: 0
+enc: {enc}
+wav2vec2: !new:speechbrain.lobes.models.huggingface_transformers.hubert.HuBERT
+   source: !ref <hub>
+   output_norm: True
+   freeze: False
+   save_path: !ref <save_folder>/hub
+ctc_lin: !new:speechbrain.nnet.linear.Linear
+   input_size: !ref <dnn_neurons>
+   n_neurons: 31
+modules:
+   wav2vec2: !ref <wav2vec2>
+   enc: !ref <enc>
+   ctc_lin: !ref <ctc_lin>
+model: !new:torch.nn.ModuleList
+   - [!ref <enc>, !ref <ctc_lin>]
+checkpointer: !new:speechbrain.utils.checkpoints.Checkpointer
+   checkpoints_dir: !ref <save_folder>
+   recoverables:
+      wav2vec2: !ref <wav2vec2>
+      model: !ref <model>
+"""
+ENC = {
+    "VanillaNN": """!new:speechbrain.lobes.models.VanillaNN.VanillaNN
+   input_shape: [null, null, 24]
+   activation: !ref <activation>
+   dnn_blocks: 2
+   dnn_neurons: !ref <dnn_neurons>""",
+    "Sequential": """!new:speechbrain.nnet.containers.Sequential
+   input_shape: [null, null, 24]
+   linear1: !name:speechbrain.nnet.linear.Linear
+      n_neurons: !ref <dnn_neurons>
+   bn1: !name:speechbrain.nnet.normalization.BatchNorm1d
+   activation: !new:torch.nn.LeakyReLU
+      negative_slope: 0.2
+   drop: !new:torch.nn.Dropout
+      p: 0.15
+   linear2: !name:speechbrain.nnet.linear.Linear
+      n_neurons: !ref <dnn_neurons>""",
+}
+
+
+def speechbrain_run(folder, *, enc):
+    """A CTC run as SpeechBrain's recipe leaves it, two checkpoints of random weights; the objects as of the better."""
+    hub = save_checkpoint(folder / "hub", kind="hubert", n_layers=3)
+    text = RECIPE.format(hub=hub, save=folder / "run" / "save", enc=ENC[enc])
+    made = load_hyperpyyaml(text)
+    labels = CTCTextEncoder()
+    labels.insert_blank(index=0)
+    labels.update_from_iterable("ETAONIHSRDLUMWCFGYPBVK'XJQZ ", sequence_input=False)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for weight in made["wav2vec2"].parameters():
+            weight.add_(0.05 * torch.randn_like(weight))  # trained: not the hub's any more
+        made["ctc_lin"].w.weight.mul_(100.0)
+    made["enc"](torch.randn(4, 50, 24) * 2 + 1)  # running means that are not 0
+    made["checkpointer"].save_checkpoint(meta={"WER": 20.0})
+    better = {name: value.clone() for name, value in made["model"].state_dict().items()}
+    with torch.no_grad():
+        made["ctc_lin"].w.weight.mul_(-1.0)
+    made["checkpointer"].save_checkpoint(meta={"WER": 30.0})
+    made["model"].load_state_dict(better)
+    (folder / "run" / "hyperparams.yaml").write_text(resolve_references(io.StringIO(text)).read())
+    labels.save(folder / "run" / "save" / "label_encoder.txt")
+    return folder / "run", made, labels
+
+
+@pytest.mark.parametrize("enc", ENC)
+def test_the_lens_of_a_speechbrain_run_ends_in_its_own_greedy_transcripts(corpora, tmp_path, enc):
+    run, made, labels = speechbrain_run(tmp_path, enc=enc)
+    seeds = int(enc == "Sequential")
+    argv = ["probe", run, "--data", corpora / "A", "--seeds", seeds, "--epochs", 1, "-o", tmp_path / "study"]
+    assert main([*map(str, argv)]) == 0
+    table = read_table(tmp_path / "study" / "lens" / "tables" / "A.parquet")
+    for part in ("wav2vec2", "model"):
+        made[part].eval()
+    for i, (wav, _, _) in enumerate(list(csv.reader((corpora / "A" / "test.csv").open()))[1:]):
+        samples = torch.from_numpy(soundfile.read(wav, dtype="float32")[0])[None]
+        with torch.no_grad():
+            states = made["wav2vec2"](samples, torch.ones(1))
+            log_probs = torch.log_softmax(made["ctc_lin"](made["enc"](states)), dim=-1)
+        (tokens,) = ctc_greedy_decode(log_probs, torch.ones(1), blank_id=0)
+        spoken = "".join(labels.decode_ndim([token for token in tokens if token < len(labels)]))
+        assert table.hypotheses[i, -1] == " ".join(spoken.split()) and len(spoken) > 10
+    assert (table.hypotheses[:, 0] != table.hypotheses[:, -1]).all()
+    if seeds:
+        model = MultiExit.load(tmp_path / "study" / "seed_1234" / "model")
+        assert len({id(head.projection) for head in model.heads}) == 3 and model.config["n_tokens"] == 31
+        theirs = made["wav2vec2"].model.encoder.layers[1].attention.k_proj.weight
+        assert torch.equal(model.encoder.model.encoder.layers[1].attention.k_proj.weight, theirs)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "sentence"),
+    [
+        ("tiny.hub", "no.hub", "give --encoder FOLDER with its config.json"),
+        ("torch.nn.LeakyReLU", "os.system", "node activation of enc must be one of"),
+        ("nnet.containers.Sequential", "lobes.models.CRDNN.CRDNN", "expected enc to be a"),
+        ("modules:", "modules:\n  downsampler: 1", "wav2vec2, enc and ctc_lin alone, got downsampler"),
+        ("blank_index: 0", "blank_index: 0\nupsampling: true", "wav2vec2, enc and ctc_lin alone, got upsampling"),
+    ],
+)
+def test_a_speechbrain_run_of_another_kind_is_one_sentence(corpora, tmp_path, capsys, before, after, sentence):
+    run, *_ = speechbrain_run(tmp_path / "tiny", enc="Sequential")
+    text = (run / "hyperparams.yaml").read_text()
+    text = text.replace(str(tmp_path / "tiny" / "hub"), "tiny.hub")
+    assert before in text
+    (run / "hyperparams.yaml").write_text(text.replace(before, after))
+    argv = ["probe", run / "save", "--data", corpora / "A", "--seeds", "0", "-o", tmp_path / "x"]
+    argv += [] if before == "tiny.hub" else ["--encoder", tmp_path / "tiny" / "hub"]
+    assert main([*map(str, argv)]) == 2
+    assert sentence in capsys.readouterr().err.strip().splitlines()[-1]
 
 
 def test_sets_of_one_seed_are_a_family_and_seeds_are_counted(study):

@@ -149,7 +149,7 @@ def check_attention(config, attention: str | None) -> None:
 
 
 @contextlib.contextmanager
-def _quiet():
+def quiet():
     """No progress bars and load reports from transformers; what matters of the latter is checked."""
     from transformers.utils import logging
 
@@ -194,7 +194,7 @@ def read_checkpoint(
     hf_config = as_json(config)
     kind = _class_of(config)
     try:
-        with _quiet():
+        with quiet():
             model, found = kind.from_pretrained(
                 source,
                 config=ours(config, dropout=dropout),
@@ -217,7 +217,7 @@ def read_checkpoint(
         head = model.lm_head
         ctc = CTCWeights(head.weight.detach().clone(), head.bias.detach().clone(), config.pad_token_id)
         model = getattr(model, model.base_model_prefix)
-    conventions = (False, 16000) if config.model_type in WITH_DECODER else _input_conventions(source)
+    conventions = (False, 16000) if config.model_type in WITH_DECODER else input_conventions(source)
     return Checkpoint(model.eval(), hf_config, ctc, *conventions)
 
 
@@ -258,7 +258,7 @@ def _encoder_class(model_type: str) -> type:
     return MoonshineEncoder
 
 
-def _input_conventions(source: str) -> tuple[bool, int]:
+def input_conventions(source: str) -> tuple[bool, int]:
     """(zero mean and unit variance wanted, Hz) as the feature extractor says; transformers' defaults without one."""
     from transformers import Wav2Vec2FeatureExtractor
 
@@ -361,7 +361,7 @@ def checkpoint_vocabulary(source: str, *, target_lang: str | None = None) -> lis
             "choose one by target_lang, or give tokens: unigram, for which no head is needed"
         )
     try:
-        with _quiet():
+        with quiet():
             chosen = {} if target_lang is None else {"target_lang": target_lang}
             tokenizer = Wav2Vec2CTCTokenizer.from_pretrained(source, **chosen)
         by_token = tokenizer.get_vocab()
