@@ -8,7 +8,9 @@ import pytest
 from scipy.stats import binom
 
 from eeasr_modules.exits.tuning.risk_terms import needed_table
+from eeasr_modules.report.render.probe import layer_rows, paired_rows
 from eeasr_modules.report.render.readme import results_text
+from eeasr_modules.report.render.tables import markdown_table
 
 INTERVAL = re.compile(r"([+-]\d+\.\d\d) \[([+-]\d+\.\d\d), ([+-]\d+\.\d\d)\]")
 
@@ -47,6 +49,15 @@ def test_the_study_shows_the_committed_results(root):
     study = runpy.run_path(str(root / "benchmarks" / "study.py"))
     text = (root / "RESULTS.md").read_text(encoding="utf-8")
     assert study["written"]() == text and "{{" not in text
+
+
+def test_the_probe_of_moonshine_shows_the_committed_results(root):
+    page = (root / "results" / "probe" / "README.md").read_text(encoding="utf-8")
+    numbers = json.loads((root / "results" / "probe" / "probe.json").read_text(encoding="utf-8"))
+    for table in (layer_rows(numbers), paired_rows(numbers)):
+        assert markdown_table(*table, n_left=2) in page
+    counts = [str(row["n_speakers"]) for row in numbers["tests"]]
+    assert f"Small: {' and '.join(counts)} speakers" in page
 
 
 def test_decoding_starts_from_the_shipped_models_results(root):
