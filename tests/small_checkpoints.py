@@ -21,6 +21,9 @@ CHECKPOINTS = {
     **{f"{kind}-{size}": (kind, shape) for kind in ("wav2vec2", "hubert", "wavlm") for size, shape in
        (("base", BASE), ("large", LARGE))},
     "data2vec-audio": ("data2vec-audio", DATA2VEC),
+    "unispeech-sat-base": ("unispeech-sat", BASE),
+    "unispeech-sat-large": ("unispeech-sat", LARGE),
+    "unispeech-large": ("unispeech", LARGE),
 }  # fmt: skip
 
 

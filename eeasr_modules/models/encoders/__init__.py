@@ -189,6 +189,8 @@ def _huggingface_variant(settings: Mapping) -> str:
     return {
         "whisper": "eeasr_modules.models.encoders.whisper.WhisperEncoder",
         "moonshine": "eeasr_modules.models.encoders.moonshine.MoonshineEncoder",
+        "wav2vec2-conformer": "eeasr_modules.models.encoders.huggingface_conformer.Wav2Vec2ConformerEncoder",
+        "wav2vec2-bert": "eeasr_modules.models.encoders.huggingface_conformer.Wav2Vec2BertEncoder",
     }.get(family, ENCODERS["huggingface"].path)
 
 

@@ -1,6 +1,6 @@
-"""Speech encoders from transformers behind the walk's protocol: wav2vec 2.0, HuBERT, WavLM and data2vec-audio.
+"""Speech encoders from transformers behind the walk's protocol: wav2vec 2.0, HuBERT, WavLM, data2vec-audio, UniSpeech.
 
-Whisper's and Moonshine's encoders (`SupervisedEncoder`) build on it.
+Whisper's and Moonshine's encoders (`SupervisedEncoder`) and those of Conformer layers build on it.
 
 The walk calls parts of the models that transformers does not promise to keep, so every encoder, when it is made, runs
 a second of noise through the walk and through the model's own forward, and refuses to work where they differ.
@@ -197,8 +197,12 @@ class HuggingFaceEncoder(nn.Module):
         frames = n_frames.tolist()
         state = WalkState(self._projected(wavs, lengths, frames), n_frames)
         valid = ~state.padded if min(frames) < state.hidden.shape[1] else None
-        state.hidden = with_positions(self.model, state.hidden, valid, padded=self.padded_front_end)
+        state.hidden = self._positioned(state.hidden, valid)
         return self.refresh(state)
+
+    def _positioned(self, hidden: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        """Projected features (batch, frames, dim) -> the input of layer 1; `valid`: see `with_positions`."""
+        return with_positions(self.model, hidden, valid, padded=self.padded_front_end)
 
     def _projected(self, wavs: torch.Tensor, lengths: list[int], frames: list[int]) -> torch.Tensor:
         """Convolutions, projection and, in training, SpecAugment -> (batch, frames, dim)."""
@@ -255,10 +259,14 @@ class HuggingFaceEncoder(nn.Module):
         module = self.model.encoder.layers[layer - 1]
         arguments = {name: value for name, value in state.extra.items() if name != "bias"}
         if self.gradient_checkpointing and self.training and torch.is_grad_enabled():
-            hidden = checkpoint(module, state.hidden, use_reentrant=False, **arguments)
+            hidden = checkpoint(self._layer, module, state.hidden, use_reentrant=False, **arguments)
         else:
-            hidden = module(state.hidden, **arguments)
+            hidden = self._layer(module, state.hidden, **arguments)
         return WalkState(hidden[0] if isinstance(hidden, tuple) else hidden, state.n_frames, state.extra)
+
+    def _layer(self, module: nn.Module, hidden: torch.Tensor, **extra):
+        """What a layer of transformers gives."""
+        return module(hidden, **extra)
 
     def exit_view(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """The layer's output; after the last layer of a "large" model, normalised as the model does."""
@@ -315,11 +323,10 @@ class HuggingFaceEncoder(nn.Module):
         """Largest difference of the last layer's states from those of transformers' own forward over the same batch."""
         padded_front_end, normalise, downsampler = self.padded_front_end, self.normalise_wavs, self.downsampler
         self.padded_front_end, self.normalise_wavs, self.downsampler = True, False, None
-        valid = torch.arange(wavs.shape[1], device=wavs.device) < n_samples.unsqueeze(1)
         try:
             walk = Walk(self, wavs, n_samples)
             ours = walk.advance(self.n_layers)
-            stock = self.model(wavs, attention_mask=valid.long()).last_hidden_state
+            stock = self.stock_states(self.model, wavs, n_samples)
         finally:
             self.padded_front_end, self.normalise_wavs, self.downsampler = padded_front_end, normalise, downsampler
         return max((ours[i, :n] - stock[i, :n]).abs().max().item() for i, n in enumerate(walk.n_frames.tolist()))

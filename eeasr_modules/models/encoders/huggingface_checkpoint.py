@@ -8,12 +8,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-SELF_SUPERVISED = ("wav2vec2", "hubert", "wavlm", "data2vec-audio")
+SELF_SUPERVISED = ("wav2vec2", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat")
+CONFORMERS = ("wav2vec2-conformer", "wav2vec2-bert")
 WITH_DECODER = ("whisper", "moonshine")  # their encoders are taken, their decoders left
-KINDS = (*SELF_SUPERVISED, *WITH_DECODER)
+KINDS = (*SELF_SUPERVISED, *CONFORMERS, *WITH_DECODER)
 WORD_START = "\u2581"  # of a token that is a word of its own, as SentencePiece marks it
 DEPTHS = ("encoder_layers", "encoder_num_hidden_layers")  # of Whisper, of Moonshine
-DROPOUTS = ("dropout", "hidden_dropout", "attention_dropout", "activation_dropout", "feat_proj_dropout")
+DROPOUTS = (
+    "dropout",
+    "hidden_dropout",
+    "attention_dropout",
+    "activation_dropout",
+    "feat_proj_dropout",
+    "conformer_conv_dropout",
+)
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,10 @@ def check_kind(config, source: str | None):
         raise ValueError(f"'{source}' is a '{config.model_type}' model; expected a speech encoder: {', '.join(KINDS)}")
     if getattr(config, "add_adapter", False):
         raise ValueError(f"'{source}' has an adapter that shortens its output (add_adapter), which exits cannot follow")
+    if getattr(config, "use_intermediate_ffn_before_adapter", False):
+        raise ValueError(
+            f"'{source}' has a part behind its last layer (use_intermediate_ffn_before_adapter) that is unknown"
+        )
     return config
 
 
@@ -185,6 +197,8 @@ def read_checkpoint(
     ValueError
         See `checkpoint_config`; also if encoder weights are missing from the checkpoint.
     """
+    from pickle import UnpicklingError
+
     from safetensors import SafetensorError
 
     config = checkpoint_config(source)
@@ -204,6 +218,11 @@ def read_checkpoint(
             )
             if target_lang is not None:
                 model.load_adapter(target_lang, use_safetensors=True)  # also gives the head its size
+    except UnpicklingError as err:
+        raise ValueError(
+            f"the weights of checkpoint '{source}' are a pickle that holds more than tensors and may run code when "
+            "it is read, which is refused: save them as safetensors where you trust them"
+        ) from err
     except (OSError, ValueError, RuntimeError, SafetensorError) as err:
         raise ValueError(f"the weights of checkpoint '{source}' cannot be read: {_said(err)}") from err
     if config.model_type in WITH_DECODER:
@@ -217,8 +236,11 @@ def read_checkpoint(
         head = model.lm_head
         ctc = CTCWeights(head.weight.detach().clone(), head.bias.detach().clone(), config.pad_token_id)
         model = getattr(model, model.base_model_prefix)
-    conventions = (False, 16000) if config.model_type in WITH_DECODER else input_conventions(source)
-    return Checkpoint(model.eval(), hf_config, ctc, *conventions)
+    normalise, sample_rate = (False, 16000) if config.model_type in WITH_DECODER else input_conventions(source)
+    if config.model_type == "wav2vec2-bert":
+        _check_log_mels(source, config.feature_projection_input_dim)
+        normalise = False  # its features are normalised instead
+    return Checkpoint(model.eval(), hf_config, ctc, normalise, sample_rate)
 
 
 class OnlyEncoder(nn.Module):
@@ -267,6 +289,28 @@ def input_conventions(source: str) -> tuple[bool, int]:
     except (OSError, ValueError):
         extractor = Wav2Vec2FeatureExtractor()
     return bool(extractor.do_normalize), int(extractor.sampling_rate)
+
+
+def _check_log_mels(source: str, width: int) -> None:
+    """ValueError if a wav2vec2-bert hears other features than ours: two log-mel frames of 10 ms, `width` in all."""
+    from transformers import SeamlessM4TFeatureExtractor
+
+    kind = SeamlessM4TFeatureExtractor
+    try:
+        said = kind.get_feature_extractor_dict(source)[0]
+    except (OSError, ValueError):  # none is there
+        return
+    ours = {"feature_extractor_type": kind.__name__, "num_mel_bins": width / 2, "stride": 2, "sampling_rate": 16000}
+    other = [
+        f"{name} {said[name]}, not {value:g}" if name != "feature_extractor_type" else f"a {said[name]}"
+        for name, value in ours.items()
+        if said.get(name, value) != value
+    ]
+    if other:
+        raise ValueError(
+            f"the feature extractor of checkpoint '{source}' makes features that this encoder does not compute "
+            f"({'; '.join(other)}): expected a {kind.__name__} as transformers saves it for this encoder"
+        )
 
 
 def build_bare(hf_config: dict, *, attention: str | None, dropout: float | None) -> nn.Module:

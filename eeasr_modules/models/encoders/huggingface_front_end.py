@@ -59,6 +59,8 @@ def front_end_macs(config, n_samples: int) -> float:
         macs += length * kernel * channels * width
         channels = width
     dim = config.hidden_size
+    if config.model_type == "wav2vec2-conformer":  # positions are its layers' affair
+        return float(macs + length * channels * dim)
     kernel, n_convolutions = config.num_conv_pos_embeddings, 1
     if config.model_type == "data2vec-audio":
         kernel, n_convolutions = config.conv_pos_kernel_size, config.num_conv_pos_embeddings

@@ -110,8 +110,8 @@ def _front_ends(model: nn.Module) -> list[tuple[nn.Module, list[nn.Module]]]:
             found.append((module.feature_extractor, convolutions))
     if not found:
         raise ValueError(
-            f"the faster front end is for wav2vec 2.0, HuBERT, WavLM and data2vec-audio of transformers, got a "
-            f"{type(model).__name__} without such an encoder"
+            "the faster front end is for wav2vec 2.0, HuBERT, WavLM, UniSpeech and data2vec-audio of transformers, got "
+            f"a {type(model).__name__} without such an encoder"
         )
     return found
 

@@ -14,7 +14,8 @@ from eeasr_modules.models.fast.module import Faster, bring_stock_back, refuse_di
 
 _PLAIN = ("none", [], None)
 _GELU = ("gelu", [], "none")
-ATTENTIONS = ("Wav2Vec2Attention", "HubertAttention", "Data2VecAudioAttention")
+_FAMILIES = ("Wav2Vec2", "Hubert", "Data2VecAudio", "UniSpeech", "UniSpeechSat")
+ATTENTIONS = tuple(f"{family}Attention" for family in _FAMILIES)
 """Classes whose attention has no position bias."""
 
 
@@ -92,7 +93,7 @@ def _layers(model: nn.Module) -> list[nn.ModuleList]:
     encoders = [module for module in model.modules() if hasattr(module, "pos_conv_embed") and hasattr(module, "layers")]
     if not encoders:
         raise ValueError(
-            "the faster layers are for wav2vec 2.0, HuBERT, WavLM and data2vec-audio of transformers, got a "
+            "the faster layers are for wav2vec 2.0, HuBERT, WavLM, UniSpeech and data2vec-audio of transformers, got a "
             f"{type(model).__name__} without such an encoder"
         )
     return [encoder.layers for encoder in encoders]

@@ -19,6 +19,7 @@ from torch import nn
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.models.encoders.conformer import ConformerEncoder, LogMel
 from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
+from eeasr_modules.models.encoders.huggingface_conformer import OfConformers
 from eeasr_modules.models.encoders.huggingface_front_end import shortest, with_positions
 from eeasr_modules.models.encoders.moonshine import SHORTEST, MoonshineEncoder
 from eeasr_modules.models.encoders.whisper import FRAME, HOP, WINDOW, WhisperEncoder
@@ -304,9 +305,12 @@ def export_model(
             f"'{name}' shortens its input (downsample: {model.encoder.downsampler.kind}), which is not exported: "
             "transcribe with eeasr transcribe, or export a model without downsample"
         )
-    if not isinstance(model.encoder, (ConformerEncoder, HuggingFaceEncoder)):
+    encoder = model.encoder
+    if isinstance(encoder, OfConformers) or not isinstance(encoder, (ConformerEncoder, HuggingFaceEncoder)):
+        of_ours = model.config["encoder"]["encoder"]
+        kind = encoder.model.config.model_type if isinstance(encoder, OfConformers) else of_ours
         raise ValueError(
-            f"'{name}' stands on an encoder of kind {model.config['encoder']['encoder']}, which is not exported: "
+            f"'{name}' stands on an encoder of kind {kind}, which is not exported: "
             "transcribe with eeasr transcribe, or export a model on another encoder"
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -319,7 +323,6 @@ def export_model(
         vocabulary.save(work)
         if source.folder is not None:
             _copy_small_files(source.folder, work)
-        encoder = model.encoder
         manifest = {
             "manifest_version": MANIFEST_VERSION,
             "sample_rate": model.config["sample_rate"],
