@@ -30,11 +30,14 @@ from sklearn.metrics import roc_auc_score
 from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
 from eeasr_modules.exits.words.confidence import LEAST_CONFIDENCE, ConfidenceMap, fit_confidence_map, right_words
+from eeasr_modules.report.render.tables import markdown_table
 from eeasr_modules.runtime import EarlyExitASR, Engine, Word
 from eeasr_modules.runtime.confidence import words_of_exits
 from eeasr_modules.runtime.transcript import with_probabilities
 
 N_BINS = 10
+SHOWN = ("raw", "isotonic", "confidence map")  # in the table of confidences
+MEASURES = ("ece_all", "ece_utterances", "exit_gap", "auroc")
 LEAST_IN_BIN = 20  # words of an exit, for it to be compared with the others in a bin
 
 
@@ -227,28 +230,22 @@ def reliability_rows(name: str, words: Words, maps: dict[str, Confidence], exits
     return rows
 
 
-def tables(found: dict, exit_layers: Sequence[int], shown: Sequence[int]) -> list[str]:
-    """The Markdown tables of what was found."""
-    lines = ["| set | exit | words shared with the last | start: median ms | mean | 95 % | end: median | mean | 95 % |"]
-    lines += ["|---|---:|---:|" + "---:|" * 6]
-    for row in found["drift"]:
-        share = f"{row['shared']} of {row['of']}"
-        times = " | ".join(f"{one:.0f}" for one in row["ms"])
-        lines.append(f"| {row['set']} | {row['exit_layer']} | {share} | {times} |")
-    layers = " | ".join(map(str, exit_layers))
-    lines += ["", f"| set | confidence | ECE at exit {layers} | all | utterances | between exits | AUROC |"]
-    lines += ["|---|---|" + "---:|" * (len(exit_layers) + 4)]
-    for row in found["calibration"]:
-        numbers = [*row["ece"], row["ece_all"], row["ece_utterances"], row["exit_gap"], row["auroc"]]
-        lines.append(f"| {row['set']} | {row['map']} | " + " | ".join(f"{one:.1f}" for one in numbers) + " |")
-    layers = " | ".join(f"exit {exit_layers[k]}" for k in shown)
-    lines += ["", f"| set | confidence | bin | {layers} |", "|---|---|---|" + "---:|" * len(shown)]
-    for row in found["reliability"]:
-        cells = [f"{share:.0f} % of {n}" if n else "" for n, share in row["exits"]]
-        if any(cells):
-            low, high = row["bin"]
-            lines.append(f"| {row['set']} | {row['map']} | {low:.1f} to {high:.1f} | " + " | ".join(cells) + " |")
-    return lines
+def tables(found: dict) -> list[str]:
+    """The Markdown tables of what was found: times at every second exit, confidences at the first, the last and all."""
+    rows = [row for row in found["drift"] if row["exit_layer"] in found["exit_layers"][1::2]]
+    cells = [[f"{row['shared']} of {row['of']}", *(f"{one:.0f}" for one in row["ms"][:3])] for row in rows]
+    times = markdown_table(
+        ["set", "exit", "words shared with the last", "start: median ms", "mean", "95 %"],
+        [[row["set"], str(row["exit_layer"]), *cell] for row, cell in zip(rows, cells, strict=True)],
+    )
+    rows = [row for row in found["calibration"] if row["map"] in SHOWN]
+    numbers = [[row["ece"][0], row["ece"][-1], *(row[key] for key in MEASURES)] for row in rows]
+    confidences = markdown_table(
+        ["set", "confidence", "ECE at the first exit", "last", "all", "utterances", "between exits", "AUROC"],
+        [[row["set"], row["map"], *(f"{one:.1f}" for one in cell)] for row, cell in zip(rows, numbers, strict=True)],
+        n_left=2,
+    )
+    return [times, confidences]
 
 
 def main():
@@ -274,9 +271,10 @@ def main():
         found["drift"] += drift_rows(manifest.stem, heard, layers)
         found["calibration"] += calibration_rows(manifest.stem, words, maps, layers)
         found["reliability"] += reliability_rows(manifest.stem, words, maps, shown)
+    found = {"exit_layers": list(layers), **found}
     if options.json:
-        Path(options.json).write_text(json.dumps({"exit_layers": list(layers), **found}, indent=1) + "\n")
-    print("\n".join(tables(found, layers, shown)))
+        Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
+    print("\n\n".join(tables(found)))
 
 
 if __name__ == "__main__":

@@ -21,6 +21,13 @@ def test_the_runs_pages_show_the_committed_results(root, name):
     assert results_text(summary) in (root / "results" / name / "README.md").read_text(encoding="utf-8")
 
 
+def test_the_page_on_words_shows_what_was_measured(root):
+    found = json.loads((root / "results" / "words" / "words.json").read_text(encoding="utf-8"))
+    page = (root / "results" / "words" / "README.md").read_text(encoding="utf-8")
+    tables = runpy.run_path(str(root / "benchmarks" / "words.py"))["tables"](found)
+    assert len(tables) == 2 and all(f"\n\n{table}\n\n" in page for table in tables)
+
+
 def test_the_pages_on_public_exits_show_the_committed_results(root, monkeypatch):
     monkeypatch.syspath_prepend(root / "benchmarks")
     text = runpy.run_path(str(root / "benchmarks" / "exit_traces_text.py"))

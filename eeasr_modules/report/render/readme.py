@@ -10,19 +10,20 @@ from typing import Any
 
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.report.render.tables import (
+    LABELS,
     markdown_table,
     number,
+    percent,
     plain_name,
     policies_table,
     set_interval,
-    sets_table,
 )
 
 BEGIN, END = "<!-- results: written by eeasr_modules.report.render.readme -->", "<!-- /results -->"
 
 
 def exits_table(summary: dict[str, Any]) -> str:
-    """WER of every exit on every set, with the 95 % interval of the last.
+    """One row for each set: WER of every exit with the interval of the last, the oracle, and the chosen policy.
 
     Arguments
     ---------
@@ -32,13 +33,16 @@ def exits_table(summary: dict[str, Any]) -> str:
     layers = next(iter(summary["sets"].values()))["exit_layers"]
     rows = []
     for name, one in summary["sets"].items():
+        oracle, point = one["oracle_a"], one["policies"][summary["chosen_policy"]]["at_budget"]
         rows.append(
-            [plain_name(name)]
+            [plain_name(name), LABELS[one["label"]]]
             + [number(wer) for wer in one["wer_per_exit"]]
             + [set_interval(one["wer_interval_per_exit"][-1], one)]
+            + [f"{number(at['wer'])} @ {number(at['depth'])}" for at in (oracle, point)]
+            + [percent(one["overthinking"]["inner_better_share"], 1), percent(point["gap_closed"])]
         )
-    header = ["set", *[f"layer {layer}" for layer in layers], "last [95 %]"]
-    return markdown_table(header, rows)
+    header = ["set", "kind", *[f"layer {layer}" for layer in layers], "last [95 %]"]
+    return markdown_table(header + ["oracle A", "chosen policy", "overthought", "gap closed"], rows, n_left=2)
 
 
 def results_text(summary: dict[str, Any]) -> str:
@@ -50,17 +54,13 @@ def results_text(summary: dict[str, Any]) -> str:
         Content of `summary.json`.
     """
     first = next(iter(summary["sets"]))
-    # a single-exit model is one seed, which is too little for a first page; `summary.json` and the report have it
-    summary = {**summary, "sets": {name: {**one, "single_exit": None} for name, one in summary["sets"].items()}}
     return "\n\n".join(
         [
             BEGIN,
-            "WER (%) of every exit:",
+            "WER (%) of every exit, and what leaving early is worth; `@`: mean depth in layers, by duration; "
+            "*overthought*: utterances on which an inner exit has strictly fewer errors than the last; *gap closed*: "
+            "0 % on the static line, 100 % on oracle C.",
             exits_table(summary),
-            "What leaving early is worth; `@`: mean depth in layers, by duration; *overthought*: utterances on "
-            "which an inner exit has strictly fewer errors than the last; *gap closed*: 0 % on the static line, "
-            "100 % on oracle C.",
-            sets_table(summary),
             f"The policies on {plain_name(first)}, floor, ceiling and threshold chosen on dev:",
             policies_table(summary["sets"][first]),
             END,
