@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results/regimes"
 PAGES = [RESULTS / "README.md", *sorted(ROOT.glob("recipes/*/README.md"))]
 SINGLE = "last_only"  # the regime of a single exit
-LEFT_OUT = ("downsampled x2, exits", "averaged x2, exits", "downsampled x3, exits", "confidence-weighted", "teacher")
+LEFT_OUT = (
+    *("downsampled x2, exits", "averaged x2, exits", "downsampled x3, exits", "resampled x2, exits"),
+    *("layer removal, exits", "confidence-weighted", "teacher"),
+)
 MACS_SHARE = 0.7  # of the single-exit model's, at most
 
 
