@@ -78,6 +78,19 @@ def normalise_english(text: str, *, unreadable: str = "drop") -> str | None:
     return " ".join(filter(None, map(_true_apostrophes, "".join(kept).split())))
 
 
+def plain_words(text: str) -> str:
+    """What a recogniser that writes case, punctuation and digits says, in the form of `normalise_english`.
+
+    Digits and symbols, which have no spelling there, are left out: a reference that has them is no utterance here.
+
+    Example
+    -------
+    >>> plain_words("Well, it's 5 o'clock.")
+    "WELL IT'S O'CLOCK"
+    """
+    return normalise_english(text, unreadable="remove")
+
+
 def _true_apostrophes(word: str) -> str:
     """The word without apostrophes that are quotation marks."""
     if word in _CLIPPED:

@@ -160,8 +160,11 @@ def build(asr: EarlyExitASR):
     ------
     ImportError
         When gradio is not installed.
+    ValueError
+        When the model's deepest exit is its checkpoint's own decoder.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    asr.source.refuse_own_decoder("the demo")
     try:
         import gradio
     except ImportError as err:

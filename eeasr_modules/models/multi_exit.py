@@ -83,10 +83,11 @@ class MultiExit(nn.Module):
         of the encoder's `...ForCTC` checkpoint, and inner linear heads start from it), `decoder` (None, or a dict of
         what `AttentionDecoder` needs: `n_layers`, `dim`, `n_heads`, `ffn_dim`, `dropout`), `upsample` (heads give as
         many frames as if the encoder did not downsample), `average_states` (layers of exits: the last of them projects
-        the mean of their heads' states, but not in training; absent for none), `lens_body` (see `build_heads`; absent
-        for none), `sample_rate`; everything that
-        `config.json` of a model folder holds. What an encoder reads from a checkpoint is filled in, so that the folder
-        is enough to load the model.
+        the mean of their heads' states, but not in training; absent for none), `lens_body` (see
+        `build_heads`; absent for none), `own_decoder` (arguments of
+        `encoders.own_decoder.OwnDecoder`, whose weights stay in the checkpoint; absent for none), `sample_rate`;
+        everything that `config.json` of a model folder holds. What an encoder reads from a checkpoint is filled in, so
+        that the folder is enough to load the model.
 
     Example
     -------
@@ -152,6 +153,12 @@ class MultiExit(nn.Module):
                 "true and self_condition: false"
             )
         return tuple(exits)
+
+    @property
+    def all_exit_layers(self) -> list[int]:
+        """Layers of the exits, that of the checkpoint's own decoder behind those of the heads."""
+        own = self.config.get("own_decoder")
+        return [*self.exit_layers, *([] if own is None else [own["exit_layer"]])]
 
     @property
     def reach(self) -> int:

@@ -5,6 +5,7 @@ What a search says of one utterance at the exit where it leaves: words with time
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -12,11 +13,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
+from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, plain_words
 from eeasr_modules.exits.policies.protocol import Policy, exits_back
 from eeasr_modules.models.decoding.attention import AttentionSearch, Spelled
 from eeasr_modules.models.decoding.beam import BeamDecoder
 from eeasr_modules.models.decoding.greedy import aligned_path
+from eeasr_modules.models.encoders.own_decoder import OwnDecoder
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WordFrames, word_signals
 from eeasr_modules.models.walk import Walk
@@ -33,6 +35,8 @@ class Engine(Protocol):
     policy: Policy
     plan: SignalPlan
     decoder: BeamDecoder | AttentionSearch | None
+    own: OwnDecoder | None
+    exit_layers: Sequence[int]
     compaction: Any  # asked by `pays`
     vocabulary: CharVocabulary | SentencePieceVocabulary
     spellings: Sequence[str]
@@ -61,7 +65,8 @@ class Recognised:
     decided_layer : int
         The exit at which it stopped, which is what was paid for: `exit_layer`, unless the policy emits an earlier one.
     layers_run : int
-        Encoder layers that ran with it in the batch: `decided_layer`, or more where compaction waited.
+        Encoder layers that ran with it in the batch: `decided_layer`, or more where compaction waited; that of its
+        exit where the checkpoint's own decoder spoke.
     confidence : float
         Mean over frames of the best token's probability.
     blank_rate : float
@@ -132,6 +137,8 @@ class Leaving:
         self.before = [_Exit(-1, self.walk.view, self.walk.n_frames)]  # what exits are compared with, the latest first
         self.results: list[dict | None] = [None] * n
         self.layers_run = np.zeros(n, dtype=np.int64)
+        self.wavs: list[torch.Tensor] = []  # of everybody, where an own decoder may ask
+        self.at_last_head: torch.Tensor | None = None  # log-probs there of those who go on to the own decoder
 
     @classmethod
     def begin(
@@ -158,10 +165,14 @@ class Leaving:
         on_exit : function or None
             See the class.
         """
-        walk = engine.model.walk(wavs.to(engine.device), n_samples.to(engine.device))
+        wavs = wavs.to(engine.device)
+        walk = engine.model.walk(wavs, n_samples.to(engine.device))
         names = np.array([*utt_ids], dtype=object)
         duration_s = n_samples.cpu().numpy() / engine.sample_rate
-        return cls(engine, walk, utt_ids=names, duration_s=duration_s, on_exit=on_exit)
+        batch = cls(engine, walk, utt_ids=names, duration_s=duration_s, on_exit=on_exit)
+        if engine.own is not None:
+            batch.wavs = [wav[:n] for wav, n in zip(wavs, n_samples.tolist(), strict=True)]
+        return batch
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[Leaving, np.ndarray]]) -> Leaving:
@@ -183,6 +194,8 @@ class Leaving:
             duration_s=np.concatenate([one.duration_s[at] for (one, _), at in zip(parts, utterances, strict=True)]),
         )
         batch.state = np.concatenate([one.state[taken] for one, taken in parts])
+        if first.wavs:
+            batch.wavs = [one.wavs[i] for (one, _), at in zip(parts, utterances, strict=True) for i in at]
         batch.before = [
             first._joined_exit([(one.before[back], row) for (one, _), row in zip(parts, rows, strict=True)])
             for back in range(len(first.before))
@@ -196,7 +209,7 @@ class Leaving:
 
     def run(self) -> list[Recognised]:
         """Everybody's result, in the order of the batch."""
-        layers = self.model.exit_layers
+        layers = self.engine.exit_layers
         for k in range(len(layers) - 1):
             if not len(self.rows):
                 break
@@ -210,14 +223,17 @@ class Leaving:
         """Everybody's result so far, in the order of the batch; None for the undecided."""
         self.layers_run[self.in_walk] = self.walk.layer
         return [
-            None if result is None else Recognised(layers_run=int(n_layers), **result)
+            None if result is None else Recognised(layers_run=max(int(n_layers), result["decided_layer"]), **result)
             for n_layers, result in zip(self.layers_run, self.results, strict=True)
         ]
 
     def visit(self, k: int) -> None:
         """Exit k: read what the policy needs, ask it, take down those who stop; the last takes whoever is left."""
+        if k == len(self.model.exit_layers):
+            self._decode()
+            return
         here = self._arrive(k)
-        is_last = k == len(self.model.exit_layers) - 1
+        is_last = k == len(self.engine.exit_layers) - 1
         if is_last and not self.plan.keeps_paths:
             self._emit(here, np.arange(len(self.rows)), decided=here)
             self.state, self.rows = self.state[:0], self.rows[:0]
@@ -228,6 +244,9 @@ class Leaving:
             self._tell(here, np.flatnonzero(~stop))
         if stop.any():
             self._emit_decided(here, np.flatnonzero(stop))
+        if self.engine.own is not None and k == len(self.model.exit_layers) - 1 and not stop.all():
+            self.at_last_head = self._read_head(here, np.flatnonzero(~stop))
+        if stop.any():
             self.state, self.rows = self.state[~stop], self.rows[~stop]
         if len(self.rows):
             self.before = [self._of_those_left(one, ~stop) for one in [here, *self.before][: self.plan.n_before]]
@@ -339,6 +358,28 @@ class Leaving:
     def _needs_log_probs(self) -> bool:
         """Whether those who leave are asked for more than their best path."""
         return self.engine.decoder is not None or self.engine.gives_log_probs
+
+    def _decode(self) -> None:
+        """Behind the last head: the checkpoint's own decoder takes whoever is left, one by one."""
+        own, view, blank_index = self.engine.own, self.walk.view, self.model.blank_index
+        for row, log_probs, i in zip(self.rows, self.at_last_head, self.undecided, strict=True):
+            n_frames = self.n_frames[i]
+            log_probs = log_probs[:n_frames]
+            best, heard = _best_path(log_probs).cpu().numpy()
+            best = best.astype(np.int64)
+            draft = self.engine.texts(best[None], [n_frames])[0]
+            said = own.decode(self.model.encoder, view[row, :n_frames], self.wavs[i], draft=draft)
+            text = plain_words(said.text)
+            self.results[i] = {
+                "text": text,
+                "exit_layer": own.exit_layer,
+                "decided_layer": own.exit_layer,
+                "confidence": said.signals["confidence"],
+                "blank_rate": float((best == blank_index).mean()) if n_frames else 0.0,
+                "words": placed_words(self.engine, log_probs, heard, text),
+                "log_probs": None,
+            }
+        self.state, self.rows = self.state[:0], self.rows[:0]
 
     def _tell(self, here: _Exit, who: np.ndarray) -> None:
         """Let the listener know what the exit says of these (positions among the undecided), who go on."""
@@ -498,11 +539,30 @@ def searched_words(
             Word(word, begin * frame_s, end * frame_s, float(heard[begin:end].mean(dtype=np.float64)))
             for word, begin, end in engine.decoder.words(log_probs)
         )
-    blank_index = engine.model.blank_index
-    path = aligned_path(log_probs.float().cpu().numpy(), spelled.tokens, blank_index=blank_index)
+    return placed_words(engine, log_probs, heard, engine.vocabulary.decode(spelled.tokens), tokens=spelled.tokens)
+
+
+def placed_words(
+    engine: Engine, log_probs: torch.Tensor, heard: np.ndarray, text: str, *, tokens: Sequence[int] | None = None
+) -> tuple[Word, ...]:
+    """Words of a transcript where the likeliest CTC path that spells it has them.
+
+    Arguments
+    ---------
+    engine, log_probs, heard : Engine, torch.Tensor, np.ndarray
+        As of `searched_words`.
+    text : str
+        The transcript.
+    tokens : sequence of int or None
+        Its tokens; None for those that the vocabulary has for it.
+    """
+    blank_index, frame_s, path = engine.model.blank_index, engine.frame_s, None
+    with contextlib.suppress(ValueError):  # a letter that the vocabulary lacks
+        tokens = engine.vocabulary.encode(text) if tokens is None else tokens
+        path = aligned_path(log_probs.float().cpu().numpy(), tokens, blank_index=blank_index)
     if path is not None:
         return spell_words(path, heard, spellings=engine.spellings, blank_index=blank_index, frame_s=frame_s)
-    texts = engine.vocabulary.decode(spelled.tokens).split()
+    texts = text.split()
     ends = np.linspace(0, len(heard) * frame_s, len(texts) + 1)
     sure = float(heard.mean(dtype=np.float64))
     return tuple(Word(text, *map(float, ends[i : i + 2]), sure) for i, text in enumerate(texts))

@@ -20,10 +20,11 @@ import torch
 from eeasr_modules.common.batches import length_batches
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
 from eeasr_modules.exits.policies.combine import check_against
-from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.policies.protocol import Policy, reach_of
 from eeasr_modules.models.decoding.attention import AttentionSearch
 from eeasr_modules.models.decoding.beam import BeamDecoder
 from eeasr_modules.models.device import computed_in, wait_for
+from eeasr_modules.models.encoders.own_decoder import OwnDecoder
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WordFrames
 from eeasr_modules.models.walk import Encoder, WalkState
@@ -166,7 +167,7 @@ def run_pooled(
         As the batches were given.
     """
     results: list[list[Recognised | None]] = []
-    last = len(engine.model.exit_layers) - 1
+    last, last_head = len(engine.exit_layers) - 1, len(engine.model.exit_layers) - 1
     open_batches: list[tuple[Leaving, list[tuple[int, int]]]] = []
     for number, (wavs, n_samples, utt_ids) in enumerate(batches):  # one front end at a time
         batch = Leaving.begin(engine, wavs, n_samples, utt_ids)
@@ -182,7 +183,7 @@ def run_pooled(
             for (number, i), result in zip(places, batch.recognised(), strict=True):
                 results[number][i] = result if result is not None else results[number][i]
         open_batches = [one for one in open_batches if len(one[0].rows)]
-        if k < last:
+        if k < last_head:
             open_batches = _fewer(open_batches, rebatch)
     return results
 
@@ -255,7 +256,10 @@ class Engine:
     ):
         if policy.is_open:
             raise ValueError(f"{policy} is open and cannot decide: give its arguments or calibrate it on dev")
-        check_against(policy, model.exit_layers)
+        self.exit_layers, self.own = model.all_exit_layers, OwnDecoder.of(model)
+        check_against(policy, self.exit_layers)
+        if self.own is not None and reach_of(policy):
+            raise ValueError(f"{policy} may emit an earlier exit than it stops at, which is not for decoder: own")
         if len(vocabulary) != model.config["n_tokens"]:
             raise ValueError(
                 f"the vocabulary must hold the model's {model.config['n_tokens']} tokens, got {len(vocabulary)}"
@@ -265,7 +269,7 @@ class Engine:
         self.seed, self.language, self.precision = seed, language, precision
         self.decoder, self.gives_log_probs = decoder, gives_log_probs
         spells = isinstance(decoder, AttentionSearch)
-        self.plan = SignalPlan(policy, model.exit_layers, spells=spells, remembers=model.reach)
+        self.plan = SignalPlan(policy, self.exit_layers, spells=spells, remembers=model.reach)
         self.spellings = vocabulary.spellings
         self.word_frames = WordFrames(self.spellings, blank_index=model.blank_index) if self.plan.of_words else None
         self.sample_rate = model.config["sample_rate"]

@@ -48,8 +48,23 @@ class Source:
 
     @property
     def exit_layers(self) -> list[int]:
-        """Layers of the exits."""
-        return self.config["exit_layers"]
+        """Layers of the exits, that of the checkpoint's own decoder the last."""
+        own = self.config.get("own_decoder")
+        return [*self.config["exit_layers"], *([] if own is None else [own["exit_layer"]])]
+
+    def refuse_own_decoder(self, doing: str) -> None:
+        """ValueError, one sentence, where the deepest exit is the checkpoint's own decoder, which `doing` cannot take.
+
+        Arguments
+        ---------
+        doing : str
+            What was asked for, as in "eeasr export".
+        """
+        if self.config.get("own_decoder") is not None:
+            raise ValueError(
+                f"{doing} takes models whose exits are all heads, the deepest exit of '{self.name}' is the decoder of "
+                f"{self.config['own_decoder']['source']}: use eeasr transcribe, or a model trained with decoder: null"
+            )
 
     def load(self, device: str | torch.device) -> tuple[MultiExit, CharVocabulary | SentencePieceVocabulary]:
         """Model in eval mode on `device`, and vocabulary."""

@@ -168,6 +168,7 @@ class EarlyExitForCTC(PreTrainedModel):
             # the fast one stays on the CPU
             front_end="stock" if torch.cuda.is_available() else "fast",
         )
+        asr.source.refuse_own_decoder("transformers' AutoModelForCTC")
         engine = asr.engine
         return cls(config, engine.model, engine.vocabulary, asr.source, precision=precision).to(device).eval()
 

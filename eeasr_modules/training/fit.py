@@ -23,7 +23,7 @@ from eeasr_modules.models.encoders import ENCODERS
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.transformers_files import write_transformers_files
 from eeasr_modules.models.weights import is_pretrained_encoder, pretrained_weights
-from eeasr_modules.training.config.checks import decoder_settings
+from eeasr_modules.training.config.checks import decoder_settings, own_decoder_settings
 from eeasr_modules.training.config.config import Config, corpora_of
 from eeasr_modules.training.corpora import Corpora, is_trained, note_heard, texts_of
 from eeasr_modules.training.initialisation import first_layers, take_encoder, take_over
@@ -111,6 +111,8 @@ def check_run_folder(config: Config, folder: Path) -> None:
     fixed = (*FIXED, *ENCODERS[config.encoder].fixed)
     shape = {name: config.values[name] for name in fixed if name in config.values}
     shape["decoder"] = decoder_settings(config)
+    if (own := own_decoder_settings(config)) is not None:
+        shape["own_decoder"] = own
     if note.is_file():
         before = {**UNTOLD, **json.loads(note.read_text())}
         for name, value in shape.items():
@@ -289,6 +291,7 @@ def build_model(
             "head_dropout": config.head_dropout,
             "checkpoint_head": checkpoint_head,
             "decoder": decoder_settings(config),
+            **({"own_decoder": own} if (own := own_decoder_settings(config)) is not None else {}),
             "upsample": config.values.get("upsample", False),
             "sample_rate": config.sample_rate,
             "corpora": list(dict.fromkeys([*before, *config.trained_corpora])),

@@ -6,7 +6,6 @@ the length of the recording, because inner layers make a decoder babble.
 """
 
 import hashlib
-import inspect
 import logging
 import re
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from eeasr_modules.data.text import NORMALISERS, normalise_english, split_langua
 from eeasr_modules.exits.tables.parquet import read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.models.encoders import build_encoder
+from eeasr_modules.models.encoders.own_decoder import cache_name, new_cache
 from eeasr_modules.models.walk import Walk
 from eeasr_modules.training.corpora import EvaluationSet
 
@@ -118,10 +118,8 @@ class OwnDecoderLens:
 
         memory = BaseModelOutput(last_hidden_state=states)
         memory.attention_mask = None  # Moonshine's model asks for it
-        name = (
-            "cache" if "cache" in inspect.signature(self.model.forward).parameters else "past_key_values"
-        )  # by version
-        return self.model(encoder_outputs=memory, decoder_input_ids=ids, use_cache=True, **{name: cache})
+        cached = {cache_name(self.model): cache}
+        return self.model(encoder_outputs=memory, decoder_input_ids=ids, use_cache=True, **cached)
 
     @torch.no_grad()
     def spell(self, states: torch.Tensor, *, most: int) -> tuple[list[list[int]], dict[str, np.ndarray]]:
@@ -141,11 +139,9 @@ class OwnDecoderLens:
         signals : dict of str to np.ndarray of shape (layers,)
             `token_entropy` and `sequence_log_prob`, nats, the mean over tokens and the end.
         """
-        from transformers import DynamicCache, EncoderDecoderCache
-
         start = self.prompt(states)
         ids = torch.tensor([start] * len(states), device=self.device)
-        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())  # filled in place
+        cache = new_cache()  # filled in place
         most = min(most, getattr(self.model.config, "max_target_positions", most + len(start)) - len(start))
         tokens: list[list[int]] = [[] for _ in states]
         totals, spoken = {name: np.zeros(len(states)) for name in SIGNALS}, np.zeros(len(states))

@@ -26,6 +26,7 @@ from eeasr_modules.exits.tuning.risk_terms import certificate_lines
 from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.weights import model_digest
 from eeasr_modules.training.admission import check_language_model, check_recordings, leaves_nothing
+from eeasr_modules.training.config.checks import all_exit_layers
 from eeasr_modules.training.config.command_line import parse
 from eeasr_modules.training.config.config import Config, load
 from eeasr_modules.training.corpora import Corpora, heard_by, is_trained, prepare_corpora
@@ -202,7 +203,7 @@ def collect_all(run: Run, model) -> tuple[ExitTable, list[ExitTable]]:
 
 def compared_policies(config: Config) -> list[Policy]:
     """The chosen policy first, then those it is compared with; none for a model with a single exit."""
-    if len(config.exit_layers) == 1:
+    if len(all_exit_layers(config)) == 1:
         return []
     chosen = parse_policy(config.exit_policy)
     others = [policy for policy in parse_policies(config.compare_policies) if str(policy) != str(chosen)]

@@ -10,6 +10,7 @@ import logging
 import subprocess
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,7 @@ from eeasr_modules.models.device import computed_in
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, WORD_SIGNALS, WordFrames, acoustic_signals, word_signals
 from eeasr_modules.training.corpora import EvaluationSet
+from eeasr_modules.training.test_pass_own import OwnReadings
 
 ReadExit = Callable[[int, torch.Tensor, torch.Tensor], None]
 
@@ -115,7 +117,12 @@ logger = logging.getLogger(__name__)
 
 @torch.no_grad()
 def read_exits(
-    model: MultiExit, wavs: torch.Tensor, n_samples: torch.Tensor, *, on_exit: ReadExit | None = None
+    model: MultiExit,
+    wavs: torch.Tensor,
+    n_samples: torch.Tensor,
+    *,
+    on_exit: ReadExit | None = None,
+    on_end: Callable[[torch.Tensor], None] | None = None,
 ) -> tuple[list[list[list[int]]], dict[str, np.ndarray], np.ndarray]:
     """Tokens and acoustic signals of every exit for a batch.
 
@@ -129,6 +136,8 @@ def read_exits(
         Valid samples.
     on_exit : callable or None
         Called at every exit with its `exit_index`, log-probs and frame counts, while they live.
+    on_end : callable or None
+        Called with the states (batch, frames, dim) behind the last layer.
 
     Returns
     -------
@@ -163,6 +172,8 @@ def read_exits(
             columns[name].append(values.cpu().numpy())
         previous_hidden = hidden
         before.appendleft(log_probs)
+    if on_end is not None:
+        on_end(previous_hidden)
     return tokens, {name: np.stack(values, axis=1) for name, values in columns.items()}, walk.n_frames.cpu().numpy()
 
 
@@ -223,6 +234,7 @@ def collect(
     hypotheses = np.empty((n, n_exits), dtype=object)
     signals = {name: np.empty((n, n_exits)) for name in ACOUSTIC_SIGNALS}
     readings = PosteriorReadings(model, vocabulary, n, average_exits=average_exits, nbest=nbest)
+    own = OwnReadings(model, n) if model.config.get("own_decoder") is not None else None
     n_frames, n_samples = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int64)
 
     batches = length_batches([items[utt_id]["duration"] for utt_id in utt_ids], batch_seconds)
@@ -231,36 +243,47 @@ def collect(
             wavs = [hear(utt_ids[i], items, read, evaluation_set.shift, metadata["seed"], sample_rate) for i in batch]
             lengths = torch.tensor([len(wav) for wav in wavs])
             padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+            padded, ends = padded.to(device), []
             with computed_in(precision, device):
                 tokens, batch_signals, frames = read_exits(
-                    model, padded.to(device), lengths.to(device), on_exit=readings.of(batch)
+                    model, padded, lengths.to(device), on_exit=readings.of(batch), on_end=ends.append
                 )
             n_frames[batch], n_samples[batch] = frames, lengths.numpy()
             for name, values in batch_signals.items():
                 signals[name][batch] = values
             for e, exit_tokens in enumerate(tokens):
                 hypotheses[batch, e] = [vocabulary.decode(ids) for ids in exit_tokens]
+            if own is not None:
+                with computed_in(precision, device):
+                    own.read(batch, ends[0], frames, padded, lengths, drafts=hypotheses[batch, -1])
             bar.update(len(batch))
 
     macs = [model.macs(int(samples)) for samples in n_samples]
+    columns = {
+        "hypotheses": hypotheses,
+        "signals": {**signals, **readings.signals},
+        "word_lists": readings.word_lists,
+        "averaged_hypotheses": readings.averaged_hypotheses,
+        "cost_macs": np.array([layers for layers, _ in macs]),
+        "head_macs": np.array([heads for _, heads in macs]),
+    }
+    if own is not None:
+        columns = own.beside(columns, duration_s=n_samples / sample_rate)
     references = [split_language(items[utt_id]["words"])[1] for utt_id in utt_ids]
     if not any(references):  # recordings alone: what the last exit says stands for what was said
-        references = hypotheses[:, -1].tolist()
-    return ExitTable.from_hypotheses(
-        hypotheses,
+        references = columns["hypotheses"][:, -1].tolist()
+    table = ExitTable.from_hypotheses(
+        columns.pop("hypotheses"),
         references,
         utt_ids=utt_ids,
         speakers=[items[utt_id]["speaker"] for utt_id in utt_ids],
-        exit_layers=model.exit_layers,
+        exit_layers=model.all_exit_layers,
         duration_s=n_samples / sample_rate,
         n_frames=n_frames,
-        signals={**signals, **readings.signals},
-        word_lists=readings.word_lists,
-        averaged_hypotheses=readings.averaged_hypotheses,
-        cost_macs=np.array([layers for layers, _ in macs]),
-        head_macs=np.array([heads for _, heads in macs]),
         metadata=metadata,
+        **columns,
     )
+    return table if own is None else replace(table, decoder_macs=own.decoder_macs)
 
 
 def _share_of(items: dict[str, dict], rank: int, n_ranks: int) -> dict[str, dict]:
@@ -296,7 +319,7 @@ def table_metadata(
         "normaliser": descriptions[0]["normaliser"],
         "commit": current_commit(),
         "seed": seed,
-        "n_layers": model.encoder.n_layers,
+        "n_layers": max(model.encoder.n_layers, model.all_exit_layers[-1]),
         "duration_is_approximate": False,
     }
 

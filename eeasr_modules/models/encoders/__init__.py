@@ -150,6 +150,9 @@ HUGGINGFACE_KEYS: dict[str, Key] = {
     "mask_time_length": positive(),
     "mask_feature_prob": Key(float, low=0.0, high=1.0),
     "mask_feature_length": positive(),
+    "decoder": Key(str, optional=True, choices=("own",), default=None),
+    "decoder_draft": Key(bool, default=False),
+    "decoder_floor": Key(float, low=0.0, high=1.0, default=0.5),
 }
 
 

@@ -42,6 +42,24 @@ class SupervisedEncoder(HuggingFaceEncoder):
         alone = [self.stock(wav[:n], model=model) for wav, n in zip(wavs, n_samples.tolist(), strict=True)]
         return nn.utils.rnn.pad_sequence(alone, batch_first=True)
 
+    def decoder_states(self, hidden: torch.Tensor, wav: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """What the checkpoint's own decoder hears of one utterance, and what making it cost beside the walk.
+
+        Arguments
+        ---------
+        hidden : torch.Tensor of shape (frames, dim)
+            After the last layer, without padding.
+        wav : torch.Tensor of shape (samples,)
+            The utterance.
+
+        Returns
+        -------
+        states : torch.Tensor of shape (frames, dim)
+        macs : float
+            Multiply-accumulates; 0 where `hidden` is all it needs.
+        """
+        return hidden, 0.0
+
     def difference_from_stock(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> float:
         """Largest difference between the walk over a padded batch and transformers' own forward over each alone."""
         downsampler, self.downsampler = self.downsampler, None
@@ -132,6 +150,17 @@ class WhisperEncoder(SupervisedEncoder):
             mels = self.mel_filters.float().T @ spectrum[:, :-1].abs().square()
             logs = mels.clamp(min=1e-10).log10()
             return (torch.maximum(logs, logs.max() - 8.0) + 4.0) / 4.0
+
+    def decoder_states(self, hidden: torch.Tensor, wav: torch.Tensor) -> tuple[torch.Tensor, float]:
+        """As the base's, but the encoder runs once more over all its positions (30 s), silence included.
+
+        Whisper's decoder does not follow states of true length: it was never shown any.
+        """
+        n_frames = len(self.model.encoder.embed_positions.weight)
+        n_samples = n_frames * FRAME
+        padded = nn.functional.pad(wav, (0, n_samples - len(wav)))[None]
+        states = Walk(self, padded, torch.tensor([n_samples], device=wav.device)).advance(self.n_layers)[0]
+        return states, self.front_end_macs(n_samples) + self.n_layers * self.layer_macs(n_frames)
 
     def refresh(self, state: WalkState) -> WalkState:
         """Attention mask for the batch as it is now."""

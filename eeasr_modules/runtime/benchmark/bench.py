@@ -100,6 +100,7 @@ def bench_policies(asr: EarlyExitASR, text: str | None, *, budget: float | None)
         See `choose_policy`.
     """
     source = asr.source
+    source.refuse_own_decoder("eeasr benchmark")
     common = {"exit_layers": source.exit_layers, "name": source.name}
     if text is None:
         if not source.calibrated and budget is None:

@@ -291,6 +291,7 @@ def export_model(
         raise ValueError(f"the output must be a new or empty folder, '{folder}' is not: name another or empty it")
     _check_packages()
     source = find_source(name)
+    source.refuse_own_decoder("eeasr export")
     chosen = choose_policy(
         source.calibrated, text=policy, budget=budget, exit_layers=source.exit_layers, name=str(name)
     )

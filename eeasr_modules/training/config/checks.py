@@ -132,6 +132,47 @@ def decoder_settings(config: Config) -> dict | None:
     }
 
 
+def own_decoder_settings(config: Config) -> dict | None:
+    """`own_decoder` of a model's `config.json`; None where the last CTC exit is the deepest.
+
+    Raises
+    ------
+    ValueError
+        When the checkpoint's own decoder cannot follow this run's encoder, or there is none.
+    """
+    from eeasr_modules.models.encoders.own_decoder import shape_of_decoder
+
+    if config.values.get("decoder") is None:
+        return None
+    wanted = {
+        "freeze_encoder: true (it does not follow an encoder that has learnt)": not (
+            config.freeze_encoder or config.regime == "heads_only"
+        ),
+        "source, a checkpoint's folder or hub id": config.source is None,
+        "init_from: null (whose encoder is another)": config.init_from is not None,
+        "keep_layers: null": config.keep_layers is not None,
+        "downsample: null": config.downsample is not None,
+        "attention_decoder: false": config.attention_decoder,
+        "decoding: greedy": config.decoding != "greedy",
+    }
+    lacking = [name for name, broken in wanted.items() if broken]
+    if lacking:
+        raise ValueError(f"decoder: own needs {'; '.join(lacking)}")
+    source = str(Path(config.source).resolve()) if Path(config.source).is_dir() else config.source
+    return {
+        "source": source,
+        "exit_layer": shape_of_decoder(source).exit_layer,
+        "draft": config.decoder_draft,
+        "floor": float(config.decoder_floor),
+    }
+
+
+def all_exit_layers(config: Config) -> list[int]:
+    """Layers of the exits, that of the checkpoint's own decoder the last; of a configuration with its exits placed."""
+    own = own_decoder_settings(config)
+    return [*config.exit_layers, *([] if own is None else [own["exit_layer"]])]
+
+
 def check_decoder(config: Config) -> None:
     """ValueError, one sentence, where keys of the attention decoder do not go together with others."""
     from eeasr_modules.exits import parse_policies, parse_policy

@@ -12,6 +12,7 @@ from pathlib import Path
 from eeasr_modules.models.encoders import ENCODERS
 from eeasr_modules.training.config.checks import (
     OTHER_KEY,
+    all_exit_layers,
     alphas_of,
     check_cheaper_start,
     check_decoder,
@@ -224,6 +225,7 @@ def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
         On an exit or a policy's layer that there is not, or a budget that no choice of exits has.
     """
     from eeasr_modules.exits import check_against, parse_policies, parse_policy
+    from eeasr_modules.exits.policies.protocol import reach_of
     from eeasr_modules.models.multi_exit import check_exit_layers
 
     exit_layers, n_layers = config.exit_layers, kept_depth(config, n_layers)
@@ -236,13 +238,17 @@ def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
     regime_of(config)  # weights and epochs fit it
     alphas_of(config)
     decoder_settings(config)
+    exit_layers = all_exit_layers(config)
     for policy in [parse_policy(config.exit_policy), *parse_policies(config.compare_policies)]:
         check_against(policy, exit_layers)
-    budget = config.exit_budget * (n_layers if config.exit_budget <= 1 else 1)
-    if len(exit_layers) > 1 and not exit_layers[0] <= budget <= n_layers:
+        if exit_layers != config.exit_layers and reach_of(policy):
+            raise ValueError(f"{policy} may emit an earlier exit than it stops at, which is not for decoder: own")
+    deepest = exit_layers[-1]
+    budget = config.exit_budget * (deepest if config.exit_budget <= 1 else 1)
+    if len(exit_layers) > 1 and not exit_layers[0] <= budget <= deepest:
         raise ValueError(
             f"exit_budget {config.exit_budget:g} means {budget:g} layers on average; it must lie between the first "
-            f"exit, {exit_layers[0]}, and the last, {n_layers}"
+            f"exit, {exit_layers[0]}, and the last, {deepest}"
         )
     if config.n_epochs == 0:
         _check_exits_trained(config)
