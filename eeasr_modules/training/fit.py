@@ -111,8 +111,7 @@ def check_run_folder(config: Config, folder: Path) -> None:
     fixed = (*FIXED, *ENCODERS[config.encoder].fixed)
     shape = {name: config.values[name] for name in fixed if name in config.values}
     shape["decoder"] = decoder_settings(config)
-    if (own := own_decoder_settings(config)) is not None:
-        shape["own_decoder"] = own
+    shape["own_decoder"] = own_decoder_settings(config)
     if note.is_file():
         before = {**UNTOLD, **json.loads(note.read_text())}
         for name, value in shape.items():

@@ -105,6 +105,11 @@ class TestRefusals:
         assert train.main(given) == 2
         assert sentence in capsys.readouterr().err.strip().splitlines()[-1]
 
+    def test_the_same_folder_without_it(self, root, shared_data, run, capsys):
+        given = {"source": run.parent / "checkpoint", "output_folder": run, "decoder": "null"}
+        assert train.main([*arguments(root, shared_data, **given), "--test_only"]) == 2
+        assert "holds a run with own_decoder {" in capsys.readouterr().err.strip().splitlines()[-1]
+
     def test_what_does_not_take_it(self, run, tmp_path):
         from eeasr_modules.demo.app import build
         from eeasr_modules.runtime.sources import find_source
