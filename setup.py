@@ -60,6 +60,7 @@ setup(
         "completion": ["shtab"],  # eeasr completion
         "lm": ["kenlm", "pygtrie"],  # beam search with a language model
         "onnx": ["onnx", "onnxruntime"],  # eeasr export
+        "peers": ["onnx", "onnxruntime", "openvino"],  # benchmarks/end_to_end.py
         "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]", "mkdocs-jupyter", "nbclient", "ipykernel"],
         "dev": ["pytest>=8", "pytest-xdist", "ruff", "hypothesis"],
     },

@@ -45,6 +45,7 @@ from eeasr_modules.models import MultiExit  # noqa: E402
 from eeasr_modules.models.fast.switches import made_faster  # noqa: E402
 from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
 from eeasr_modules.runtime import Engine  # noqa: E402
+from eeasr_modules.runtime.benchmark.peers import missing_peers, peer_ways  # noqa: E402
 
 BUDGET = 9.5
 SHARES = (0.0, 0.0015, 0.0363, 0.3405, 0.5011, 0.1206)
@@ -161,6 +162,7 @@ def ways_of(shape: str, shares: tuple[float, ...], *, seconds: float) -> dict[st
         "stock float32": stock(deepcopy(model), torch.float32),
         "stock bfloat16": stock(deepcopy(model), torch.bfloat16),
     }
+    ways |= peer_ways(Engine(deepcopy(model), vocabulary, policy=last), wavs, n_samples)
     for precision in ("float32", "bfloat16"):
         ways[f"products {precision}"] = products(shape, getattr(torch, precision), seconds=seconds)
         own = made_faster(deepcopy(model), front_end="fast", precision=precision)
@@ -215,6 +217,10 @@ def ratio_rows(shape: str, times: dict[str, np.ndarray]) -> list[list[str]]:
         "bare products, float32": ("stock float32", "products float32"),
         "bare products, bfloat16": ("stock float32", "products bfloat16"),
     }
+    for peer in (name for name in times if name.startswith(("ONNX Runtime", "OpenVINO"))):
+        pairs[f"{peer} / stock float32"] = ("stock float32", peer)
+        precision = "float32" if peer.endswith("float32") else "bfloat16"
+        pairs[f"full {precision} / {peer}"] = (peer, f"full {precision}")
     rows = []
     for what, (slow, fast) in pairs.items():
         ratios = times[slow] / times[fast]
@@ -236,8 +242,10 @@ def main() -> None:
     shares = tuple(share / sum(shares) for share in shares)
     depth = 12 * sum(share * (i + 1) for i, share in enumerate(shares)) / len(shares)
     print(f"{options.seconds:g} s of noise, batch 1, {options.repeats} rounds, torch {torch.__version__}, 1 thread;")
+    print(f"{torch.backends.cpu.get_cpu_capability()}, {'AMX' if torch.cpu._is_amx_tile_supported() else 'no AMX'};")
     print(f"leaving after each sixth of the layers: {', '.join(f'{100 * share:.1f} %' for share in shares)}")
     print(f"(mean depth {depth:.2f} of 12)\n")
+    print("".join(f"{line}.\n" for line in missing_peers()))
     taken, ratios = [], []
     with torch.inference_mode():
         for shape in options.shapes.split(","):
