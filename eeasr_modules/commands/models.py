@@ -1,13 +1,13 @@
-"""Commands on models and their trainings: `benchmark`, `confidence`, `export`, `push`."""
+"""Commands on models and their trainings: `benchmark`, `confidence`, `fusion`, `export`, `push`."""
 
 import argparse
 import sys
 
-from eeasr_modules.commands.options import add_command, whole_number
+from eeasr_modules.commands.options import add_command, add_words, whole_number
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add `benchmark`, `confidence`, `export`, `push` to the parser's commands.
+    """Add `benchmark`, `confidence`, `fusion`, `export`, `push` to the parser's commands.
 
     Arguments
     ---------
@@ -16,6 +16,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     """
     _add_benchmark(commands)
     _add_confidence(commands)
+    _add_fusion(commands)
     _add_export(commands)
     _add_push(commands)
 
@@ -107,6 +108,31 @@ def _confidence(options: argparse.Namespace) -> None:
     print(f"Written: {path} ({found.n_words} words of {found.n_utterances} utterances and all exits)")
 
 
+def _add_fusion(commands: argparse._SubParsersAction) -> None:
+    about = "fit what fuses the words of several exits, on exit tables of dev, for --words fused"
+    parser = add_command(commands, "fusion", _fusion, about)
+    parser.add_argument("model", metavar="MODEL", help="folder that train.py left; gets a fusion.json")
+    parser.add_argument(
+        "tables", nargs="+", metavar="TABLE", help="exit tables (.parquet) with references, not of test"
+    )
+    parser.add_argument(
+        "--for",
+        nargs="+",
+        default=[],
+        metavar="TABLE",
+        dest="others",
+        help="of speech to serve: says what lacks dev speech",
+    )
+
+
+def _fusion(options: argparse.Namespace) -> None:
+    from eeasr_modules.exits import read_table
+    from eeasr_modules.runtime.fused_words import fit_fused_words
+
+    tables, others = ([read_table(path) for path in paths] for paths in (options.tables, options.others))
+    print("\n".join(fit_fused_words(options.model, tables, others=others)))
+
+
 def _add_export(commands: argparse._SubParsersAction) -> None:
     parser = add_command(commands, "export", _export, "write a model as ONNX graphs that stop at its exits")
     parser.add_argument("model", metavar="MODEL", help="folder of a model or CTC checkpoint, or an id on the hub")
@@ -115,12 +141,16 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--int8", action="store_true", help="also with matrix products in 8 bits")
     parser.add_argument("--policy", metavar="TEXT", help="that the manifest names (default: the model's)")
     parser.add_argument("--budget", type=float, metavar="B", help="mean cost allowed, as for transcribe")
+    add_words(parser)
     parser.add_argument("--check", nargs="+", default=[], metavar="AUDIO", help="compare with the model on these")
 
 
 def _export(options: argparse.Namespace) -> None:
+    from eeasr_modules.runtime.fused_words import REFUSED_BY_EXPORT
     from eeasr_modules.runtime.onnx.export import check_export, export_model
 
+    if options.words == "fused":
+        raise ValueError(REFUSED_BY_EXPORT)
     chosen = {"policy": options.policy, "budget": options.budget}
     written = export_model(options.model, options.output, format=options.format, int8=options.int8, **chosen)
     print(f"Written: {written}")

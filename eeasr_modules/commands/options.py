@@ -66,6 +66,22 @@ def add_model_choice(parser: Parser) -> None:
     )
 
 
+def add_words(parser: Parser) -> None:
+    """Add the option that says whose words are said.
+
+    Arguments
+    ---------
+    parser : Parser
+        Of a command that transcribes.
+    """
+    parser.add_argument(
+        "--words",
+        choices=("exit", "fused"),
+        default="exit",
+        help="of the exit that is taken, or the fusion of all exits passed (fitted by eeasr fusion; default: exit)",
+    )
+
+
 def numbers(option: str, text: str) -> list[float]:
     """Numbers with commas between them.
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from eeasr_modules.commands.options import Parser, add_command, add_model_choice
+from eeasr_modules.commands.options import Parser, add_command, add_model_choice, add_words
 
 
 def add(commands: argparse._SubParsersAction) -> None:
@@ -33,6 +33,7 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         "--batch-seconds", type=float, default=60.0, metavar="S", help="padded audio in a batch (default: 60)"
     )
     _add_decoding(parser)
+    add_words(parser)
     parser.add_argument(
         "--pool-survivors", "--pool_survivors", action="store_true", help="keep deep layers' batches full (GPU)"
     )
@@ -97,6 +98,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         front_end=options.front_end,
         precision=options.precision,
         decoding=_decoding(options),
+        words=options.words,
         on_drift=options.on_drift,
     )
     tally = transcribe_files(
@@ -110,7 +112,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         ranks=ranks,
     )
     if ranks.is_first:
-        print(f"eeasr: {asr.policy}: {tally}", file=sys.stderr)
+        print(f"eeasr: {asr.rule}: {tally}", file=sys.stderr)
     return 1 if tally.n_failed + tally.n_failed_before else 0
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, plain_words
+from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.policies.protocol import Policy, exits_back
 from eeasr_modules.models.decoding.attention import AttentionSearch, Spelled
 from eeasr_modules.models.decoding.beam import BeamDecoder
@@ -22,6 +23,7 @@ from eeasr_modules.models.encoders.own_decoder import OwnDecoder
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WordFrames, word_signals
 from eeasr_modules.models.walk import Walk
+from eeasr_modules.runtime.fused_words import fused_words
 from eeasr_modules.runtime.signals import SignalPlan, head_signals, plain_signals, transcript_signals
 from eeasr_modules.runtime.transcript import Word, spell_words
 
@@ -46,6 +48,7 @@ class Engine(Protocol):
     seed: int
     language: str
     gives_log_probs: bool
+    fusion: FusionModel | None
     device: torch.device
 
     def texts(self, best: np.ndarray, n_frames: Sequence[int]) -> list[str]:
@@ -59,7 +62,7 @@ class Recognised:
     Arguments
     ---------
     text : str
-        Transcript of the exit it left at.
+        Transcript of the exit it left at, or the fusion of those up to there.
     exit_layer : int
         That exit, from 1.
     decided_layer : int
@@ -134,6 +137,7 @@ class Leaving:
         # The walk's rows are utterances; while compaction waits, some of them are decided already.
         self.in_walk, self.rows = np.arange(n), np.arange(n)  # utterance of each row; rows of the undecided
         self.state = engine.policy.start(n)  # of the undecided
+        self.heard = np.full((n, 2), None, dtype=object)  # likewise: fused words (`Heard`), paths of the exits passed
         self.before = [_Exit(-1, self.walk.view, self.walk.n_frames)]  # what exits are compared with, the latest first
         self.results: list[dict | None] = [None] * n
         self.layers_run = np.zeros(n, dtype=np.int64)
@@ -194,6 +198,7 @@ class Leaving:
             duration_s=np.concatenate([one.duration_s[at] for (one, _), at in zip(parts, utterances, strict=True)]),
         )
         batch.state = np.concatenate([one.state[taken] for one, taken in parts])
+        batch.heard = np.concatenate([one.heard[taken] for one, taken in parts])
         if first.wavs:
             batch.wavs = [one.wavs[i] for (one, _), at in zip(parts, utterances, strict=True) for i in at]
         batch.before = [
@@ -234,11 +239,14 @@ class Leaving:
             return
         here = self._arrive(k)
         is_last = k == len(self.engine.exit_layers) - 1
+        signals = self._signals(here) if not is_last or self.plan.reads_head[k] else {}
+        if self.plan.fuses:
+            self._fuse(here, signals)
         if is_last and not self.plan.keeps_paths:
             self._emit(here, np.arange(len(self.rows)), decided=here)
             self.state, self.rows = self.state[:0], self.rows[:0]
             return
-        stop, self.state = self.engine.policy.step(self._signals(here), self.state)
+        stop, self.state = self.engine.policy.step(signals, self.state)
         stop = np.ones(len(self.rows), dtype=bool) if is_last else stop
         if self.on_exit is not None and not stop.all():
             self._tell(here, np.flatnonzero(~stop))
@@ -247,7 +255,7 @@ class Leaving:
         if self.engine.own is not None and k == len(self.model.exit_layers) - 1 and not stop.all():
             self.at_last_head = self._read_head(here, np.flatnonzero(~stop))
         if stop.any():
-            self.state, self.rows = self.state[~stop], self.rows[~stop]
+            self.state, self.rows, self.heard = self.state[~stop], self.rows[~stop], self.heard[~stop]
         if len(self.rows):
             self.before = [self._of_those_left(one, ~stop) for one in [here, *self.before][: self.plan.n_before]]
 
@@ -258,6 +266,12 @@ class Leaving:
             rows = torch.from_numpy(self.rows).to(hidden.device)
             hidden, n_frames = hidden[rows][:, : int(self.n_frames[self.undecided].max())], n_frames[rows]
         return _Exit(k, hidden, n_frames)
+
+    def _fuse(self, here: _Exit, signals: dict[str, np.ndarray]) -> None:
+        """This exit's words into those of the exits before, whose paths stay for the words' times."""
+        _, self.heard[:, :1] = self.engine.fusion.step(signals, self.heard[:, :1])
+        for row, n_frames in enumerate(self.n_frames[self.undecided]):
+            self.heard[row, 1] = (*(self.heard[row, 1] or ()), here.path[:, row, :n_frames])
 
     def _signals(self, here: _Exit) -> dict[str, np.ndarray]:
         plan, undecided = self.plan, self.undecided
@@ -332,7 +346,12 @@ class Leaving:
         for row, (position, utterance) in enumerate(zip(who, utterances, strict=True)):
             n_frames = self.n_frames[utterance]
             best, heard = path[0, row, :n_frames].astype(np.int64), path[1, row, :n_frames]
-            if searches:
+            if self.plan.fuses:
+                fused, paths = self.heard[position]
+                how = {"spellings": self.engine.spellings, "blank_index": self.model.blank_index}
+                words = fused_words(fused, paths, frame_s=self.engine.frame_s, **how)
+                text = " ".join(fused.words)
+            elif searches:
                 words = searched_words(self.engine, log_probs[row, :n_frames], heard, spelled=spelled[row])
                 text = " ".join(word.text for word in words)
             else:

@@ -19,6 +19,7 @@ import torch
 
 from eeasr_modules.common.batches import length_batches
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
+from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.policies.combine import check_against
 from eeasr_modules.exits.policies.protocol import Policy, reach_of
 from eeasr_modules.models.decoding.attention import AttentionSearch
@@ -29,6 +30,7 @@ from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WordFrames
 from eeasr_modules.models.walk import Encoder, WalkState
 from eeasr_modules.runtime.batch import Leaving, OnExit, Recognised
+from eeasr_modules.runtime.fused_words import check_fusion
 from eeasr_modules.runtime.signals import SignalPlan, spelled
 
 SHAPES = ((1, 50), (1, 200), (2, 400), (4, 200), (8, 50), (8, 200), (16, 100))
@@ -234,11 +236,13 @@ class Engine:
         that it reads.
     gives_log_probs : bool
         Results carry the log-probs of the exit that gave them.
+    fusion : FusionModel or None
+        Fuses the words of the exits passed, for which every exit's head is read; None for the words of the exit taken.
 
     Raises
     ------
     ValueError
-        When the policy cannot decide for this model.
+        When the policy cannot decide for this model, or its words cannot be fused.
     """
 
     def __init__(
@@ -253,6 +257,7 @@ class Engine:
         language: str = "en",
         decoder: BeamDecoder | AttentionSearch | None = None,
         gives_log_probs: bool = False,
+        fusion: FusionModel | None = None,
     ):
         if policy.is_open:
             raise ValueError(f"{policy} is open and cannot decide: give its arguments or calibrate it on dev")
@@ -267,9 +272,14 @@ class Engine:
         self.model, self.vocabulary, self.policy = model, vocabulary, policy
         self.compaction = Always() if compaction is None else compaction
         self.seed, self.language, self.precision = seed, language, precision
-        self.decoder, self.gives_log_probs = decoder, gives_log_probs
+        self.decoder, self.gives_log_probs, self.fusion = decoder, gives_log_probs, fusion
+        if fusion is not None:
+            if self.own is not None:
+                raise ValueError("fusion joins the words of CTC exits, and this model ends in a decoder of its own")
+            check_fusion(fusion, policy=policy, exit_layers=model.exit_layers, searches=decoder is not None)
         spells = isinstance(decoder, AttentionSearch)
-        self.plan = SignalPlan(policy, self.exit_layers, spells=spells, remembers=model.reach)
+        fused = None if fusion is None else fusion.needs
+        self.plan = SignalPlan(policy, self.exit_layers, spells=spells, remembers=model.reach, fused=fused)
         self.spellings = vocabulary.spellings
         self.word_frames = WordFrames(self.spellings, blank_index=model.blank_index) if self.plan.of_words else None
         self.sample_rate = model.config["sample_rate"]

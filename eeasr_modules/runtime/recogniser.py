@@ -25,6 +25,7 @@ from eeasr_modules.runtime.batch import OnExit, Recognised
 from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, OnDraft, Pool, Underway, assembled, chunks
 from eeasr_modules.runtime.drift_watch import ON_DRIFT, LiveWatch, reference_of
 from eeasr_modules.runtime.engine import Always, Compaction, Engine, measure_compaction
+from eeasr_modules.runtime.fused_words import WORDS, check_fusion, fusion_of
 from eeasr_modules.runtime.policy_choice import choose_policy
 from eeasr_modules.runtime.sources import Source, find_source
 from eeasr_modules.runtime.transcript import Transcript
@@ -64,6 +65,9 @@ class EarlyExitASR:
     decoding : BeamOptions, AttentionOptions or None
         A CTC beam search, or the attention decoder, for the transcript at the exit that is taken; None for greedy
         decoding.
+    words : str
+        "exit" says the words of the exit that is taken; "fused" the fusion of all exits passed, by the model folder's
+        `fusion.json`: every exit's head is then read.
     on_drift : str
         "warn" logs an alarm when exits and blank rates leave the calibration distribution, "full_depth" moreover takes
         everybody to the last exit from then on; "off" does not watch.
@@ -75,7 +79,7 @@ class EarlyExitASR:
     Raises
     ------
     ValueError
-        When a choice is none of these, or the policy cannot be watched.
+        When a choice is none of these, the policy cannot be watched, or words cannot be fused.
 
     Example
     -------
@@ -97,6 +101,7 @@ class EarlyExitASR:
         front_end: str = "fast",
         precision: str = "float32",
         decoding: BeamOptions | AttentionOptions | None = None,
+        words: str = "exit",
         on_drift: str = "off",
         drift_alpha: float = 0.01,
         seed: int = 0,
@@ -120,6 +125,13 @@ class EarlyExitASR:
             )
         self.compaction, self.decoding, self.seed = compaction, decoding, seed
         self.pool_survivors = pool_survivors
+        if words not in WORDS:
+            raise ValueError(f"words must be one of {', '.join(WORDS)}, got {words!r}")
+        self.fusion = None
+        if words == "fused":
+            self.fusion = fusion_of(source.folder, source.name, policy=policy, calibrated=source.calibrated)
+            searches = decoding is not None
+            check_fusion(self.fusion, policy=policy, exit_layers=source.exit_layers, searches=searches)
         if on_drift not in ON_DRIFT:
             raise ValueError(f"on_drift must be one of {', '.join(ON_DRIFT)}, got {on_drift!r}")
         self.on_drift = on_drift
@@ -144,6 +156,7 @@ class EarlyExitASR:
         front_end: str = "fast",
         precision: str = "float32",
         decoding: BeamOptions | AttentionOptions | None = None,
+        words: str = "exit",
         on_drift: str = "off",
         drift_alpha: float = 0.01,
         seed: int = 0,
@@ -165,7 +178,9 @@ class EarlyExitASR:
             None takes a GPU where there is one.
         batch_seconds, longest_s, compaction, front_end, precision, seed : float, float, str, str, str, int
             See the class.
-        pool_survivors, decoding, on_drift, drift_alpha : bool, BeamOptions, AttentionOptions or None, str, float
+        pool_survivors, decoding, words : bool, BeamOptions, AttentionOptions or None, str
+            Likewise.
+        on_drift, drift_alpha : str, float
             Likewise.
 
         Returns
@@ -198,6 +213,7 @@ class EarlyExitASR:
             front_end=front_end,
             precision=precision,
             decoding=decoding,
+            words=words,
             on_drift=on_drift,
             drift_alpha=drift_alpha,
             seed=seed,
@@ -258,7 +274,16 @@ class EarlyExitASR:
             seed=self.seed,
             language=self.source.config.get("language") or "en",
             decoder=self._decoder(model, vocabulary),
+            fusion=self.fusion,
         )
+
+    @property
+    def rule(self) -> str:
+        """The policy's text, and whether words are fused: what transcripts name."""
+        return self._rule(self.policy)
+
+    def _rule(self, policy: Policy) -> str:
+        return str(policy) if self.fusion is None else f"{policy} + fusion"
 
     def _recognise(
         self, wavs: list[torch.Tensor], utt_ids: list[str], *, on_exit: OnExit | None = None
@@ -274,7 +299,7 @@ class EarlyExitASR:
                 on_exit=on_exit,
             )
             self._look_for_drift(results)
-        return results, str(engine.policy)
+        return results, self._rule(engine.policy)
 
     def _look_for_drift(self, results: Sequence[Recognised]) -> None:
         """Watch what was recognised; after an alarm, take everybody to the last exit if that is wanted."""
@@ -399,7 +424,7 @@ class EarlyExitASR:
             model=self.source.name,
             n_layers=self.source.exit_layers[-1],
             sample_rate=self.engine.sample_rate,
-            # it knows greedy words
-            confidence_map=None if self.decoding is not None else self.source.confidence_map,
+            # it knows greedy words, of one exit
+            confidence_map=None if self.decoding is not None or self.fusion is not None else self.source.confidence_map,
             drift=None if self.drift is None else self.drift.alarm,
         )

@@ -41,6 +41,8 @@ class SignalPlan:
         Whether transcripts are the attention decoder's: its signals can be read then.
     remembers : int
         Exits before whose layer states the model reads (`MultiExit.reach`).
+    fused : sequence of str or None
+        Signals by which words are fused at every exit; None where they are not.
 
     Raises
     ------
@@ -48,9 +50,17 @@ class SignalPlan:
         When the policy reads something that is not computed live; what is, is named.
     """
 
-    def __init__(self, policy: Policy, exit_layers: Sequence[int], *, spells: bool = False, remembers: int = 0):
-        self.remembers = remembers
-        self.names = tuple(policy.needs)
+    def __init__(
+        self,
+        policy: Policy,
+        exit_layers: Sequence[int],
+        *,
+        spells: bool = False,
+        remembers: int = 0,
+        fused: Sequence[str] | None = None,
+    ):
+        self.remembers, self.fuses = remembers, fused is not None
+        self.names = tuple(dict.fromkeys([*policy.needs, *(fused or ())]))
         self.of_decoder = tuple(name for name in self.names if name in DECODER_SIGNALS)
         if self.of_decoder and not spells:
             raise ValueError(
@@ -78,6 +88,7 @@ class SignalPlan:
         self.n_before = min(max([1, reach_of(policy), remembers, *lags]), len(exit_layers))
         reads = np.asarray(policy.reads(np.asarray(exit_layers)), dtype=bool).copy()
         reads[-1] = self.keeps_paths  # the last exit decides nothing, but an output rule compares it
+        reads |= self.fuses
         if reads.any() and (self.text_lags or set(COMPARED_WITH_PREVIOUS) & set(self.names)):
             reads[: int(np.flatnonzero(reads)[-1])] = True
         self.reads_head = reads

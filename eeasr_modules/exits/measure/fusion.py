@@ -9,6 +9,7 @@ trees, averaged, are the model. A fused transcript stands beside the oracles of 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from rapidfuzz.distance import Levenshtein
 
 from eeasr_modules.exits.measure.edits import edit_counts
 from eeasr_modules.exits.measure.regions import AtExit, Heard, Keeps, feature_names, pass_exit
+from eeasr_modules.exits.policies.files import read_fitted
 from eeasr_modules.exits.policies.fitted import common_exits, described, kept_in_file, nothing_passed
 from eeasr_modules.exits.policies.gain import exit_position, signal_of
 from eeasr_modules.exits.policies.trees import Trees, mean_of_trees
@@ -26,6 +28,7 @@ from eeasr_modules.exits.tuning.replay import needed_signal
 from eeasr_modules.exits.words.alignment import splice
 from eeasr_modules.exits.words.resources import common_language, word_spelling
 
+FUSION_FILE = "fusion.json"
 N_PARTS = 5
 MARGIN = 0.05
 
@@ -202,6 +205,30 @@ class FusionModel:
             margin=float(content["margin"]),
             **kept_in_file(content, feature_names(signals)),
         )
+
+
+def read_fusion(folder: str | Path, *, model_digest: str | None = None) -> FusionModel:
+    """The fusion beside a model's policies, as `write_fitted` left it.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of the model.
+    model_digest : str or None
+        Of the model; None does not ask.
+
+    Returns
+    -------
+    FusionModel
+
+    Raises
+    ------
+    FileNotFoundError
+        When a file is not there.
+    ValueError
+        When it is of another version, or was fitted on another model.
+    """
+    return read_fitted(folder, "fusion", model_digest=model_digest, made_by=FusionModel.from_content)
 
 
 def fuse(table: ExitTable, model: FusionModel) -> np.ndarray:

@@ -68,12 +68,15 @@ class Heard(NamedTuple):
         Those of all exits so far, each between spaces.
     scalars : np.ndarray of shape (n_scalars,)
         Signals of the last exit.
+    origins : list of (int, int)
+        Which exit, from 0, said each of its words last, and as which of its own words.
     """
 
     words: list[str]
     ages: list[int]
     transcripts: tuple[str, ...]
     scalars: np.ndarray
+    origins: list[tuple[int, int]]
 
 
 def feature_names(scalars: Sequence[str]) -> tuple[str, ...]:
@@ -252,31 +255,40 @@ def pass_exit(
     for new, old, here, text_scalars in zip(words, heard, found, scalars):
         text = (f" {' '.join(new)} ",)
         if old is None:
-            after.append(Heard(new, [1] * len(new), text, text_scalars))
+            after.append(Heard(new, [1] * len(new), text, text_scalars, _origins(exit_index, 0, len(new))))
             continue
-        stays = [next(kept) for _ in here]
-        fused, ages = _combine(new, old, here, stays)
-        after.append(Heard(fused, ages, old.transcripts + text, text_scalars))
+        fused, ages, origins = _combine(new, old, here, [next(kept) for _ in here], exit_index)
+        after.append(Heard(fused, ages, old.transcripts + text, text_scalars, origins))
     return after, AtExit(words, found, features, utterance)
 
 
-def _combine(new: list[str], old: Heard, found: list[Region], stays: list[bool]) -> tuple[list[str], list[int]]:
-    """The fused words, and how many exits each has lasted."""
-    words, ages, at, old_at = [], [], 0, 0
+def _origins(exit_index: int, start: int, end: int) -> list[tuple[int, int]]:
+    return [(exit_index, at) for at in range(start, end)]
+
+
+def _combine(
+    new: list[str], old: Heard, found: list[Region], stays: list[bool], exit_index: int
+) -> tuple[list[str], list[int], list[tuple[int, int]]]:
+    """The fused words, how many exits each has lasted, and where each comes from."""
+    words, ages, origins, at, old_at = [], [], [], 0, 0
     for region, stay in zip([*found, None], [*stays, False]):
         end = len(new) if region is None else region.start
         words += new[at:end]
         ages += [age + 1 for age in old.ages[old_at : old_at + end - at]]
+        origins += _origins(exit_index, at, end)
         if region is None:
             break
         if stay:
-            words += old.words[region.other_start : region.other_end]
-            ages += old.ages[region.other_start : region.other_end]
+            kept = slice(region.other_start, region.other_end)
+            words += old.words[kept]
+            ages += old.ages[kept]
+            origins += old.origins[kept]
         else:
             words += new[region.start : region.end]
             ages += [1] * (region.end - region.start)
+            origins += _origins(exit_index, region.start, region.end)
         at, old_at = region.end, region.other_end
-    return words, ages
+    return words, ages, origins
 
 
 def best_path_errors(reference: Sequence[str], transcripts: Sequence[Sequence[str]]) -> int:

@@ -6,7 +6,7 @@ A fitted model is `<name>.json`, and `<name>.npz` for large arrays. Nothing is r
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -61,7 +61,12 @@ def write_fitted(folder: str | Path, model: FittedModel) -> str:
 
 
 def read_fitted(
-    folder: str | Path, name: str, *, model_digest: str | None = None, digest: str | None = None
+    folder: str | Path,
+    name: str,
+    *,
+    model_digest: str | None = None,
+    digest: str | None = None,
+    made_by: Callable[[Mapping[str, Any], Mapping[str, np.ndarray]], Any] | None = None,
 ) -> FittedModel:
     """A fitted model that `write_fitted` wrote.
 
@@ -70,11 +75,13 @@ def read_fitted(
     folder : str or Path
         Where it is.
     name : str
-        A key of `KINDS`.
+        A key of `KINDS`, unless `made_by` is given.
     model_digest : str or None
         The recogniser that it is to decide for; None does not ask.
     digest : str or None
         What `write_fitted` returned; None does not ask.
+    made_by : function or None
+        Makes the model of the file's content and arrays; None for the one that `KINDS` names.
 
     Returns
     -------
@@ -87,11 +94,11 @@ def read_fitted(
     ValueError
         When it is none of this version, is another than was asked for, or was fitted on another recogniser.
     """
-    if name not in KINDS:
+    if made_by is None and name not in KINDS:
         raise ValueError(f"a fitted policy must be one of {', '.join(KINDS)}, got {name!r}")
     path = Path(folder) / f"{name}.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no fitted model of the policy {name} at {path}; calibrate it on a dev table")
+        raise FileNotFoundError(f"no fitted model of {name} at {path}; calibrate it on a dev table")
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
@@ -101,7 +108,7 @@ def read_fitted(
                 f"{path} must hold {name} of version {FITTED_VERSION}, got {content['name']} of version {version}"
             )
         arrays = _read_arrays(path.with_suffix(".npz"), content["arrays_digest"])
-        model = KINDS[name].load().from_content(content, arrays)
+        model = (made_by or KINDS[name].load().from_content)(content, arrays)
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as err:
         raise ValueError(f"{path} must hold a fitted model as write_fitted leaves it, got {err!r}") from err
     if digest is not None and digest != _text_digest(text):

@@ -195,7 +195,7 @@ def transcribe_files(
     elif format == "srt":
         sink = SubtitleFiles(output, paths=[one.path for one in recordings])
     else:
-        sink = LineFile(output, format=format, policy=str(asr.policy), model=asr.source.name)
+        sink = LineFile(output, format=format, policy=asr.rule, model=asr.source.name)
     left = [one for one in recordings if in_line(one.path) not in sink.done]
     before = len(recordings) - len(left)
     try:
@@ -223,7 +223,7 @@ def _planned(asr: EarlyExitASR, recordings: list[Recording], output: str, format
         done = SubtitleFiles(output, paths=paths).done
     else:
         for path in [*([output] if Path(output).is_file() else []), *part_paths(output)]:
-            sink = LineFile(path, format=format, policy=str(asr.policy), model=asr.source.name)
+            sink = LineFile(path, format=format, policy=asr.rule, model=asr.source.name)
             sink.close()
             n_failed += len(sink.failed - done)
             done |= sink.done
@@ -249,7 +249,7 @@ def _transcribe_share(
         sink = SubtitleFiles(output, paths=plan.paths)
     else:
         part = part_path(output, rank)
-        sink = LineFile(part, format=format, policy=str(asr.policy), model=asr.source.name)
+        sink = LineFile(part, format=format, policy=asr.rule, model=asr.source.name)
     before = Tally(n_before=plan.n_before, n_failed_before=plan.n_failed_before)
     try:
         shown = progress if group.ranks.is_first else False
