@@ -82,6 +82,11 @@ class OwnDecoderLens:
         self.token_macs += self.model.get_output_embeddings().weight.numel()
 
     @property
+    def all_exit_layers(self) -> list[int]:
+        """Every layer of the encoder."""
+        return list(range(1, self.encoder.n_layers + 1))
+
+    @property
     def digest(self) -> str:
         """SHA-256 over the weights, encoder and decoder."""
         found = hashlib.sha256()

@@ -112,7 +112,7 @@ class DecoderShape:
         >>> DecoderShape("moonshine", 416, 1664, 8, 8, 32768, 512, None).exit_layer
         11
         >>> DecoderShape("whisper", 512, 2048, 6, 6, 51865, 448, 1500).exit_layer
-        34
+        33
         """
         heard = NOMINAL_S * FRAMES_PER_S[self.kind]
         n_frames, n_tokens = self.padded_frames or round(heard), round(NOMINAL_S * TOKENS_PER_S)
