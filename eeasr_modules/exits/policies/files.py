@@ -98,7 +98,8 @@ def read_fitted(
         raise ValueError(f"a fitted policy must be one of {', '.join(KINDS)}, got {name!r}")
     path = Path(folder) / f"{name}.json"
     if not path.is_file():
-        raise FileNotFoundError(f"no fitted model of {name} at {path}; calibrate it on a dev table")
+        what = name if made_by else f"the policy {name}"
+        raise FileNotFoundError(f"no fitted model of {what} at {path}; calibrate it on a dev table")
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text)
