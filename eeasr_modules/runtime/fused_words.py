@@ -19,6 +19,7 @@ from eeasr_modules.exits.policies.protocol import Policy, reach_of
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.models.weights import model_digest
+from eeasr_modules.runtime.sources import find_source
 from eeasr_modules.runtime.transcript import Word, spell_words
 
 WORDS = ("exit", "fused")
@@ -83,8 +84,10 @@ def fit_fused_words(folder: str | Path, tables: Sequence[ExitTable], *, others: 
     FileNotFoundError
         When a file of the model is missing.
     ValueError
-        When a table is of another model or without references, or the exits never disagree.
+        When a table is of another model or without references, the exits never disagree, or the deepest one is the
+        checkpoint's own decoder, whose words cannot be fused.
     """
+    find_source(folder).refuse_own_decoder("eeasr fusion")
     digest = model_digest(folder)
     for table in tables:
         theirs = table.metadata.get("model_digest")

@@ -112,9 +112,13 @@ class TestRefusals:
 
     def test_what_does_not_take_it(self, run, tmp_path):
         from eeasr_modules.demo.app import build
+        from eeasr_modules.runtime.fused_words import fit_fused_words
         from eeasr_modules.runtime.sources import find_source
 
         with pytest.raises(ValueError, match="eeasr export takes models whose exits are all heads"):
             find_source(run / "model").refuse_own_decoder("eeasr export")
+        with pytest.raises(ValueError, match="eeasr fusion takes models whose exits are all heads"):
+            fit_fused_words(run / "model", [read_table(run / "tables" / "librispeech_dev-clean.parquet")])
+        assert not (run / "model" / "fusion.json").exists()
         with pytest.raises(ValueError, match="the demo takes models whose exits are all heads"):
             build(EarlyExitASR.from_pretrained(run / "model", device="cpu"))
