@@ -1,4 +1,4 @@
-"""The front end of wav2vec 2.0, HuBERT, WavLM and data2vec-audio made faster on CPUs, with the same output.
+"""The front end of wav2vec 2.0 and its kin (docs/faster-front-end.md) made faster on CPUs, with the same output.
 
 `faster_front_end` gives the convolutions and the position embedding of a model of transformers another way to compute
 what they compute; weights, keys of the state dict and the model's class stay. What is foreseen is float32 or bfloat16

@@ -1,4 +1,4 @@
-"""The layers of wav2vec 2.0, HuBERT, WavLM and data2vec-audio made faster on CPUs, with the same output.
+"""The layers of wav2vec 2.0 and its kin made faster on CPUs, with the same output.
 
 Linear layers become oneDNN's products, GELU in them where it follows: `nn.Linear` is MKL's in float32, which is slower
 on CPUs that are not Intel's. In bfloat16 (autocast, or such weights) rounded weights are kept, laid out once, and

@@ -35,6 +35,8 @@ SHAPES = {
     "hubert-batch-norm": ("hubert", {**BASE, "conv_pos_batch_norm": True}),
     "wavlm-base": ("wavlm", BASE),
     "wavlm-large": ("wavlm", LARGE),
+    "unispeech-large": ("unispeech", LARGE),
+    "unispeech-sat-base": ("unispeech-sat", BASE),
     "data2vec-audio": ("data2vec-audio", {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 7}),
 }
 

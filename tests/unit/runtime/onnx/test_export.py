@@ -41,6 +41,8 @@ MODELS = {
     "layer_norm": checkpoint("hubert", **LAYER_NORM),
     "wavlm": checkpoint("wavlm"),
     "data2vec": checkpoint("data2vec-audio", conv_pos_kernel_size=5),
+    "unispeech": checkpoint("unispeech", **LAYER_NORM),
+    "unispeech_sat": checkpoint("unispeech-sat"),
     "whisper": supervised("whisper", d_model=16, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=32),
     "moonshine": supervised(
         "moonshine", hidden_size=16, intermediate_size=32, encoder_num_hidden_layers=3, encoder_num_attention_heads=2
