@@ -60,7 +60,7 @@ def live(run, table, text):
 
 def test_it_is_an_exit_of_table_and_report(run, table):
     shape = OwnDecoder.of(MultiExit.load(run / "model")).shape
-    assert table.exit_layers.tolist() == [1, 3, shape.exit_layer]
+    assert table.exit_layers.tolist() == [1, 3, shape.exit_layer()]
     assert (table.decoder_macs[:, :-1] == 0).all() and (table.decoder_macs[:, -1] > 0).all()
     summary = json.loads((run / "report" / "summary.json").read_text())
     (one,) = summary["sets"].values()
@@ -96,6 +96,7 @@ class TestRefusals:
         [
             ({"freeze_encoder": False}, "decoder: own needs freeze_encoder: true"),
             ({"attention_decoder": True}, "decoder: own needs attention_decoder: false"),
+            ({"decoder_beams": 2, "decoder_draft": True}, "needs decoder_draft: false with decoder_beams above 1"),
             ({"exit_policy": "patience(1, first)"}, "may emit an earlier exit than it stops at"),
         ],
     )

@@ -151,6 +151,7 @@ HUGGINGFACE_KEYS: dict[str, Key] = {
     "mask_feature_prob": Key(float, low=0.0, high=1.0),
     "mask_feature_length": positive(),
     "decoder": Key(str, optional=True, choices=("own",), default=None),
+    "decoder_beams": Key(int, low=1, default=1),
     "decoder_draft": Key(bool, default=False),
     "decoder_floor": Key(float, low=0.0, high=1.0, default=0.5),
 }

@@ -1,8 +1,8 @@
 """The decoder that a checkpoint was trained with (Moonshine's, Whisper's), as the exit behind the last CTC exit.
 
-It is transformers' own module with its key-value cache; here are greedy search, a draft that is checked by one parallel
-pass, what it says of its own sureness, and what it costs. Utterances are decoded one by one, so that none depends on
-its batch. English, no timestamps.
+It is transformers' own module with its key-value cache, and beam search is transformers' too; here are greedy search, a
+draft that is checked by one parallel pass, what it says of its own sureness, and what it costs. Utterances are decoded
+one by one, so that none depends on its batch. English, no timestamps.
 
 *Draft and verify*: the transcript of the last CTC exit, in lower case with a capital at the beginning as the decoder
 would write it, is read by the decoder in one pass. Upper case, punctuation and spaces are no part of a CTC transcript,
@@ -100,23 +100,24 @@ class DecoderShape:
         """Multiply-accumulates of one layer of the encoder."""
         return 4 * n_frames * self.dim**2 + 2 * n_frames**2 * self.dim + 2 * n_frames * self.dim * self.ffn_dim
 
-    @property
-    def exit_layer(self) -> int:
+    def exit_layer(self, *, beams: int = 1) -> int:
         """The exit's layer: that of the encoder's last, and as many as decoding costs in layers of the encoder.
 
         By multiply-accumulates, for 10 s of audio and 4 tokens a second; at least one. Whisper's encoder runs again
-        over 30 s, which is counted with it.
+        over 30 s, which is counted with it. Each of `beams` costs what one does.
 
         Example
         -------
-        >>> DecoderShape("moonshine", 416, 1664, 8, 8, 32768, 512, None).exit_layer
-        11
-        >>> DecoderShape("whisper", 512, 2048, 6, 6, 51865, 448, 1500).exit_layer
+        >>> moonshine = DecoderShape("moonshine", 416, 1664, 8, 8, 32768, 512, None)
+        >>> moonshine.exit_layer(), moonshine.exit_layer(beams=4)
+        (11, 19)
+        >>> DecoderShape("whisper", 512, 2048, 6, 6, 51865, 448, 1500).exit_layer()
         33
         """
         heard = NOMINAL_S * FRAMES_PER_S[self.kind]
         n_frames, n_tokens = self.padded_frames or round(heard), round(NOMINAL_S * TOKENS_PER_S)
-        macs = self.memory_macs(n_frames) + sum(self.pass_macs(1, n, n_frames, n_read=1) for n in range(n_tokens))
+        steps = sum(self.pass_macs(1, n, n_frames, n_read=1) for n in range(n_tokens))
+        macs = beams * (self.memory_macs(n_frames) + steps)
         if self.padded_frames is not None:
             macs += self.encoder_layers * self.layer_macs(self.padded_frames)
         return self.encoder_layers + max(1, round(macs / self.layer_macs(heard)))
@@ -208,6 +209,8 @@ class OwnDecoder:
         Hub id or local folder of the checkpoint.
     exit_layer : int
         Of its exit, as `DecoderShape.exit_layer` says.
+    beams : int
+        Hypotheses kept; 1 is greedy.
     draft : bool
         Check the CTC transcript, and decode from where it is doubtful.
     floor : float
@@ -226,11 +229,13 @@ class OwnDecoder:
         source: str,
         *,
         exit_layer: int,
+        beams: int = 1,
         draft: bool = False,
         floor: float = 0.5,
         device: str | torch.device = "cpu",
     ):
-        self.source, self.exit_layer, self.draft, self.floor, self.device = source, exit_layer, draft, floor, device
+        self.source, self.exit_layer, self.beams, self.device = source, exit_layer, beams, device
+        self.draft, self.floor = draft, floor
         self.shape = shape_of_decoder(source)
 
     @classmethod
@@ -357,6 +362,8 @@ class OwnDecoder:
         """
         states, macs = encoder.decoder_states(hidden, wav)
         spelling = _Spelling(self, states.float()[None].to(self.device), macs)
+        if self.beams > 1:
+            return self._searched(spelling)
         candidates = self.drafted(draft) if self.draft and draft else []
         candidates = candidates[: self.most_tokens - 1]
         rows = spelling.read([*self._begins, *candidates], n_read=len(candidates) + 1)
@@ -371,6 +378,47 @@ class OwnDecoder:
                 break
             row = spelling.read([token], n_read=1)[0]
         return spelling.said(n_drafted=len(candidates), n_accepted=n_accepted)
+
+    def _searched(self, spelling: _Spelling) -> Said:
+        """By transformers' beam search; then one pass over what it found says how sure the decoder is."""
+        from transformers import GenerationMixin, LogitsProcessorList
+        from transformers.modeling_outputs import BaseModelOutput
+
+        start, shape = len(self._begins), self.shape
+        spelling.macs += (self.beams - 1) * shape.memory_macs(spelling.states.shape[1])
+
+        def allowed(given: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            return scores + (self._never.sum(dim=0) if given.shape[1] == start else self._never[0])
+
+        def charge(_, __, given: dict) -> None:
+            rows, n_tokens = given["input_ids"].shape
+            before = given[cache_name(decoder)].get_seq_length()
+            spelling.macs += rows * shape.pass_macs(n_tokens, before, spelling.states.shape[1], n_read=1)
+
+        heard = BaseModelOutput(last_hidden_state=spelling.states)
+        heard.attention_mask = None  # Moonshine's has one
+        decoder = self._model.model.decoder
+        hook = decoder.register_forward_pre_hook(charge, with_kwargs=True)
+        try:
+            found = GenerationMixin.generate(
+                self._model,
+                encoder_outputs=heard,
+                decoder_input_ids=torch.tensor([self._begins], device=spelling.states.device),
+                logits_processor=LogitsProcessorList([allowed]),
+                num_beams=self.beams,
+                do_sample=False,
+                max_length=start + self.most_tokens,
+                eos_token_id=self._end,
+                pad_token_id=self._end,
+                suppress_tokens=None,
+                begin_suppress_tokens=None,
+            )[0, start:].tolist()
+        finally:
+            hook.remove()
+        tokens = found[: found.index(self._end) + 1] if self._end in found else found
+        rows = spelling.read([*self._begins, *tokens[:-1]], n_read=len(tokens))
+        spelling.say(tokens, rows)
+        return spelling.said(n_drafted=0, n_accepted=0)
 
     @cached_property
     def most_tokens(self) -> int:

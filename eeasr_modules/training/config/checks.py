@@ -154,6 +154,7 @@ def own_decoder_settings(config: Config) -> dict | None:
         "downsample: null": config.downsample is not None,
         "attention_decoder: false": config.attention_decoder,
         "decoding: greedy": config.decoding != "greedy",
+        "decoder_draft: false with decoder_beams above 1": config.decoder_draft and config.decoder_beams > 1,
     }
     lacking = [name for name, broken in wanted.items() if broken]
     if lacking:
@@ -161,7 +162,8 @@ def own_decoder_settings(config: Config) -> dict | None:
     source = str(Path(config.source).resolve()) if Path(config.source).is_dir() else config.source
     return {
         "source": source,
-        "exit_layer": shape_of_decoder(source).exit_layer,
+        "exit_layer": shape_of_decoder(source).exit_layer(beams=config.decoder_beams),
+        **({"beams": config.decoder_beams} if config.decoder_beams > 1 else {}),
         "draft": config.decoder_draft,
         "floor": float(config.decoder_floor),
     }

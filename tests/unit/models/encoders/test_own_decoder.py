@@ -6,6 +6,7 @@ import torch
 from decoder_checkpoint import SHAPE, checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    GenerationMixin,
     MoonshineForConditionalGeneration,
     WhisperFeatureExtractor,
     WhisperForConditionalGeneration,
@@ -30,7 +31,7 @@ def wavs():
 
 
 def decoder_of(folder, **options):
-    return OwnDecoder(folder, exit_layer=shape_of_decoder(folder).exit_layer, **options)
+    return OwnDecoder(folder, exit_layer=shape_of_decoder(folder).exit_layer(), **options)
 
 
 def states_of(encoder, wavs):
@@ -76,6 +77,29 @@ class TestTransformersOwnWords:
                     tokens.append(token)
             assert one.tokens == tokens[start:]
         assert len({tuple(one.tokens) for one in said}) > 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_beams_find_what_transformers_beams_find(folders, wavs, kind):
+    decoder = decoder_of(folders[kind], beams=3)
+    greedy, said = said_of(folders[kind], wavs), said_of(folders[kind], wavs, beams=3)
+    options = {"max_length": 32, "num_beams": 3, "do_sample": False}
+    for wav, one in zip(wavs, said, strict=True):
+        if kind == "moonshine":
+            stock = MoonshineForConditionalGeneration.from_pretrained(folders[kind]).eval()
+            theirs = stock.generate(input_values=wav[None], **options)
+        else:
+            stock = WhisperForConditionalGeneration.from_pretrained(folders[kind]).eval()
+            extractor = WhisperFeatureExtractor(chunk_length=1.2)
+            extractor.n_samples = 19200
+            features = extractor(wav.numpy(), sampling_rate=16000, return_tensors="pt").input_features
+            never = [*stock.generation_config.suppress_tokens, *range(decoder._end + 1, decoder.shape.vocabulary)]
+            options |= {"suppress_tokens": never, "decoder_input_ids": torch.tensor([decoder._begins])}
+            theirs = GenerationMixin.generate(stock, input_features=features, **options)
+        assert one.tokens == [token for token in theirs[0, len(decoder._begins) :].tolist() if token != decoder._end]
+    assert [one.tokens for one in said] != [one.tokens for one in greedy]
+    assert all(one.macs > 2 * other.macs for one, other in zip(said, greedy, strict=True) if kind == "moonshine")
 
 
 @pytest.mark.parametrize("kind", KINDS)
