@@ -26,7 +26,7 @@ from eeasr_modules.models.weights import is_pretrained_encoder, pretrained_weigh
 from eeasr_modules.training.config.checks import decoder_settings, own_decoder_settings
 from eeasr_modules.training.config.config import Config, corpora_of
 from eeasr_modules.training.corpora import Corpora, is_trained, note_heard, texts_of
-from eeasr_modules.training.initialisation import first_layers, take_encoder, take_over
+from eeasr_modules.training.initialisation import first_layers, take_encoder, take_heads, take_over
 from eeasr_modules.training.publish.encoder_asr import write_hyperparams
 from eeasr_modules.training.regimes import OWN_TEACHERS
 from eeasr_modules.training.run_folder import WholeCheckpointer
@@ -261,6 +261,7 @@ def build_model(
         If `init_from` holds a model of another shape.
     """
     encoder, start, before = config.encoder_settings, None, []
+    own = own_decoder_settings(config)
     without_exits = config.init_from is not None and is_pretrained_encoder(config.init_from)
     if config.init_from is not None and not without_exits:
         start = MultiExit.load(config.init_from)
@@ -272,7 +273,7 @@ def build_model(
                 f"init_from '{config.init_from}' has encoder {theirs['encoder']}, the YAML has {encoder['encoder']}"
             )
         checkpoint = ENCODERS[encoder["encoder"]].checkpoint
-        if checkpoint is not None:  # the folder knows it: no hub needed
+        if checkpoint is not None and own is None:  # the folder knows it: no hub needed
             encoder |= {name: theirs[name] for name in checkpoint.kept}
     torch.manual_seed(config.seed)
     model = MultiExit(
@@ -290,14 +291,15 @@ def build_model(
             "head_dropout": config.head_dropout,
             "checkpoint_head": checkpoint_head,
             "decoder": decoder_settings(config),
-            **({"own_decoder": own} if (own := own_decoder_settings(config)) is not None else {}),
+            **({"own_decoder": own} if own is not None else {}),
             "upsample": config.values.get("upsample", False),
             "sample_rate": config.sample_rate,
             "corpora": list(dict.fromkeys([*before, *config.trained_corpora])),
         }
     )
     if start is not None:
-        take_over(start, model, folder=config.init_from)
+        take = take_over if own is None else take_heads
+        take(start, model, folder=config.init_from)
     elif without_exits:
         weights = first_layers(pretrained_weights(config.init_from), config.values.get("keep_layers"))
         take_encoder(weights, model, folder=config.init_from)

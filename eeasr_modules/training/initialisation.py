@@ -64,6 +64,27 @@ def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
             ) from err
 
 
+def take_heads(start: MultiExit, model: MultiExit, *, folder: str) -> None:
+    """Copy what `take_over` copies, but for the encoder: that stays the checkpoint's, which its own decoder follows.
+
+    Raises
+    ------
+    ValueError
+        As `take_over`; or if the encoder of `start` is not that of `model` to the last step of 8 bits.
+    """
+    stock = {name: weights.clone() for name, weights in model.encoder.state_dict().items()}
+    take_over(start, model, folder=folder)
+    for name, weights in model.encoder.state_dict().items():
+        rows = stock[name].reshape(len(stock[name]) if weights.ndim else 1, -1)
+        step = rows.abs().amax(dim=1, keepdim=True) / 127
+        if ((weights.reshape(rows.shape) - rows).abs() > step + 1e-6).any():
+            raise ValueError(
+                f"decoder: own follows the checkpoint's encoder as it was, that of init_from '{folder}' has learnt "
+                f"({name}): give a model that was trained with freeze_encoder: true, or init_from: null"
+            )
+    model.encoder.load_state_dict(stock)
+
+
 def _upsampled(weights: dict[str, torch.Tensor], times: int) -> dict[str, torch.Tensor]:
     """Weights of a head that says what it said in each of so many frames; CTC merges what repeats."""
     if times <= 1:

@@ -90,6 +90,27 @@ def test_two_at_once_say_what_one_says(run, table):
     assert [one.text for one in asr.transcribe(paths)] == [asr.transcribe(path).text for path in paths]
 
 
+def test_a_finished_run_gets_it_without_training(root, shared_data, run, tmp_path):
+    source, manifest = run.parent / "checkpoint", "librispeech_test-other"
+    without = arguments(root, shared_data, source=source, output_folder=tmp_path / "without", decoder="null")
+    assert train.main(without) == 0
+    given = {"source": source, "output_folder": tmp_path / "with", "init_from": tmp_path / "without/model"}
+    assert train.main(arguments(root, shared_data, **given, n_epochs=0)) == 0
+    heads, both = (read_table(tmp_path / name / "tables" / f"{manifest}.parquet") for name in ("without", "with"))
+    decoded = read_table(run / "tables" / f"{manifest}.parquet")
+    assert both.hypotheses[:, :-1].tolist() == heads.hypotheses.tolist()
+    assert both.hypotheses[:, -1].tolist() == decoded.hypotheses[:, -1].tolist()
+
+
+def test_an_encoder_that_has_learnt_does_not_get_it(root, shared_data, run, tmp_path, capsys):
+    source, learnt = run.parent / "checkpoint", tmp_path / "learnt"
+    changes = {"freeze_encoder": False, "decoder": "null", "encoder_lr": 0.01, "heads_lr": 0.01}
+    assert train.main(arguments(root, shared_data, source=source, output_folder=learnt, **changes)) == 0
+    given = {"source": source, "output_folder": tmp_path / "with", "init_from": learnt / "model", "n_epochs": 0}
+    assert train.main(arguments(root, shared_data, **given)) == 2
+    assert "follows the checkpoint's encoder as it was" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
 class TestRefusals:
     @pytest.mark.parametrize(
         ("changes", "sentence"),

@@ -149,7 +149,9 @@ def own_decoder_settings(config: Config) -> dict | None:
             config.freeze_encoder or config.regime == "heads_only"
         ),
         "source, a checkpoint's folder or hub id": config.source is None,
-        "init_from: null (whose encoder is another)": config.init_from is not None,
+        "init_from, a model folder of this source, or null": (
+            config.init_from is not None and not (Path(config.init_from) / "config.json").is_file()
+        ),
         "keep_layers: null": config.keep_layers is not None,
         "downsample: null": config.downsample is not None,
         "attention_decoder: false": config.attention_decoder,
