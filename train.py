@@ -21,8 +21,7 @@ ensure_torchaudio()
 
 def main(argv: list[str]) -> int:
     """Run everything; 0 when done, 2 when something about the input or the disk was wrong (one sentence says what)."""
-    from eeasr_modules.training.admission import leaves_nothing, why_refused
-    from eeasr_modules.training.run import set_up
+    from eeasr_modules.training.run import leaves_nothing, set_up, why_refused
     from eeasr_modules.training.run_folder import release_all, why_not_written
 
     if not argv or argv[0] in ("-h", "--help"):

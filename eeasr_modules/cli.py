@@ -43,13 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser():
     """The parser and the names of its commands."""
     from eeasr_modules import __version__
-    from eeasr_modules.commands import accelerate, models, probe, recordings, tables
+    from eeasr_modules.commands import models, recordings, tables
     from eeasr_modules.commands.options import Parser, add_command
 
     parser = Parser(prog="eeasr", description="Early exit for speech recognition.")
     parser.add_argument("--version", action="version", version=f"eeasr {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (tables, recordings, models, probe, accelerate):
+    for module in (tables, recordings, models):
         module.add(commands)
     completion = add_command(commands, "completion", _completion, "print a script that completes commands on Tab")
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from eeasr_modules import compat
-from eeasr_modules.data.sound_files import open_sound
+from eeasr_modules.data.audio_files import open_sound
 from eeasr_modules.data.waveform import check_length, check_rate, rounded, split_segment
 
 CANCELLED = 0.01  # share of the channels' mean energy that is left in their mean: 20 dB below them

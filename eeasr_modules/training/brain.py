@@ -16,10 +16,10 @@ from eeasr_modules.models.attention_decoder import misspelled
 from eeasr_modules.models.decoding.greedy import greedy_decode
 from eeasr_modules.models.losses import confidence_weights, utterance_ctc_losses
 from eeasr_modules.training.config.checks import alphas_of, regime_of
-from eeasr_modules.training.logs import Samples, extra_logger
 from eeasr_modules.training.objectives import Distillation, Spelling, load_teacher
 from eeasr_modules.training.optimiser import decayed_groups, lr_share
 from eeasr_modules.training.regimes import OWN_TEACHERS
+from eeasr_modules.training.run_folder import Samples, extra_logger
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,7 @@ from eeasr_modules.data.pipeline import AudioCache, manifest_items
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.training.config.command_line import parse
-from eeasr_modules.training.config.config import Config, corpus_folders, load
+from eeasr_modules.training.config.config import Config, corpus_folders, load, parse
 from eeasr_modules.training.corpora import Corpora, EvaluationSet, load_recipe, texts_of
 from eeasr_modules.training.fit import (
     build_model,

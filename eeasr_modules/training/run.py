@@ -1,9 +1,14 @@
-"""One run from the command line to exit tables and calibrated policies: what `train.py` calls, step by step."""
+"""One run from the command line to exit tables and calibrated policies: what `train.py` calls, step by step.
 
+First what is looked at before training begins, and what stays of a run that is refused: nothing in its way.
+"""
+
+import contextlib
 import logging
 import os
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +16,11 @@ import torch
 import yaml
 from speechbrain.utils.distributed import ddp_init_group, if_main_process, infer_device, run_on_main
 
+from eeasr_modules.data.audio import AudioReader
+from eeasr_modules.data.audio_files import SILENT_S
+from eeasr_modules.data.manifest import recordings
 from eeasr_modules.data.pipeline import AudioCache
-from eeasr_modules.data.text import load_vocabulary
+from eeasr_modules.data.text import SENTENCEPIECE_FILE, VOCABULARY_FILE, load_vocabulary
 from eeasr_modules.exits.policies.files import write_policies
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.policies.text import parse_policies, parse_policy
@@ -25,15 +33,100 @@ from eeasr_modules.exits.tuning.risk_losses import target_of
 from eeasr_modules.exits.tuning.risk_terms import certificate_lines
 from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.weights import model_digest
-from eeasr_modules.training.admission import check_language_model, check_recordings, leaves_nothing
 from eeasr_modules.training.config.checks import all_exit_layers
-from eeasr_modules.training.config.command_line import parse
-from eeasr_modules.training.config.config import Config, load
+from eeasr_modules.training.config.config import Config, load, parse
 from eeasr_modules.training.corpora import Corpora, heard_by, is_trained, prepare_corpora
 from eeasr_modules.training.fit import check_run_folder, load_brain_class, make_vocabulary
 from eeasr_modules.training.run_folder import hold
 from eeasr_modules.training.test_pass import table_metadata, write_transcripts
 from eeasr_modules.training.test_pass_search import chosen_decoder, collect_by_share, decode_or_reuse
+
+_file_log = logging.getLogger("train")  # into log.txt, not onto the terminal
+
+
+def check_language_model(config) -> None:
+    """FileNotFoundError where beam search is to read a language model that is not there."""
+    if config.decoding == "beam" and config.lm_file is not None and not Path(config.lm_file).is_file():
+        raise FileNotFoundError(f"lm_file '{config.lm_file}' does not exist: give an ARPA file, or null for none")
+
+
+def check_recordings(evaluation_sets: Sequence, *, sample_rate: int) -> None:
+    """Read every recording of the sets to its end, so that training is not done before one turns out to be broken.
+
+    Arguments
+    ---------
+    evaluation_sets : sequence of EvaluationSet
+        Validation and test sets.
+    sample_rate : int
+        Hz.
+
+    Raises
+    ------
+    ValueError
+        How many cannot be read, which is the first, and why.
+    """
+    from tqdm import tqdm
+
+    files = recordings([manifest for one in evaluation_sets for manifest in one.manifests])
+    broken = []
+    for file in tqdm(files, desc="test recordings", unit="file", dynamic_ncols=True, delay=SILENT_S):
+        try:
+            for _ in AudioReader(file, sample_rate).blocks():
+                pass
+        except Exception as err:  # whatever a decoder raises, it is this file's
+            broken.append(err)
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(files)} validation and test recordings cannot be read, the first: "
+            f"{_last_line(broken[0])}: copy them again, or take them out of the listing"
+        )
+
+
+@contextlib.contextmanager
+def leaves_nothing(folder: Path, *, new: tuple[Path, ...] | None = None) -> Iterator[tuple[Path, ...]]:
+    """Within it, an error before the first checkpoint removes the run's note and vocabulary, if they are new.
+
+    Otherwise the folder would keep the shape of a run that was refused, and refuse the mended one.
+
+    Arguments
+    ---------
+    folder : Path
+        The run folder.
+    new : tuple of Path or None
+        What may go; None: what is not there now.
+
+    Yields
+    ------
+    tuple of Path
+        What may go.
+    """
+    if new is None:
+        files = (folder / "run.json", *(folder / "model" / name for name in (VOCABULARY_FILE, SENTENCEPIECE_FILE)))
+        new = tuple(file for file in files if not file.exists())
+    try:
+        yield new
+    except (ValueError, OSError, ImportError):
+        if not any((folder / "save").glob("CKPT*")) and not (folder / "model" / "config.json").is_file():
+            for file in new:
+                file.unlink(missing_ok=True)
+        raise
+
+
+def why_refused(error: BaseException) -> str | None:
+    """The sentence of an error that input or settings caused; None of others. The traceback goes into `log.txt`."""
+    if not isinstance(error, (ValueError, OSError, ImportError)):
+        return None
+    _file_log.error("stopped by an error", exc_info=error)
+    return _last_line(error)
+
+
+def _last_line(error: BaseException) -> str:
+    """What an error says on one line; of one that comes from a DataLoader's process, what was raised there."""
+    said = str(error).strip()
+    if "Original Traceback" in said:
+        said = said.splitlines()[-1].partition(": ")[2] or said.splitlines()[-1]
+    return " ".join(said.split())
+
 
 logger = logging.getLogger(__name__)
 

@@ -22,8 +22,7 @@ from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.encoders import CONFORMER_KEYS, build_encoder
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.weights import is_pretrained_encoder, pretrained_weights
-from eeasr_modules.training.config.command_line import parse
-from eeasr_modules.training.config.config import load_yaml
+from eeasr_modules.training.config.config import load_yaml, parse
 from eeasr_modules.training.optimiser import warmup_cosine
 from eeasr_modules.training.run_folder import WholeCheckpointer, hold
 from recipes.Pretrain.masked_prediction import MaskedPredictor

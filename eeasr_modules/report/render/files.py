@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from eeasr_modules.common.text_files import neutral
 from eeasr_modules.exits import ExitTable, Policy, oracle_a, oracle_b
-from eeasr_modules.exits.tables.csv_cells import neutral
 from eeasr_modules.exits.tuning.curve import Curve
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.exits.tuning.risk_terms import needed_lines

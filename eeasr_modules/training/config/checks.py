@@ -16,7 +16,7 @@ from pathlib import Path
 from eeasr_modules.common.keys import Key
 from eeasr_modules.exits.policies.protocol import DECODER_SIGNALS
 from eeasr_modules.models.encoders import ENCODERS
-from eeasr_modules.training.config.settings import PURPOSES, Config, OtherSet
+from eeasr_modules.training.config.keys import PURPOSES, Config, OtherSet
 from eeasr_modules.training.regimes import OWN_TEACHERS, Regime
 
 

@@ -6,7 +6,7 @@ import soundfile
 import torch
 
 from eeasr_modules.data import audio as resampling
-from eeasr_modules.data import sound_files
+from eeasr_modules.data import audio_files
 from eeasr_modules.data.audio import AudioReader, as_waveform, read_audio, read_speech, resample
 from eeasr_modules.data.audio_files import audio_duration_s, find_audio
 from eeasr_modules.data.waveform import rounded, with_segment
@@ -112,7 +112,7 @@ def test_reading_in_blocks_gives_what_reading_at_once_gives(name, rate, tmp_path
     soundfile.write(tmp_path / name, sound(3.3, rate), rate)
     whole = read_audio(tmp_path / name)
     monkeypatch.setattr(resampling, "BLOCK_SAMPLES", 3000)
-    monkeypatch.setattr(sound_files, "_VALUES", 1700)
+    monkeypatch.setattr(audio_files, "_VALUES", 1700)
     reader = AudioReader(tmp_path / name, 16000)
     blocks = list(reader.blocks())
     assert len(blocks) > 2
@@ -266,7 +266,7 @@ def test_arrays_that_are_no_audio_are_named(array, complaint):
 def test_stereo_out_of_phase_is_heard_by_one_channel_with_a_warning(tmp_path, caplog, stretch, monkeypatch):
     wave = speechlike()
     write_wav(tmp_path / "a.wav", np.stack([0.5 * wave, -wave], axis=1))
-    monkeypatch.setattr(sound_files, "_VALUES", 3000)
+    monkeypatch.setattr(audio_files, "_VALUES", 3000)
     reader = AudioReader(with_segment(tmp_path / "half.wav", stretch), 16000)
     write_wav(tmp_path / "half.wav", np.stack([wave, -0.99 * wave], axis=1))
     heard = torch.cat(list(reader.blocks()))

@@ -11,7 +11,7 @@ from transformers import AutoModelForCTC, Wav2Vec2PhonemeCTCTokenizer
 from eeasr_modules.data.text import CharVocabulary, load_vocabulary
 from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_vocabulary, read_checkpoint
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.training.config.settings import Config
+from eeasr_modules.training.config.keys import Config
 from eeasr_modules.training.fit import check_spelling, has_checkpoint_vocabulary, in_case_of
 
 PHONES = ["<pad>", "<s>", "</s>", "<unk>", "m", "e", "iː", "n", "tʃ"]

@@ -3,7 +3,7 @@
 import pytest
 from tiny_run import YAML
 
-from eeasr_modules.training.config.command_line import parse, take_paths
+from eeasr_modules.training.config.config import parse, take_paths
 
 
 @pytest.mark.parametrize("path", ["/x/t corpus #1", "/x/a: b", "/x/a=b", "/x/[a]", "123", "/x/{a}, b", "- x", "/x/é"])

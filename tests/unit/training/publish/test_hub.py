@@ -8,8 +8,8 @@ import pytest
 from huggingface_hub import ModelCard
 
 from eeasr_modules.cli import main
-from eeasr_modules.training.logs import Samples, extra_logger
 from eeasr_modules.training.publish.hub import check_card, push, write_card
+from eeasr_modules.training.run_folder import Samples, extra_logger
 
 
 @pytest.fixture
