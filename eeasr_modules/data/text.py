@@ -16,6 +16,7 @@ from pathlib import Path
 
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.common.spelling import APOSTROPHES, separated, upper_case
+from eeasr_modules.common.spoken_numbers import say_numbers
 from eeasr_modules.common.whisper_text import normalise_whisper
 
 BLANK = "<blank>"
@@ -81,14 +82,14 @@ def normalise_english(text: str, *, unreadable: str = "drop") -> str | None:
 def plain_words(text: str) -> str:
     """What a recogniser that writes case, punctuation and digits says, in the form of `normalise_english`.
 
-    Digits and symbols, which have no spelling there, are left out: a reference that has them is no utterance here.
+    Numbers are spelled out (`say_numbers`); other symbols have no spelling and are left out.
 
     Example
     -------
     >>> plain_words("Well, it's 5 o'clock.")
-    "WELL IT'S O'CLOCK"
+    "WELL IT'S FIVE O'CLOCK"
     """
-    return normalise_english(text, unreadable="remove")
+    return normalise_english(say_numbers(text), unreadable="remove")
 
 
 def _true_apostrophes(word: str) -> str:

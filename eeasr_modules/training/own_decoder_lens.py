@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from eeasr_modules.data.manifest import audio_digest, read_description, recordings
 from eeasr_modules.data.pipeline import manifest_items
-from eeasr_modules.data.text import NORMALISERS, normalise_english, split_language
+from eeasr_modules.data.text import NORMALISERS, plain_words, split_language
 from eeasr_modules.exits.tables.parquet import read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.models.encoders import build_encoder
@@ -199,11 +199,11 @@ def most_tokens(duration_s: float) -> int:
 
 
 def normalised(text: str, normaliser: str) -> str:
-    """A transcript by the rule of the references; what that rule cannot spell falls out."""
+    """A transcript by the rule of the references; English numbers are spelled out."""
     if normaliser == "letters":
         return NORMALISERS["letters"](text, unreadable="remove") or ""
     if normaliser in ("english", "an4"):
-        return normalise_english(text, unreadable="remove") or ""
+        return plain_words(text)
     return NORMALISERS[normaliser](text) if normaliser in NORMALISERS else " ".join(text.split())
 
 
