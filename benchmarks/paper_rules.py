@@ -52,6 +52,8 @@ WAYS = {
     "pairs, last": "patience({p}, pairs)",
     "pairs, first (theirs)": "patience({p}, pairs, first)",
 }
+SHOWN_WAYS = ("neighbours, last (ours)", "pairs, first (theirs)")  # on the page; the others are in results.json
+SHOWN_SETS = ("commonvoice_test",)
 SHIPPED = ROOT / "eeasr_modules" / "shipped" / "base" / "tables"
 SHIPPED_SETS = ("an4_test", "commonvoice_test", "librispeech_test-other")
 SHIPPED_SHARES = (0.75, 0.875)
@@ -206,42 +208,37 @@ def page_text(results: dict[str, Any]) -> str:
     str
         Markdown.
     """
-    parts = []
+    parts, published = [], []
     for split, one in results["traces"].items():
         exits = ", ".join(f"{wer:.2f}" for wer in one["wer_per_exit"])
         parts.append(f"### Public traces, test-{split}\n\nWER after layers 2 to 12: {exits}.\n")
         header = ["patience", "charged", *[f"{budget:g}" for budget in BUDGETS]]
         rows = [["static line", "", *[f"{wer:.2f}" for wer in one["static"]]]]
-        for text, points in one["calibrated"].items():
-            rows.append([f"`{text}`", "decided", *map(_point, points)])
+        rows.append(["`entropy`", "decided", *map(_point, one["calibrated"]["entropy"])])
         for ways in one["four ways"].values():
-            for name, way in ways.items():
-                if name == "first minus last":
-                    gaps = [f"{gap:+.2f} [{low:+.2f}, {high:+.2f}]" for gap, low, high in way]
-                    rows.append(["first minus last, pairs", "decided", *gaps])
-                    continue
-                rows.append([f"`{way['policy']}`: {name}", "decided", *map(_point, way["decided"])])
-                if "emitted" in way:
-                    rows.append(["the same", "emitted", *map(_point, way["emitted"])])
-        parts += [markdown_table(header, rows) + "\n", _published(one["as published"])]
+            for name in SHOWN_WAYS:
+                rows.append([f"`{ways[name]['policy']}`: {name}", "decided", *map(_point, ways[name]["decided"])])
+            rows.append(["the same", "emitted", *map(_point, ways[name]["emitted"])])
+            gaps = [f"{gap:+.2f} [{low:+.2f}, {high:+.2f}]" for gap, low, high in ways["first minus last"]]
+            rows.append(["first minus last, pairs", "decided", *gaps])
+        parts.append(markdown_table(header, rows) + "\n")
+        published += _published(f"test-{split}", one["as published"])
     for name, one in results["shipped"].items():
-        exits = ", ".join(f"{wer:.2f}" for wer in one["wer_per_exit"])
-        first, last = one["exit_layers"][0], one["exit_layers"][-1]
-        parts.append(f"### Shipped model, {name}\n\nWER after layers {first} to {last}: {exits}.\n")
-        header = ["policy, calibrated on dev", *[f"{8 * share:g}" for share in SHIPPED_SHARES]]
-        rows = [[f"`{text}`", *map(_point, points)] for text, points in one["calibrated"].items()]
-        parts += [markdown_table(header, rows) + "\n", _published(one["as published"])]
-    return "\n".join(parts)
+        if name in SHOWN_SETS:
+            published += _published(f"shipped, {name}", one["as published"])
+    header = ["set", "as published", "WER [95 %]", "depth decided", "static line there", "depth emitted"]
+    return "\n".join(
+        [*parts, "### With the published thresholds\n", markdown_table(header, published, n_left=2) + "\n"]
+    )
 
 
-def _published(found: dict[str, Any]) -> str:
-    header = ["as published", "WER [95 %]", "depth decided", "static line there", "depth emitted", "static line there"]
+def _published(name: str, found: dict[str, Any]) -> list[list[str]]:
     rows = []
     for text, one in found.items():
         low, high = one["interval"]
-        rows.append([f"`{text}`", f"{one['wer']:.2f} [{low:.2f}, {high:.2f}]", f"{one['decided_depth']:.2f}"])
-        rows[-1] += [f"{one['static']:.2f}", f"{one['emitted_depth']:.2f}", f"{one['static_at_emitted']:.2f}"]
-    return markdown_table(header, rows) + "\n"
+        rows.append([name, f"`{text}`", f"{one['wer']:.2f} [{low:.2f}, {high:.2f}]", f"{one['decided_depth']:.2f}"])
+        rows[-1] += [f"{one['static']:.2f}", f"{one['emitted_depth']:.2f}"]
+    return rows
 
 
 def write_page(page: Path, text: str) -> None:

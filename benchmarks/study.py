@@ -114,8 +114,8 @@ def readme_with_results(corpus: str) -> str:
 
 
 def written() -> str:
-    """RESULTS.md: the reading (results/study/reading.md) with each `{{table}}` filled in."""
-    text = (STUDY / "reading.md").read_text(encoding="utf-8")
+    """RESULTS.md, the table after each mark written anew."""
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
     tables = {
         "overthinking": overthinking_rows(),
         "policies": policy_rows(),
@@ -125,7 +125,10 @@ def written() -> str:
         "speed": speed_rows(),
     }
     for name, table in tables.items():
-        text = text.replace("{{" + name + "}}", markdown_table(*table))
+        mark = f"<!-- study: {name} -->\n\n"
+        before, after = text.split(mark)
+        rest = after.split("\n\n", 1)[1]
+        text = f"{before}{mark}{markdown_table(*table)}\n\n{rest}"
     return text
 
 

@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FRAGMENT = ROOT / "results/study/reading.md"  # benchmarks/study.py makes RESULTS.md of it
 DOCUMENTS = sorted(
     {*ROOT.glob("*.md"), *(path for name in ("docs", "recipes", "results") for path in (ROOT / name).rglob("*.md"))}
-    - {FRAGMENT}
 )
 PROGRAMS = ("eeasr", "python", "make", "torchrun", "pip")
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.S | re.M)

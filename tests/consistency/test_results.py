@@ -55,7 +55,13 @@ def test_the_first_pages_stay_short(root, page, most):
 def test_the_study_shows_the_committed_results(root):
     study = runpy.run_path(str(root / "benchmarks" / "study.py"))
     text = (root / "RESULTS.md").read_text(encoding="utf-8")
-    assert study["written"]() == text and "{{" not in text
+    assert study["written"]() == text and text.count("-->\n\n| ") == 6
+
+
+def test_the_page_on_the_paper_shows_the_committed_results(root):
+    rules = runpy.run_path(str(root / "benchmarks" / "paper_rules.py"))
+    found = json.loads((root / "results" / "paper" / "results.json").read_text(encoding="utf-8"))
+    assert rules["page_text"](found) in (root / "docs" / "paper.md").read_text(encoding="utf-8")
 
 
 def test_the_probe_of_moonshine_shows_the_committed_results(root):
