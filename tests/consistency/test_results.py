@@ -5,9 +5,11 @@ import re
 import runpy
 
 import pytest
+from matplotlib.figure import Figure
 from scipy.stats import binom
 
 from eeasr_modules.exits.tuning.risk_terms import needed_table
+from eeasr_modules.report.render.figures import draw_frontier
 from eeasr_modules.report.render.probe import layer_rows, paired_rows
 from eeasr_modules.report.render.readme import results_text
 from eeasr_modules.report.render.tables import markdown_table
@@ -26,6 +28,16 @@ def test_the_page_on_words_shows_what_was_measured(root):
     page = (root / "results" / "words" / "README.md").read_text(encoding="utf-8")
     tables = runpy.run_path(str(root / "benchmarks" / "words.py"))["tables"](found)
     assert len(tables) == 2 and all(f"\n\n{table}\n\n" in page for table in tables)
+
+
+@pytest.mark.parametrize("name", ["base", "small"])
+def test_no_two_policies_of_a_picture_share_a_colour(root, name):
+    summary = json.loads((root / "results" / name / "summary.json").read_text(encoding="utf-8"))
+    (one, *_), figure = summary["sets"].values(), Figure()
+    draw_frontier(figure, name, one, chosen=None)
+    lines = {line.get_label(): line.get_color() for line in figure.axes[0].lines}
+    shown = [lines[text] for text in one["policies"]]
+    assert len(shown) >= 7 and len(set(shown)) == len(shown)
 
 
 def test_the_pages_on_public_exits_show_the_committed_results(root, monkeypatch):

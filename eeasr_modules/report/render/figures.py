@@ -14,8 +14,11 @@ import numpy as np
 from eeasr_modules.report.numbers.budgets import COSTS
 from eeasr_modules.report.render.tables import LABELS
 
-POLICY_COLOURS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#B8A800", "#5D3A9B")
-POLICY_MARKERS = "osD^vP<>"
+POLICY_COLOURS = (
+    *("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#8C510A", "#B8A800", "#5D3A9B", "#882255", "#6B8E00"),
+)
+POLICY_MARKERS = "osD^vP<>hp"
 ORACLE_COLOUR = "#009E73"
 SHOWN_UP_TO = 2.2  # times the static line's lowest WER: cheaper mixtures would squash all that matters
 

@@ -75,9 +75,15 @@
     diamond: (r) => `M0,${-1.3 * r}L${1.3 * r},0L0,${1.3 * r}L${-1.3 * r},0z`,
     up: (r) => `M0,${-1.2 * r}L${1.1 * r},${r}L${-1.1 * r},${r}z`,
     down: (r) => `M0,${1.2 * r}L${1.1 * r},${-r}L${-1.1 * r},${-r}z`,
+    plus: (r) => `M${-0.35 * r},${-1.1 * r}h${0.7 * r}v${0.75 * r}h${0.75 * r}v${0.7 * r}h${-0.75 * r}v${0.75 * r}h${-0.7 * r}v${-0.75 * r}h${-0.75 * r}v${-0.7 * r}h${0.75 * r}z`,
+    left: (r) => `M${-1.2 * r},0L${r},${1.1 * r}L${r},${-1.1 * r}z`,
+    right: (r) => `M${1.2 * r},0L${-r},${1.1 * r}L${-r},${-1.1 * r}z`,
+    hexagon: (r) => `M0,${-1.15 * r}L${r},${-0.57 * r}L${r},${0.57 * r}L0,${1.15 * r}L${-r},${0.58 * r}L${-r},${-0.58 * r}z`,
+    pentagon: (r) => `M0,${-1.15 * r}L${1.09 * r},${-0.36 * r}L${0.68 * r},${0.93 * r}L${-0.68 * r},${0.93 * r}L${-1.09 * r},${-0.36 * r}z`,
     cross: (r) => `M${-r},${-r}L${r},${r}M${-r},${r}L${r},${-r}`,
   };
-  const MARKS = ["circle", "square", "diamond", "up", "down"];
+  // in the order of POLICY_MARKERS of render/figures.py
+  const MARKS = ["circle", "square", "diamond", "up", "down", "plus", "left", "right", "hexagon", "pentagon"];
   const mark = (shape, r, colour, hollow) => svg("path", {
     d: SHAPES[shape](r), fill: hollow ? "#fff" : colour, stroke: colour, "stroke-width": shape === "cross" ? 3 : 1.6,
   });

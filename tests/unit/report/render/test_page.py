@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from eeasr_modules.report import evaluated, summarise
+from eeasr_modules.report.render.figures import POLICY_COLOURS, POLICY_MARKERS
 from eeasr_modules.report.render.page import html_page, kept_rows
 
 POLICIES = ["random", "between(entropy)", "static(4)"]
@@ -76,3 +77,22 @@ def test_the_page_keeps_the_overthought_first_and_says_how_many_there_are(make_t
 @pytest.mark.parametrize("layers", [(8,), (2, 4, 6, 8)])
 def test_tables_with_one_exit_and_with_several_have_a_page(make_table, layers):
     assert data_of(page_of([make_table(layers=layers)], budgets=(0.75,))[0])["summary"]["costs"] == ["depth", "macs"]
+
+
+def test_page_and_pictures_give_a_policy_the_same_mark(root):
+    script = (root / "eeasr_modules" / "report" / "web" / "page.js").read_text(encoding="utf-8")
+    marks = re.findall(r'"(\w+)"', re.search(r"const MARKS = \[(.*?)\]", script)[1])
+    shapes = re.findall(r"^    (\w+): \(r\) =>", script, re.M)
+    named = {
+        "o": "circle",
+        "s": "square",
+        "D": "diamond",
+        "^": "up",
+        "v": "down",
+        "P": "plus",
+        "<": "left",
+        ">": "right",
+    }
+    named |= {"h": "hexagon", "p": "pentagon"}
+    assert marks == [named[marker] for marker in POLICY_MARKERS] and set(marks) < set(shapes)
+    assert len(set(POLICY_COLOURS)) == len(POLICY_COLOURS) == len(marks)
