@@ -187,10 +187,13 @@ def _add_probe(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--splits", default="train/dev/test", metavar="A/B/C", help="of --data (default: train/dev/test)"
     )
-    parser.add_argument("--ood-splits", default="test", metavar="NAMES", help="of each --ood (default: test)")
+    parser.add_argument(
+        "--ood-splits", default="test", metavar="A[/B]", help="of every --ood, or each its own (default: test)"
+    )
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="heads trained so often; 0: the lens alone")
     parser.add_argument("--epochs", type=int, metavar="N", help="of heads (default: 10)")
     parser.add_argument("--limit", type=int, metavar="N", help="utterances of each split at most")
+    parser.add_argument("--train-limit", type=int, metavar="N", help="of those to learn from (default: --limit)")
     parser.add_argument("--device", help="such as cpu or cuda (default: a GPU where there is one)")
     parser.add_argument("-o", "--out", required=True, metavar="DIR", help="folder for everything")
 
@@ -212,6 +215,11 @@ def _probe(options: argparse.Namespace) -> None:
         raise ValueError(
             f"--splits must be three names with / between them, such as train/dev/test, got {options.splits}"
         )
+    ood_parts = [part.split(",") for part in options.ood_splits.split("/")]
+    if len(ood_parts) not in (1, len(options.ood)):
+        raise ValueError(
+            f"--ood-splits must be one for all --ood or one for each with / between, got {options.ood_splits}"
+        )
     out = Path(options.out)
     try:
         hold(out)
@@ -222,7 +230,7 @@ def _probe(options: argparse.Namespace) -> None:
             folder=out,
             root=Path(eeasr_modules.__file__).parents[1],
             splits=[part.split(",") for part in parts],
-            ood_splits=options.ood_splits.split(","),
+            ood_splits=ood_parts,
             options=_as_train(options),
             encoder=options.encoder,
         )
@@ -269,8 +277,9 @@ def _as_train(options: argparse.Namespace) -> list[str]:
     given = ["--noprogressbar"]
     for name, value in (("n_epochs", options.epochs), ("test_utterances", options.limit), ("device", options.device)):
         given += [f"--{name}", str(value)] if value is not None else []
-    if options.limit is not None:
-        given += ["--train_utterances", str(options.limit)]
+    learned = options.limit if options.train_limit is None else options.train_limit
+    if learned is not None:
+        given += ["--train_utterances", str(learned)]
     return given
 
 

@@ -108,7 +108,7 @@ def check_run_folder(config: Config, folder: Path) -> None:
         Naming the first key that differs.
     """
     note = folder / "run.json"
-    fixed = (*FIXED, *ENCODERS[config.encoder].fixed)
+    fixed = (*ENCODERS[config.encoder].fixed, *FIXED)  # source first: it changes others
     shape = {name: config.values[name] for name in fixed if name in config.values}
     shape["decoder"] = decoder_settings(config)
     shape["own_decoder"] = own_decoder_settings(config)
@@ -118,7 +118,7 @@ def check_run_folder(config: Config, folder: Path) -> None:
             if before.get(name) != value:
                 raise ValueError(
                     f"'{folder}' holds a run with {name} {before.get(name)}, this one has {value}: "
-                    "give it a folder of its own with --output_folder"
+                    "give it a folder of its own (--output_folder; -o of eeasr probe)"
                 )
         return
     write_aside(note, json.dumps(shape, indent=2) + "\n")

@@ -140,8 +140,7 @@ class Probe:
         folder = self.folder / "lens"
         if self.has_decoder:
             return self._by_decoder(folder)
-        if self.speechbrain is not None or not (folder / "model" / "config.json").is_file():
-            self._untrained(folder / "model").save(folder / "model")
+        self._untrained(folder / "model").save(folder / "model")
         return self._read("lens", folder, MultiExit.load(folder / "model", device=self.device), self.config)
 
     def heads(self, seed: int) -> Reading:
@@ -258,7 +257,7 @@ def set_up(
     folder: Path,
     root: Path,
     splits: Sequence[Sequence[str]] = tuple((name,) for name in SPLITS),
-    ood_splits: Sequence[str] = ("test",),
+    ood_splits: Sequence[Sequence[str]] = (("test",),),
     options: Sequence[str] = (),
     encoder: str | None = None,
 ) -> Probe:
@@ -276,8 +275,8 @@ def set_up(
         With `hparams/` and `recipes/`.
     splits : three sequences of str
         Of `data`: to train on, to choose on, to test on.
-    ood_splits : sequence of str
-        Of each of `ood`.
+    ood_splits : sequence of sequences of str
+        Of each of `ood`; one for all where there is one.
     options : sequence of str
         As `train.py` takes them.
     encoder : str or None
@@ -297,12 +296,14 @@ def set_up(
     argv = [str(yaml), "--source", source, "--data_folder", str(own.folder), "--output_folder", str(folder)]
     path, run_opts, replaced = parse([*argv, *options])
     config = load(path, {**replaced, "corpus": own.corpus}, recipes=recipes)
+    check_run_folder(replace(config, values={**config.values, "source": checkpoint}), folder)
     manifests = _prepared(own, folder / "manifests", [name for part in splits for name in part], recipes=recipes)
     train, valid, test = ([manifests[name] for name in part] for part in splits)
     dev = EvaluationSet(f"dev_{own.folder.name}", tuple(valid), own.corpus, "in_domain", None, seen(train, valid))
     tests = [EvaluationSet(own.folder.name, tuple(test), own.corpus, "in_domain", None, seen(train, test))]
-    for i, other in enumerate(others):
-        found = [*_prepared(other, folder / "manifests" / f"ood_{i}", ood_splits, recipes=recipes).values()]
+    parts = [*ood_splits] * (len(others) if len(ood_splits) == 1 else 1)
+    for i, (other, names) in enumerate(zip(others, parts, strict=True)):
+        found = [*_prepared(other, folder / "manifests" / f"ood_{i}", names, recipes=recipes).values()]
         name = other.folder.name
         if name in {one.name for one in tests}:
             name = f"{other.folder.resolve().parent.name}_{name}_{i + 1}"

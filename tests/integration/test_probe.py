@@ -146,6 +146,7 @@ def test_an_encoder_that_overthinks_is_found(study):
         ({"--data": "nowhere"}, "no folder 'nowhere'"),
         ({"--splits": "train/dev"}, "--splits must be three names"),
         ({"--seeds": "-1"}, "--seeds must be 0 (the lens alone) or more"),
+        ({"--ood-splits": "test/dev"}, "--ood-splits must be one for all --ood or one for each"),
     ],
 )
 def test_what_is_wrong_is_one_sentence(corpora, tmp_path, capsys, change, sentence):
@@ -154,6 +155,25 @@ def test_what_is_wrong_is_one_sentence(corpora, tmp_path, capsys, change, senten
     assert main(argv) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("eeasr: error: ") and sentence in error
+
+
+def test_a_folder_is_of_one_checkpoint_and_the_lens_reads_what_lies_there_now(corpora, tmp_path, capsys):
+    checkpoint, other = loud(tmp_path / "one"), save_checkpoint(tmp_path / "other", kind="hubert", ctc=True)
+    argv = ["--data", str(corpora / "A"), "--seeds", "0", "-o", str(tmp_path / "study")]
+    assert main(["probe", str(checkpoint), *argv]) == 0
+    before = read_table(tmp_path / "study" / "lens" / "tables" / "A.parquet")
+    assert "Heads:" not in (tmp_path / "study" / "methods.md").read_text()
+    assert json.loads((tmp_path / "study" / "probe.json").read_text())["lens"] == "own head"
+    assert main(["probe", str(other), *argv]) == 2
+    assert f"holds a run with source {checkpoint}, this one has {other}" in capsys.readouterr().err
+    model = HubertForCTC.from_pretrained(checkpoint)
+    with torch.no_grad():
+        model.lm_head.weight.neg_()
+    model.save_pretrained(checkpoint)
+    assert main(["probe", str(checkpoint), *argv]) == 0
+    after = read_table(tmp_path / "study" / "lens" / "tables" / "A.parquet")
+    assert before.metadata["model_digest"] != after.metadata["model_digest"]
+    assert (before.hypotheses != after.hypotheses).any()
 
 
 def test_a_checkpoint_without_a_head_has_no_lens_and_needs_seeds(corpora, tmp_path, capsys):

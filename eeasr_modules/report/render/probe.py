@@ -55,10 +55,11 @@ def probe_numbers(readings: Mapping[str, tuple[ExitTable, Sequence[ExitTable]]])
     Returns
     -------
     dict
-        `layers`; `sets`, by name: `wer` and `cer` per layer of each reading, `over_seeds` with mean and standard
-        deviation (n - 1; null for one seed); `tests`: the inner layer of the lowest dev WER minus the last, with
-        the interval over speakers and `holm_p`, adjusted over the sets of one reading: another seed asks the same
-        questions again, and no more of them. Below `MIN_SPEAKERS` named speakers `verdict` is "no conclusion".
+        `layers`; `lens`, what reads them ("own decoder", "own head", null); `sets`, by name: `wer` and `cer` per layer
+        of each reading, `over_seeds` with mean and standard deviation (n - 1; null for one seed); `tests`: the inner
+        layer of the lowest dev WER minus the last, with the interval over speakers and `holm_p`, adjusted over the sets
+        of one reading: another seed asks the same questions again, and no more of them. Below `MIN_SPEAKERS` named
+        speakers `verdict` is "no conclusion".
         `agreement`: per set, how many seeds come to each verdict.
     """
     sets: dict[str, Any] = {}
@@ -77,10 +78,12 @@ def probe_numbers(readings: Mapping[str, tuple[ExitTable, Sequence[ExitTable]]])
             row["verdict"] = _verdict(row)
     for one in sets.values():
         one["over_seeds"] = _over_seeds([wer for name, wer in one["wer"].items() if name.startswith("seed_")])
-    layers = next(iter(readings.values()))[0].exit_layers
+    dev = next(iter(readings.values()))[0]
+    lens = None if "lens" not in readings else "own decoder" if dev.metadata.get("decoding") == "own" else "own head"
     of_seeds = [row for row in tests if row["reading"] in _seeds(readings)]
     agreement = {name: dict(Counter(row["verdict"] for row in of_seeds if row["set"] == name)) for name in sets}
-    return {"layers": [int(layer) for layer in layers], "sets": sets, "tests": tests, "agreement": agreement}
+    layers = [int(layer) for layer in dev.exit_layers]
+    return {"layers": layers, "lens": lens, "sets": sets, "tests": tests, "agreement": agreement}
 
 
 def _seeds(readings) -> list[str]:
@@ -170,7 +173,8 @@ def draw_layers(numbers: Mapping[str, Any], path: Path) -> None:
     for axis, (name, one) in zip(axes[0], sets.items(), strict=True):
         seeds = [wer for reading, wer in one["wer"].items() if reading.startswith("seed_")]
         if "lens" in one["wer"]:
-            axis.plot(numbers["layers"], one["wer"]["lens"], "--", color="#4d4d4d", label="own head (lens)")
+            label = f"{numbers['lens']} (lens)"
+            axis.plot(numbers["layers"], one["wer"]["lens"], "--", color="#4d4d4d", label=label)
         if seeds:
             axis.plot(numbers["layers"], np.mean(seeds, axis=0), "o-", color="#2166ac", label="heads, mean of seeds")
             axis.fill_between(
@@ -227,14 +231,15 @@ def write_probe(
     note = "; ".join(said) + (". " if seeds else "")
     note += f"A set of fewer than {MIN_SPEAKERS} speakers has no interval and no conclusion. Policies: `*/report`."
     texts = {"probe.json": json.dumps(numbers, indent=1), "probe.md": f"{page}\n\n{note}", "tables.tex": "\n".join(tex)}
-    texts["methods.md"] = _methods(readings, checkpoint=checkpoint, command=command, overlap=overlap, needs=needs)
+    about = {"checkpoint": checkpoint, "command": command, "overlap": overlap, "needs": needs}
+    texts["methods.md"] = _methods(readings, lens=numbers["lens"], **about)
     for name, text in texts.items():
         (out / name).write_text(text + "\n", encoding="utf-8")
     draw_layers(numbers, out / "figures.pdf")
     return numbers
 
 
-def _methods(readings, *, checkpoint: str, command: str, overlap, needs: str) -> str:
+def _methods(readings, *, lens: str | None, checkpoint: str, command: str, overlap, needs: str) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     models = {name: dev.metadata["model_digest"][:16] for name, (dev, _) in readings.items()}
     _, tables = next(iter(readings.values()))
@@ -251,26 +256,34 @@ def _methods(readings, *, checkpoint: str, command: str, overlap, needs: str) ->
         for table in tables
     ]
     header = ["set", "kind", "utterances", "speakers", "hours", "speakers in training", "texts in training", "digest"]
-    lens = "No lens: the checkpoint has no decoder and no CTC head that spells the texts"
-    if "lens" in readings:
-        own = "decoder (greedy)" if readings["lens"][0].metadata.get("decoding") == "own" else "CTC head"
-        lens = f"lens: the checkpoint's own {own} after every layer, with the encoder's final norm if any, untrained"
+    said = ["No lens: the checkpoint has no decoder and no CTC head that spells the texts."]
+    if lens is not None:
+        own = {"own decoder": "decoder (greedy)", "own head": "CTC head"}[lens]
+        said = [f"lens: the checkpoint's own {own} after every layer, with the encoder's final norm if any, untrained."]
+    if lens == "own decoder":
+        said.append("Numbers that the decoder writes in digits are spelled out as the references are.")
+    if _seeds(readings):
+        said.append(
+            "Heads: one for each layer, trained by CTC on the frozen encoder's states, the same for all seeds; best "
+            "epoch on dev."
+        )
+    again = ""
+    if _seeds(readings):
+        again = (
+            "; seeds repeat the same tests with other heads, so that they form families of their own; how many of them "
+            "come to each verdict is told beside them, with the standard deviation over seeds"
+        )
     return "\n\n".join(
         [
             "# Methods",
             f"`{command}`",
             f"Checkpoint `{checkpoint}`; known to have been trained on: {known_training(checkpoint)}. {versions}.",
             "Readings: " + "; ".join(f"{name} (model {digest})" for name, digest in models.items()) + ".",
-            f"{lens}. "
-            "Heads: one for each layer, trained by CTC on the frozen encoder's states, the same for all seeds; best "
-            "epoch on dev. "
-            "The encoder's weights never change.",
+            " ".join([*said, "The encoder's weights never change."]),
             markdown_table(header, sets, n_left=2),
             "WER is summed errors over summed reference words. The inner layer is the one of the lowest WER on dev; it "
             "is compared with the last on the same utterances, intervals and p-values by drawing speakers anew (1,000 "
             "times). The tests of one reading, one for each set, form a family, in which p-values are adjusted (Holm "
-            "1979); seeds repeat the same tests with other heads, so that they form families of their own; how many of "
-            "them come to each verdict is told beside them, with the standard deviation over seeds. Costs of "
-            f"policies are those of the exit decided. Said before: {needs}.",
+            f"1979){again}. Costs of policies are those of the exit decided. Said before: {needs}.",
         ]
     )

@@ -40,7 +40,7 @@ class TestRunFolder:
     )
     def test_a_run_of_another_shape_is_refused(self, make_config, tmp_path, changes, named):
         check_run_folder(make_config(), tmp_path)
-        with pytest.raises(ValueError, match=f"holds a run with {named}: give it a folder of its own with --output"):
+        with pytest.raises(ValueError, match=f"holds a run with {named}: give it a folder of its own .--output"):
             check_run_folder(make_config(**changes), tmp_path)
         assert json.loads((tmp_path / "run.json").read_text())["exit_layers"] == [1, 2]  # the first one's still
 
