@@ -1,15 +1,16 @@
 """The checkpoint's own decoder behind the exits, against Whisper as people run it: words and processor seconds.
 
     python benchmarks/own_decoder.py RUN/model MANIFEST.csv... --whisper openai/whisper-base --faster_whisper FOLDER \
-        [--policies "margin(0.9)"] [--first eeasr_modules/shipped/base] [--dev MANIFEST.csv]
+        [--dev_table RUN/tables/mixed_dev.parquet] [--first eeasr_modules/shipped/base] [--dev MANIFEST.csv]
     python benchmarks/own_decoder.py --write                     the page again, from what was saved
 
 Every utterance goes through all ways, one after another, the order turned by one from utterance to utterance; one
 thread; files are decoded before. Ways: the model at its last exit (true length, exits off), with each policy, at its
 last CTC exit; Whisper in transformers, padded to 30 s; faster-whisper (FOLDER: the same weights converted by
-`ct2-transformers-converter`) in float32 and int8; all greedy, in English, without timestamps. `--first` adds a cascade
-of two models: that one's words where the mean confidence of its words is above a threshold, else the last exit's; the
-threshold is the lowest that costs at most 0.3 points of WER on the `--dev` utterances.
+`ct2-transformers-converter`) in float32 and int8; all greedy, in English, without timestamps. `--dev_table` adds the
+policy of `RULES` that leaves earliest on dev with a WER of at most 0.3 points above the last exit's. `--first` adds a
+cascade of two models: that one's words where the mean confidence of its words is above a threshold, else the last
+exit's; the threshold is the lowest that costs at most 0.3 points of WER on the `--dev` utterances.
 Saves `results/own_decoder/own_decoder.json` and writes its README.md.
 """
 
@@ -39,6 +40,7 @@ from eeasr_modules.common.files import write_aside
 from eeasr_modules.common.whisper_text import normalise_whisper
 from eeasr_modules.data.pipeline import AudioCache, manifest_items
 from eeasr_modules.data.text import plain_words
+from eeasr_modules.exits import choose, parse_policy, read_table, replay
 from eeasr_modules.exits.measure.bootstrap import bootstrap_difference
 from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.models.encoders.own_decoder import WHISPER_BEGINS
@@ -51,6 +53,7 @@ NORMALISERS = {"plain": plain_words, "whisper": normalise_whisper}
 EXITS_OFF, CASCADE = "own decoder, exits off", "cascade"
 FIRST = "first model"
 WHISPER, FASTER = "Whisper, transformers", "faster-whisper float32"
+RULES = ("margin", "confidence", "entropy", "max_entropy", "patience(1)", "between(margin)", "between(confidence)")
 NEAR = 0.3  # WER points that a threshold may cost on dev
 Way = Callable[[torch.Tensor], tuple[str, float]]  # from a waveform to words and how sure it is
 
@@ -119,6 +122,23 @@ def ways_of(options: argparse.Namespace) -> dict[str, Way]:
         layer = json.loads((Path(options.first) / "config.json").read_text(encoding="utf-8"))["exit_layers"][-1]
         ways[FIRST] = early_exit(EarlyExitASR.from_pretrained(options.first, policy=f"static({layer})"))
     return ways
+
+
+def nearly_last(path: Path) -> str:
+    """The policy of `RULES` that leaves earliest on a dev table at a WER of at most `NEAR` above the last exit's."""
+    table = read_table(path)
+    rows, found = np.arange(table.n_utterances), []
+    for rule in RULES:
+        for budget in np.arange(0.5, 1.0, 0.01):
+            try:
+                policy = choose(table, parse_policy(rule), budget=float(budget)).policy
+            except ValueError:  # below what the first exit costs
+                continue
+            exits = replay(policy, table)
+            wer = 100 * table.errors[rows, exits].sum() / table.n_ref_words.sum()
+            if wer <= table.wer_per_exit[-1] + NEAR:
+                found.append((float(np.average(table.exit_layers[exits], weights=table.duration_s)), str(policy)))
+    return min(found)[1] if found else f"static({table.exit_layers[-1]})"
 
 
 def measure(ways: dict[str, Way], items: dict[str, dict], *, title: str) -> list[dict]:
@@ -226,6 +246,7 @@ def main() -> None:
     parser.add_argument("model", nargs="?", help="model folder with decoder: own")
     parser.add_argument("manifests", nargs="*", type=Path, help="of test sets")
     parser.add_argument("--dev", nargs="*", type=Path, default=[], help="manifests for the cascade's threshold")
+    parser.add_argument("--dev_table", type=Path, help="exit table to choose a policy by")
     parser.add_argument("--whisper", help="checkpoint for transformers")
     parser.add_argument("--faster_whisper", help="folder of the converted checkpoint")
     parser.add_argument("--first", help="model folder of the cascade's first model")
@@ -237,6 +258,8 @@ def main() -> None:
     path = FOLDER / "own_decoder.json"
     if not options.write:
         torch.set_num_threads(1)
+        if options.dev_table:
+            options.policies.append(nearly_last(options.dev_table))
         ways, threshold = ways_of(options), None
         if options.first:
             items = {}
