@@ -65,7 +65,7 @@ def train_and_report(run) -> int:
     dev, tests = collect_all(run, model)
     if not run.is_main:
         return 0
-    calibrated = calibrate(run, dev)
+    calibrated, fusion = calibrate(run, dev, tests)
     summary = write_report(
         tests,
         run.folder / "report",
@@ -75,6 +75,7 @@ def train_and_report(run) -> int:
         budget=run.config.exit_budget,
         calibrated={str(one.open_policy): one.policy for one in calibrated},
         single_exit=single_exit_tables(run.config),
+        fusion=fusion,
     )
     write_card(run.folder / "model", run.config, summary)
     print("\n".join(closing_lines(summary)))

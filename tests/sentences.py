@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from eeasr_modules.exits.measure.fusion import fused_table
 from eeasr_modules.exits.tables.table import ExitTable
 
 WORDS = [
@@ -49,3 +50,13 @@ def sentence_table(
         signals={"entropy": 0.05 * wrong_words + noise} if entropy else None,
         metadata={"set_name": name, "set_label": "in_domain", "seed": 5, "n_layers": layers[-1]},
     )
+
+
+def unsettled_table(seed: int, n: int, **options) -> ExitTable:
+    """A table whose later exits spoil some words that were right before: what fusion mends."""
+    table, rng = sentence_table(seed, n=n, **options), np.random.default_rng(seed)
+    texts = table.hypotheses.copy()
+    for row in texts:
+        for k in (1, 2, 3):
+            row[k] = " ".join(misspelled(w, rng) if rng.uniform() < 0.08 else w for w in row[k].split())
+    return fused_table(table, texts, output="exits")

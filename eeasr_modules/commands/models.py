@@ -126,14 +126,19 @@ def _add_fusion(commands: argparse._SubParsersAction) -> None:
         dest="others",
         help="of speech to serve: says what lacks dev speech",
     )
+    parser.add_argument("--anyway", action="store_true", help="write it also where it wins nothing for sure")
 
 
 def _fusion(options: argparse.Namespace) -> None:
     from eeasr_modules.exits import read_table
-    from eeasr_modules.runtime.fused_words import fit_fused_words
+    from eeasr_modules.exits.measure.fusion import keep_fusion
+    from eeasr_modules.models.weights import model_digest
+    from eeasr_modules.runtime.sources import find_source
 
+    find_source(options.model).refuse_own_decoder("eeasr fusion")
     tables, others = ([read_table(path) for path in paths] for paths in (options.tables, options.others))
-    print("\n".join(fit_fused_words(options.model, tables, others=others)))
+    how = {"model_digest": model_digest(options.model), "others": others, "anyway": options.anyway}
+    print("\n".join(keep_fusion(options.model, tables, **how).lines))
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
@@ -149,11 +154,10 @@ def _add_export(commands: argparse._SubParsersAction) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from eeasr_modules.runtime.fused_words import REFUSED_BY_EXPORT
     from eeasr_modules.runtime.onnx.export import check_export, export_model
 
     if options.words == "fused":
-        raise ValueError(REFUSED_BY_EXPORT)
+        raise ValueError("an exported model says the words of the exit it takes: leave out --words fused")
     chosen = {"policy": options.policy, "budget": options.budget}
     written = export_model(options.model, options.output, format=options.format, int8=options.int8, **chosen)
     print(f"Written: {written}")

@@ -77,8 +77,8 @@ def add_words(parser: Parser) -> None:
     parser.add_argument(
         "--words",
         choices=("exit", "fused"),
-        default="exit",
-        help="of the exit that is taken, or the fusion of all exits passed (fitted by eeasr fusion; default: exit)",
+        help="of the exit that is taken, or the fusion of all exits passed, fitted by eeasr fusion (default: what "
+        "the policy was certified for, else exit)",
     )
 
 

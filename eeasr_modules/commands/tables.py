@@ -28,7 +28,8 @@ def _add_analyze(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--fitted",
         metavar="MODEL",
-        help="a model folder: its policies, fitted and swept on dev as its policy.json holds them",
+        help="a model folder: its policies, fitted and swept on dev as its policy.json holds them; with a fusion.json "
+        "the words of the chosen one fused, too",
     )
     parser.add_argument("--policies", metavar="TEXT", help='policies to compare, such as "between(entropy)"')
     parser.add_argument("--policy", metavar="TEXT", help="the one to stress (default: the best on dev)")
@@ -73,7 +74,7 @@ def _analyze(options: argparse.Namespace) -> None:
     from eeasr_modules.exits.tuning.risk_losses import parse_risk
     from eeasr_modules.report import DEFAULT_POLICIES, closing_lines, write_report
 
-    curves = _curves(options) if options.fitted else {}
+    curves, fusion = _fitted(options) if options.fitted else ({}, None)
     policies = parse_policies(options.policies or ", ".join(curves) or DEFAULT_POLICIES)
     policy = parse_policy(options.policy) if options.policy else None
     budgets = numbers("--budgets", options.budgets) if options.budgets else []
@@ -93,14 +94,17 @@ def _analyze(options: argparse.Namespace) -> None:
         single_exit=[read_table(path) for path in options.single_exit],
         curves=curves,
         risk=parse_risk(options.risk) if options.risk else None,
+        fusion=fusion,
         n_examples=options.examples,
         command=options.command_line,
     )
     print("\n".join(closing_lines(summary)))
 
 
-def _curves(options: argparse.Namespace) -> dict:
+def _fitted(options: argparse.Namespace) -> tuple:
+    """Curves of the model folder's policies by their open text, and its fusion, None where it has none."""
     from eeasr_modules.exits import read_policies, read_table
+    from eeasr_modules.exits.measure.fusion import FUSION_FILE, read_fusion
 
     if not options.dev:
         raise ValueError("--fitted needs the table that the policies were fitted on, got no --dev")
@@ -108,7 +112,9 @@ def _curves(options: argparse.Namespace) -> dict:
         raise ValueError(f"--fitted holds costs in layers, got --cost {options.cost}; leave one of them out")
     digest = read_table(options.dev).metadata.get("model_digest")
     found = read_policies(Path(options.fitted) / "policy.json", model_digest=digest)
-    return {str(one.open_policy): one.grid for one in found if one.cost == "cost_layers"}
+    fused = (Path(options.fitted) / FUSION_FILE).is_file()
+    fusion = read_fusion(options.fitted, model_digest=digest) if fused else None
+    return {str(one.open_policy): one.grid for one in found if one.cost == "cost_layers"}, fusion
 
 
 def _add_import_transcripts(commands: argparse._SubParsersAction) -> None:

@@ -30,7 +30,6 @@ from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WordFrames
 from eeasr_modules.models.walk import Encoder, WalkState
 from eeasr_modules.runtime.batch import Leaving, OnExit, Recognised
-from eeasr_modules.runtime.fused_words import check_fusion
 from eeasr_modules.runtime.signals import SignalPlan, spelled
 
 SHAPES = ((1, 50), (1, 200), (2, 400), (4, 200), (8, 50), (8, 200), (16, 100))
@@ -242,7 +241,7 @@ class Engine:
     Raises
     ------
     ValueError
-        When the policy cannot decide for this model, or its words cannot be fused.
+        When the policy cannot decide for this model.
     """
 
     def __init__(
@@ -273,10 +272,6 @@ class Engine:
         self.compaction = Always() if compaction is None else compaction
         self.seed, self.language, self.precision = seed, language, precision
         self.decoder, self.gives_log_probs, self.fusion = decoder, gives_log_probs, fusion
-        if fusion is not None:
-            if self.own is not None:
-                raise ValueError("fusion joins the words of CTC exits, and this model ends in a decoder of its own")
-            check_fusion(fusion, policy=policy, exit_layers=model.exit_layers, searches=decoder is not None)
         spells = isinstance(decoder, AttentionSearch)
         fused = None if fusion is None else fusion.needs
         self.plan = SignalPlan(policy, self.exit_layers, spells=spells, remembers=model.reach, fused=fused)

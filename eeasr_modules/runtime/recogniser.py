@@ -25,7 +25,7 @@ from eeasr_modules.runtime.batch import OnExit, Recognised
 from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, OnDraft, Pool, Underway, assembled, chunks
 from eeasr_modules.runtime.drift_watch import ON_DRIFT, LiveWatch, reference_of
 from eeasr_modules.runtime.engine import Always, Compaction, Engine, measure_compaction
-from eeasr_modules.runtime.fused_words import WORDS, check_fusion, fusion_of
+from eeasr_modules.runtime.fused_words import fusion_of
 from eeasr_modules.runtime.policy_choice import choose_policy
 from eeasr_modules.runtime.sources import Source, find_source
 from eeasr_modules.runtime.transcript import Transcript
@@ -65,9 +65,9 @@ class EarlyExitASR:
     decoding : BeamOptions, AttentionOptions or None
         A CTC beam search, or the attention decoder, for the transcript at the exit that is taken; None for greedy
         decoding.
-    words : str
+    words : str or None
         "exit" says the words of the exit that is taken; "fused" the fusion of all exits passed, by the model folder's
-        `fusion.json`: every exit's head is then read.
+        `fusion.json`: every exit's head is then read. None takes those that the policy was certified for, else "exit".
     on_drift : str
         "warn" logs an alarm when exits and blank rates leave the calibration distribution, "full_depth" moreover takes
         everybody to the last exit from then on; "off" does not watch.
@@ -101,7 +101,7 @@ class EarlyExitASR:
         front_end: str = "fast",
         precision: str = "float32",
         decoding: BeamOptions | AttentionOptions | None = None,
-        words: str = "exit",
+        words: str | None = None,
         on_drift: str = "off",
         drift_alpha: float = 0.01,
         seed: int = 0,
@@ -125,13 +125,7 @@ class EarlyExitASR:
             )
         self.compaction, self.decoding, self.seed = compaction, decoding, seed
         self.pool_survivors = pool_survivors
-        if words not in WORDS:
-            raise ValueError(f"words must be one of {', '.join(WORDS)}, got {words!r}")
-        self.fusion = None
-        if words == "fused":
-            self.fusion = fusion_of(source.folder, source.name, policy=policy, calibrated=source.calibrated)
-            searches = decoding is not None
-            check_fusion(self.fusion, policy=policy, exit_layers=source.exit_layers, searches=searches)
+        self.fusion = fusion_of(source, words, policy=policy, searches=decoding is not None)
         if on_drift not in ON_DRIFT:
             raise ValueError(f"on_drift must be one of {', '.join(ON_DRIFT)}, got {on_drift!r}")
         self.on_drift = on_drift
@@ -156,7 +150,7 @@ class EarlyExitASR:
         front_end: str = "fast",
         precision: str = "float32",
         decoding: BeamOptions | AttentionOptions | None = None,
-        words: str = "exit",
+        words: str | None = None,
         on_drift: str = "off",
         drift_alpha: float = 0.01,
         seed: int = 0,

@@ -217,12 +217,12 @@ class Probe:
         config = replace(self.config, values={**self.config.values, **DECODER_POLICIES})
         (folder / "model").mkdir(parents=True, exist_ok=True)
         run = Run(config, self.run_opts, folder, self.corpora)
-        return Reading("lens", folder, tables[0], tables[1:], calibrate(run, tables[0]))
+        return Reading("lens", folder, tables[0], tables[1:], calibrate(run, tables[0])[0])
 
     def _read(self, name: str, folder: Path, model: MultiExit, config: Config) -> Reading:
         run = Run(config, self.run_opts, folder, self.corpora)
         dev, tests = collect_all(run, model)
-        return Reading(name, folder, dev, tests, calibrate(run, dev))
+        return Reading(name, folder, dev, tests, calibrate(run, dev)[0])
 
 
 def _seconds(items: dict) -> float:

@@ -21,10 +21,12 @@ from eeasr_modules.data.audio_files import SILENT_S
 from eeasr_modules.data.manifest import recordings
 from eeasr_modules.data.pipeline import AudioCache
 from eeasr_modules.data.text import SENTENCEPIECE_FILE, VOCABULARY_FILE, load_vocabulary
+from eeasr_modules.exits.measure.fusion import FusionModel, KeptFusion, fuse, keep_fusion
 from eeasr_modules.exits.policies.files import write_policies
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.policies.text import parse_policies, parse_policy
 from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.calibration import Calibrated, choose
 from eeasr_modules.exits.tuning.drift import drift_reference
@@ -303,19 +305,61 @@ def compared_policies(config: Config) -> list[Policy]:
     return [chosen, *others]
 
 
-def calibrate(run: Run, dev: ExitTable) -> list[Calibrated]:
-    """Thresholds chosen on dev to the budget, saved in the model folder's `policy.json`; the chosen policy first."""
+def calibrate(run: Run, dev: ExitTable, tests: Sequence[ExitTable] = ()) -> tuple[list[Calibrated], FusionModel | None]:
+    """Thresholds chosen on dev to the budget, saved in the model folder's `policy.json`; the chosen policy first.
+
+    Under `words: fused` what fuses words is fitted and kept there too, if it wins on speakers of dev that its trees
+    never saw; `exit_risk` then fits all on one half of the speakers, and promises of the other half's fused words.
+
+    Arguments
+    ---------
+    run : Run
+        Checked.
+    dev : ExitTable
+        With references.
+    tests : sequence of ExitTable
+        Of whose corpora there is no dev speech is said.
+
+    Returns
+    -------
+    tuple of (list of Calibrated, FusionModel or None)
+    """
     calibrated = [choose(dev, policy, budget=run.config.exit_budget) for policy in compared_policies(run.config)]
-    if calibrated and run.config.exit_risk is not None:
-        target = target_of(run.config.exit_risk)
-        calibrated[0] = certify(dev, parse_policy(run.config.exit_policy), target=target)
+    risk = run.config.exit_risk if calibrated else None
+    parts = [dev]
+    if risk is not None and run.config.words == "fused":
+        half = speaker_folds(dev, 2)
+        parts = [dev.select(half == 0), dev.select(half == 1)]
+    kept = _kept_fusion(run, parts[0], tests) if calibrated and run.config.words == "fused" else None
+    if risk is not None:
+        target, policy = target_of(risk), parse_policy(run.config.exit_policy)
+        if kept is None:
+            calibrated[0] = certify(dev, policy, target=target)
+        else:
+            source = parts[0].with_emitted(kept.fused[0].hypotheses)
+            heard = parts[1].with_emitted(fuse(parts[1], kept.model))
+            found = certify(heard, policy, target=target, source_table=source)
+            calibrated[0] = replace(found, promise={**found.promise, "words": "fused", "fusion": kept.digest})
         logger.info("%s: %s", target.rule, "\n".join(certificate_lines(calibrated[0].promise, delta=target.delta)))
     calibrated = [replace(one, drift=drift_reference(dev, one.policy)) for one in calibrated]
     if calibrated:
         write_policies(run.folder / "model" / "policy.json", calibrated)
     for one in calibrated:
         logger.info("%s: dev WER %.2f %% at %.2f layers", one.policy, one.dev_wer, one.dev_cost)
-    return calibrated
+    return calibrated, None if kept is None else kept.model
+
+
+def _kept_fusion(run: Run, dev: ExitTable, tests: Sequence[ExitTable]) -> KeptFusion | None:
+    """What fuses words, in the model folder; None where it wins nothing or exits never disagree, which is said."""
+    folder = run.folder / "model"
+    try:
+        kept = keep_fusion(folder, [dev], model_digest=model_digest(folder), others=tests)
+    except ValueError as err:
+        logger.warning("words: fused: %s; words stay those of the exit taken", err)
+        return None
+    for line in kept.lines:
+        logger.info("words: fused: %s", line)
+    return kept if kept.digest else None
 
 
 def single_exit_tables(config: Config) -> list[ExitTable]:

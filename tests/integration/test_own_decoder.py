@@ -6,6 +6,7 @@ import pytest
 from decoder_checkpoint import checkpoint
 
 import train
+from eeasr_modules.cli import main
 from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.exits import decide, parse_policy, read_table
 from eeasr_modules.models.encoders.own_decoder import OwnDecoder
@@ -132,15 +133,16 @@ class TestRefusals:
         assert train.main([*arguments(root, shared_data, **given), "--test_only"]) == 2
         assert "holds a run with own_decoder {" in capsys.readouterr().err.strip().splitlines()[-1]
 
-    def test_what_does_not_take_it(self, run, tmp_path):
+    def test_what_does_not_take_it(self, run, capsys):
         from eeasr_modules.demo.app import build
-        from eeasr_modules.runtime.fused_words import fit_fused_words
         from eeasr_modules.runtime.sources import find_source
 
         with pytest.raises(ValueError, match="eeasr export takes models whose exits are all heads"):
             find_source(run / "model").refuse_own_decoder("eeasr export")
-        with pytest.raises(ValueError, match="eeasr fusion takes models whose exits are all heads"):
-            fit_fused_words(run / "model", [read_table(run / "tables" / "librispeech_dev-clean.parquet")])
+        assert main(["fusion", str(run / "model"), str(run / "tables" / "librispeech_dev-clean.parquet")]) == 2
+        assert "eeasr fusion takes models whose exits are all heads" in capsys.readouterr().err
+        with pytest.raises(ValueError, match="fusion takes models whose exits are all heads"):
+            EarlyExitASR.from_pretrained(run / "model", device="cpu", words="fused")
         assert not (run / "model" / "fusion.json").exists()
         with pytest.raises(ValueError, match="the demo takes models whose exits are all heads"):
             build(EarlyExitASR.from_pretrained(run / "model", device="cpu"))

@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from eeasr_modules.exits.measure.bootstrap import bootstrap_difference
 from eeasr_modules.exits.measure.edits import edit_counts
 from eeasr_modules.exits.measure.regions import AtExit, Heard, Keeps, feature_names, pass_exit
-from eeasr_modules.exits.policies.files import read_fitted
+from eeasr_modules.exits.policies.files import read_fitted, write_fitted
 from eeasr_modules.exits.policies.fitted import common_exits, described, kept_in_file, nothing_passed
 from eeasr_modules.exits.policies.gain import exit_position, signal_of
 from eeasr_modules.exits.policies.trees import Trees, mean_of_trees
@@ -67,32 +68,6 @@ class FusionModel:
     name: str = "fusion"
 
     @classmethod
-    def fit(
-        cls, tables: Sequence[ExitTable], *, name: str = "fusion", signals: tuple[str, ...] = ("entropy",)
-    ) -> "FusionModel":
-        """Fit on dev tables.
-
-        Arguments
-        ---------
-        tables : sequence of ExitTable
-            Dev data, all with the same exits, with references.
-        name : str
-            What the model is called.
-        signals : tuple of str
-            Stored or derived; may be empty.
-
-        Returns
-        -------
-        FusionModel
-
-        Raises
-        ------
-        ValueError
-            When exits differ, a table lacks a signal or its references, or the exits never disagree.
-        """
-        return cls.fit_fused(tables, name=name, signals=signals)[0]
-
-    @classmethod
     def fit_fused(
         cls,
         tables: Sequence[ExitTable],
@@ -106,11 +81,11 @@ class FusionModel:
         Arguments
         ---------
         tables : sequence of ExitTable
-            As for `fit`.
+            Dev data, all with the same exits, with references.
         name : str
-            As for `fit`.
+            What the model is called.
         signals : tuple of str
-            As for `fit`.
+            Stored or derived; may be empty.
         n_parts : int
             Parts of speakers.
 
@@ -118,6 +93,11 @@ class FusionModel:
         -------
         tuple of (FusionModel, list of ExitTable)
             The tables as `fused_table` makes them: what policies for fused output are calibrated on.
+
+        Raises
+        ------
+        ValueError
+            When exits differ, a table lacks a signal or its references, or the exits never disagree.
         """
         exit_layers, digest = common_exits(tables)
         language = common_language(tables)
@@ -207,7 +187,7 @@ class FusionModel:
         )
 
 
-def read_fusion(folder: str | Path, *, model_digest: str | None = None) -> FusionModel:
+def read_fusion(folder: str | Path, *, model_digest: str | None = None, digest: str | None = None) -> FusionModel:
     """The fusion beside a model's policies, as `write_fitted` left it.
 
     Arguments
@@ -216,6 +196,8 @@ def read_fusion(folder: str | Path, *, model_digest: str | None = None) -> Fusio
         Of the model.
     model_digest : str or None
         Of the model; None does not ask.
+    digest : str or None
+        Of the file, as a certificate names it; None does not ask.
 
     Returns
     -------
@@ -226,9 +208,104 @@ def read_fusion(folder: str | Path, *, model_digest: str | None = None) -> Fusio
     FileNotFoundError
         When a file is not there.
     ValueError
-        When it is of another version, or was fitted on another model.
+        When it is of another version, another file, or was fitted on another model.
     """
-    return read_fitted(folder, "fusion", model_digest=model_digest, made_by=FusionModel.from_content)
+    made_by = FusionModel.from_content
+    return read_fitted(folder, "fusion", model_digest=model_digest, digest=digest, made_by=made_by)
+
+
+@dataclass(frozen=True, eq=False)
+class KeptFusion:
+    """What came of fitting the fusion of a model folder.
+
+    Arguments
+    ---------
+    model : FusionModel
+        Fitted.
+    fused : list of ExitTable
+        The dev tables, each speaker fused by trees that never saw the speaker.
+    digest : str or None
+        Of the file that was written; None where none was.
+    lines : list of str
+        What there is to know.
+    """
+
+    model: FusionModel
+    fused: list[ExitTable]
+    digest: str | None
+    lines: list[str]
+
+
+def keep_fusion(
+    folder: str | Path,
+    tables: Sequence[ExitTable],
+    *,
+    model_digest: str,
+    others: Sequence[ExitTable] = (),
+    anyway: bool = False,
+) -> KeptFusion:
+    """Fit the fusion of a model folder, and put it there if it wins on speakers that its trees never saw.
+
+    Arguments
+    ---------
+    folder : str or Path
+        Of the model.
+    tables : sequence of ExitTable
+        Dev data of that model, with references.
+    model_digest : str
+        Of the folder.
+    others : sequence of ExitTable
+        Of speech that it is to serve; of whose corpora there is no dev data is said.
+    anyway : bool
+        Whether to write it also where the interval over speakers of what it wins reaches 0.
+
+    Returns
+    -------
+    KeptFusion
+
+    Raises
+    ------
+    ValueError
+        When a table is of another model, or as for `FusionModel.fit_fused`.
+    """
+    for table in tables:
+        theirs = table.metadata.get("model_digest")
+        if theirs != model_digest:
+            raise ValueError(
+                f"the table of {table.metadata.get('set_name')} was heard by model {theirs}, but '{folder}' is model "
+                f"{model_digest}: collect it again (train.py --test_only)"
+            )
+    model, fused = FusionModel.fit_fused(tables)
+    joined, last, n_ref_words, speakers = (
+        np.concatenate(parts)
+        for parts in (
+            [one.errors[:, -1] for one in fused],
+            [one.errors[:, -1] for one in tables],
+            [one.n_ref_words for one in tables],
+            [one.speakers for one in tables],
+        )
+    )
+    rng = np.random.default_rng(0)
+    won = bootstrap_difference(joined, last, n_ref_words=n_ref_words, speakers=speakers, rng=rng)
+    digest = write_fitted(folder, model) if anyway or won.high < 0 else None
+    path, sets = Path(folder) / FUSION_FILE, ", ".join(str(table.metadata.get("set_name")) for table in tables)
+    wer = [100 * errors.sum() / n_ref_words.sum() for errors in (joined, last)]
+    lines = [
+        f"Written: {path} (fitted on {model.fitted_on['n_utterances']} utterances of {sets})"
+        if digest
+        else f"Not written: {path}, fused words win nothing for sure; take the exit's words, or more dev speech",
+        f"WER there, all exits passed, trees of other speakers: fused {wer[0]:.2f} %, last exit {wer[1]:.2f} % "
+        f"({won.estimate:+.2f} [{won.low:+.2f}, {won.high:+.2f}])",
+    ]
+    missing = sorted(_corpora(others) - _corpora(tables))
+    if missing:
+        lines.append(f"No dev speech of {', '.join(missing)}: fused words may win nothing there; fit with such speech")
+    return KeptFusion(model, fused, digest, lines)
+
+
+def _corpora(tables: Sequence[ExitTable]) -> set[str]:
+    """Corpora of tables; their metadata separates several by commas."""
+    return {name.strip() for table in tables for name in str(table.metadata.get("corpus") or "").split(",")} - {""}
 
 
 def fuse(table: ExitTable, model: FusionModel) -> np.ndarray:

@@ -54,6 +54,8 @@ def coerced(table: Any) -> dict[str, Any]:
             values[name], shapes[name] = np.asarray(value, dtype=dtype), shape
     if table.references is not None:
         values["references"], shapes["references"] = np.asarray(table.references, dtype=object), (n,)
+    if table.emitted is not None:
+        values["emitted"], shapes["emitted"] = np.asarray(table.emitted, dtype=object), (n, e)
     for name, shape in shapes.items():
         if values[name].shape != shape:
             raise ValueError(f"{name} must have shape {shape} (utterances, exits), got {values[name].shape}")

@@ -29,7 +29,14 @@ def write_table(table: ExitTable, path: str | Path) -> None:
         What to write.
     path : str or Path
         Where; its folder is made if needed.
+
+    Raises
+    ------
+    ValueError
+        When its errors are those of `emitted` transcripts, which a file does not hold.
     """
+    if table.emitted is not None:
+        raise ValueError("a table with emitted transcripts is not written: write the one that it was made from")
     import pyarrow as pa
     import pyarrow.parquet as pq
 

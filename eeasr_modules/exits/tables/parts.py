@@ -99,7 +99,7 @@ def join_tables(
     def joined(values):
         return None if values[0] is None else np.concatenate(values)[taken]
 
-    names = ("utt_ids", "speakers", "hypotheses", "references", *PER_UTTERANCE, *PER_EXIT)
+    names = ("utt_ids", "speakers", "hypotheses", "references", "emitted", *PER_UTTERANCE, *PER_EXIT)
     changed = {name: joined([getattr(table, name) for table in tables]) for name in names}
     for kind in ("signals", "word_lists", "averaged"):
         held = getattr(first, kind)

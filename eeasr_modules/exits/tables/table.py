@@ -81,6 +81,8 @@ class ExitTable:
         MACs that the attention decoder ran for that exit's transcript; None where transcripts are those of CTC heads.
     references : np.ndarray of shape (n_utterances,), or None
         What was said; None in tables that are passed on without it.
+    emitted : np.ndarray of shape (n_utterances, n_exits), or None
+        Transcripts that come out in place of the exits' own (`with_emitted`): the edits are then theirs.
     signals : dict of str to np.ndarray of shape (n_utterances, n_exits)
         Finite numbers that a policy may read.
     word_lists : dict of str to np.ndarray of shape (n_utterances, n_exits)
@@ -114,6 +116,7 @@ class ExitTable:
     head_macs: np.ndarray | None = None
     decoder_macs: np.ndarray | None = None
     references: np.ndarray | None = None
+    emitted: np.ndarray | None = None
     signals: dict[str, np.ndarray] = field(default_factory=dict)
     word_lists: dict[str, np.ndarray] = field(default_factory=dict)
     averaged: dict[str, np.ndarray] | None = None
@@ -339,7 +342,7 @@ class ExitTable:
             "speakers": self.speakers[rows],
             "hypotheses": self.hypotheses[rows],
         }
-        for name in (*PER_UTTERANCE, *PER_EXIT, "references"):
+        for name in (*PER_UTTERANCE, *PER_EXIT, "references", "emitted"):
             value = getattr(self, name)
             changed[name] = None if value is None else value[rows]
         changed["signals"] = {name: values[rows] for name, values in self.signals.items()}
@@ -408,6 +411,31 @@ class ExitTable:
         texts = _objects(hypotheses, len(self.exit_layers))
         counts = edit_counts(texts, list(self.references))
         return replace(self, hypotheses=texts, **counts, word_lists={}, averaged=None)
+
+    def with_emitted(self, emitted: np.ndarray) -> "ExitTable":
+        """The same table with other transcripts coming out of each exit, whose errors are counted.
+
+        Policies decide on what the exits say themselves, which stays. Such a table is not written.
+
+        Arguments
+        ---------
+        emitted : np.ndarray of str objects, of shape (n_utterances, n_exits)
+            Such as those that `exits.measure.fusion.fuse` gives.
+
+        Returns
+        -------
+        ExitTable
+            Without references no errors are counted anew: they are then nobody's.
+
+        Example
+        -------
+        >>> table = ExitTable.from_hypotheses([["a c", "a b"]], ["a b"], utt_ids=["u"], exit_layers=[2, 4],
+        ...                                   duration_s=[1.0], n_frames=[50])
+        >>> table.with_emitted(np.array([["a b", "a b"]], dtype=object)).wer_per_exit
+        array([0., 0.])
+        """
+        counts = {} if self.references is None else edit_counts(emitted, self.references)
+        return replace(self, emitted=emitted, **counts, averaged=None)
 
     def averaged_output(self) -> "ExitTable":
         """The same table with the transcripts and errors of the averaged posteriors.

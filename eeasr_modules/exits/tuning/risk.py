@@ -33,6 +33,9 @@ eps. All before it are certified at once. The last exit alone has no excess and 
 *Without labels.* Of a target of `loss` "changed", E_b counts edits to the last exit's transcript and W_b the words of
 that (docs/risk.md proves what follows for the WER); all else is the same.
 
+*Of other words* (`ExitTable.emitted`, such as fused ones) E_b counts the errors, or the edits to the last exit's own
+transcript: full depth is then no safe fallback.
+
 *For every exit by itself* (`per_exit`) all this is promised of those who leave there, or the exit is closed:
 `exits.tuning.risk_sequence` says how and why that costs none of delta.
 
@@ -78,6 +81,8 @@ from eeasr_modules.exits.tuning.risk_sequence import (
     staircase,
 )
 from eeasr_modules.exits.tuning.risk_terms import assumptions, per_exit_promise, promise, refusal, smallest_eps
+
+OF_EMITTED = "; what counts are the fused words that come out, against the last exit's own"
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +218,7 @@ def control_risk(
     Arguments
     ---------
     dev_table : ExitTable
-        Calibration data, with errors counted: the blocks.
+        Calibration data, with errors counted: the blocks. What is emitted in the exits' place is what is certified.
     open_policy : policy
         With its threshold open; its window too, where there is a source.
     target : RiskTarget
@@ -271,7 +276,8 @@ def control_risk(
         open_policy=open_policy,
         target=target,
         certified=tests.n_certified > 0,
-        reason=_reason(target, tests, n_blocks=len(words), smallest=smallest, exits=exits),
+        reason=_reason(target, tests, n_blocks=len(words), smallest=smallest, exits=exits)
+        + ("" if labelled.emitted is None else OF_EMITTED),
         assumptions=assumptions(
             target, clip=_at(tests.clip, best), block_words=scale, has_source=source_table is not None
         ),

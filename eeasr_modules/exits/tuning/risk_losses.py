@@ -131,12 +131,12 @@ def against_last(table: ExitTable) -> ExitTable:
     Arguments
     ---------
     table : ExitTable
-        What was recorded, with or without labels; they are not read.
+        What was recorded, with or without labels; they are not read. What is emitted in the exits' place counts.
 
     Returns
     -------
     ExitTable
-        The last exit has no errors in it.
+        The last exit has no errors in it, unless other words are emitted there.
 
     Example
     -------
@@ -153,12 +153,12 @@ def against_last(table: ExitTable) -> ExitTable:
         references=np.array(last, dtype=object),
         n_ref_words=np.array([len(text.split()) for text in last]),
         n_ref_chars=np.array([len(" ".join(text.split())) for text in last]),
-        **edit_counts(table.hypotheses, last),
+        **edit_counts(table.hypotheses if table.emitted is None else table.emitted, last),
     )
 
 
 def reference_errors(table: ExitTable, reference: str | int) -> np.ndarray:
-    """Errors of the exit that is compared with.
+    """Errors of the exit that is compared with, in its own words.
 
     Arguments
     ---------
@@ -171,13 +171,14 @@ def reference_errors(table: ExitTable, reference: str | int) -> np.ndarray:
     -------
     np.ndarray of shape (n_utterances,)
     """
-    if reference == "last":
-        return table.errors[:, -1]
-    at = np.flatnonzero(table.exit_layers == reference)
-    if isinstance(reference, str) or len(at) == 0:
+    at = np.flatnonzero(table.exit_layers == (table.exit_layers[-1] if reference == "last" else reference))
+    if len(at) == 0:
         layers = ", ".join(map(str, table.exit_layers))
         raise ValueError(f'reference must be "last" or the layer of an exit ({layers}), got {reference!r}')
-    return table.errors[:, at[0]]
+    if table.emitted is None:
+        return table.errors[:, at[0]]
+    counts = edit_counts(table.hypotheses[:, at], table.references)
+    return sum(counts[name][:, 0] for name in ("n_sub", "n_del", "n_ins"))
 
 
 def excess_errors(table: ExitTable, policies: Sequence[Policy], reference: np.ndarray) -> np.ndarray:

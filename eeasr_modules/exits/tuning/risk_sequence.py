@@ -225,7 +225,8 @@ def exit_sums(table: ExitTable, policies: Sequence[Policy], target: RiskTarget) 
         for sums, values in ((excess, table.errors[rows, chosen.emitted] - reference), (words, table.n_ref_words)):
             sums.append(np.bincount(cell, values, minlength=shape[0] * shape[1]).reshape(shape))
         used.append(_open_exits(policy, table.exit_layers))
-        used[-1][-1] &= target.reference != "last" or reach_of(policy) > 0  # the last exit is no worse than itself
+        other_words = reach_of(policy) > 0 or table.emitted is not None
+        used[-1][-1] &= target.reference != "last" or other_words  # the last exit is no worse than itself
     return ExitSums(np.stack(excess, axis=1), np.stack(words, axis=1), np.stack(used))
 
 

@@ -137,6 +137,28 @@ def priced(table: ExitTable, name: str) -> tuple[ExitTable, str]:
     return replace(table, **in_time, decoder_macs=None), "cost_macs"
 
 
+def every_head(table: ExitTable, name: str) -> np.ndarray:
+    """Cost of stopping at each exit where every head on the way is read, as fused words need.
+
+    Arguments
+    ---------
+    table : ExitTable
+        That knows the cost.
+    name : str
+        A key of `COSTS`.
+
+    Returns
+    -------
+    np.ndarray of shape (n_utterances, n_exits)
+        In the unit shown, times seconds of audio; aligning words is not in it.
+    """
+    with_cost, column = priced(table, name)
+    costs = exit_costs(with_cost, column)
+    if column != "cost_layers":
+        costs = costs + np.cumsum(with_cost.head_macs, axis=1) - with_cost.head_macs
+    return costs / COSTS[name].scale
+
+
 def exit_means(table: ExitTable, name: str) -> np.ndarray:
     """What each exit costs on average, in the unit that is shown.
 

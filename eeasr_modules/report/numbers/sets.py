@@ -1,7 +1,7 @@
 """The numbers of one set: its exits, its bounds, and what policies do on it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,10 @@ from eeasr_modules.exits import (
     overthinking,
     static_line,
 )
+from eeasr_modules.exits.measure.edits import edit_counts
+from eeasr_modules.exits.measure.fusion import FusionModel, fuse
 from eeasr_modules.exits.measure.overthinking import signal_aurocs, word_outcomes
-from eeasr_modules.report.numbers.budgets import COSTS, exit_means, known_costs, priced
+from eeasr_modules.report.numbers.budgets import COSTS, every_head, exit_means, known_costs, priced
 from eeasr_modules.report.numbers.evaluation import Choice, Outcome, Rules, curve_points, point_of, refuse_below_oracle
 
 BUDGET_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -163,15 +165,29 @@ def _policy_numbers(
 
 
 def _choice_numbers(
-    choice: Choice, table: ExitTable, *, policy: str, lines: dict[str, _Lines], cost: str, draws: dict[str, Any]
+    choice: Choice,
+    table: ExitTable,
+    *,
+    policy: str,
+    lines: dict[str, _Lines],
+    cost: str,
+    draws: dict[str, Any],
+    fused: np.ndarray | None = None,
 ) -> dict[str, Any]:
+    """Numbers of one choice; `fused` are the errors of what came out, where that is no exit's own transcript."""
     depth, wer = point_of(choice.exit_index, table, emitted=choice.emitted)
-    emitted = table.errors[np.arange(table.n_utterances), choice.emitted]
+    errors, fixed, source = table.errors, lines[cost].per_utterance, choice.emitted
+    if fused is not None:  # stands as one more exit, too dear for any static mixture to use
+        wer = float(100.0 * fused.sum() / table.n_ref_words.sum())
+        errors, source = np.column_stack([errors, fused]), np.full(len(fused), table.n_exits)
+        fixed = np.column_stack([fixed, np.full(len(fused), 1e9 * fixed.max())])
+    emitted = errors[np.arange(table.n_utterances), source]
     costs = {}
     for name, paid in choice.paid.items():
         mean, one = mean_cost(paid, table.duration_s), lines[name]
-        where = np.array([[mean, wer]])
-        refuse_below_oracle(where, one.oracle, policy=policy, set_name=table.metadata["set_name"])
+        if fused is None:
+            where = np.array([[mean, wer]])
+            refuse_below_oracle(where, one.oracle, policy=policy, set_name=table.metadata["set_name"])
         costs[name] = {
             "mean": mean,
             "share": mean / one.exits[-1],
@@ -181,9 +197,9 @@ def _choice_numbers(
         }
     interval = bootstrap_wer(emitted, table.n_ref_words, **draws)
     above = bootstrap_above_static(
-        choice.emitted,
-        table.errors,
-        costs=lines[cost].per_utterance,
+        source,
+        errors,
+        costs=fixed,
         chosen_costs=choice.paid[cost],
         n_ref_words=table.n_ref_words,
         weights=table.duration_s,
@@ -209,6 +225,47 @@ def _choice_numbers(
         "gap_closed": main["gap_closed"],
         "costs": costs,
         "exits_chosen": np.bincount(choice.exit_index, minlength=table.n_exits),
+    }
+
+
+def fused_numbers(
+    chosen: Outcome, table: ExitTable, fusion: FusionModel, *, rules: Rules, rng: np.random.Generator
+) -> dict[str, Any]:
+    """What the chosen policy's words are worth fused, at the exits where it stops.
+
+    Arguments
+    ---------
+    chosen : Outcome
+        The chosen policy on the set.
+    table : ExitTable
+        The set, with references.
+    fusion : FusionModel
+        Fitted on dev.
+    rules : Rules
+        Costs to be reported.
+    rng : np.random.Generator
+        For the bootstrap.
+
+    Returns
+    -------
+    dict
+        `sets.<name>.fused` of docs/summary-schema.md. Every head on the way is charged.
+    """
+    draws = {"speakers": table.speakers, "rng": rng, "n_draws": N_DRAWS}
+    counts = edit_counts(fuse(table, fusion), table.references)
+    errors = counts["n_sub"] + counts["n_del"] + counts["n_ins"]
+    first, rows = chosen.choices[0], np.arange(table.n_utterances)
+    paid = {name: every_head(table, name)[rows, first.exit_index] for name in rules.costs}
+    lines = {name: _Lines.of(table, name) for name in rules.costs}
+    fused, own = errors[rows, first.exit_index], table.errors[rows, first.emitted]
+    how = {"policy": chosen.policy, "lines": lines, "cost": rules.cost, "draws": draws, "fused": fused}
+    words = {"n_ref_words": table.n_ref_words, **draws}
+    return {
+        "policy": chosen.policy,
+        "at_budget": _choice_numbers(replace(first, paid=paid), table, **how),
+        "minus_exit": _difference(bootstrap_difference(fused, own, **words)),
+        "wer_per_exit": 100.0 * errors.sum(axis=0) / table.n_ref_words.sum(),
+        "full_depth_minus_last": _difference(bootstrap_difference(errors[:, -1], table.errors[:, -1], **words)),
     }
 
 

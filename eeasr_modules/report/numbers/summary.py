@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from eeasr_modules.exits import ExitTable, Policy, parse_policies, refuse_same_set
+from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.policies.fitted import text_form
 from eeasr_modules.exits.tables.checks import SET_LABELS
 from eeasr_modules.exits.tuning.curve import Curve
@@ -28,7 +29,7 @@ from eeasr_modules.report.numbers.budgets import (
     lacking_signals,
 )
 from eeasr_modules.report.numbers.evaluation import Outcome, Rules, compared, evaluate, risk_numbers
-from eeasr_modules.report.numbers.sets import set_numbers
+from eeasr_modules.report.numbers.sets import fused_numbers, set_numbers
 
 
 def check_tables(tables: Sequence[ExitTable], *, dev: ExitTable | None, single_exit: Sequence[ExitTable]) -> None:
@@ -279,6 +280,7 @@ def summarise(
     *,
     rng: np.random.Generator,
     risk: RiskTarget | None = None,
+    fusion: FusionModel | None = None,
     command: str | None = None,
 ) -> dict[str, Any]:
     """All numbers of a report.
@@ -291,6 +293,8 @@ def summarise(
         For the bootstrap.
     risk : RiskTarget or None
         What is to be promised; None leaves guarantees out.
+    fusion : FusionModel or None
+        Fuses the chosen policy's words, where a set has references; None leaves that out.
     command : str or None
         What made the report.
 
@@ -307,6 +311,10 @@ def summarise(
     rules, sets = found.rules, {}
     for name, (table, outcomes) in found.sets.items():
         sets[name] = set_numbers(table, outcomes, rules=rules, single=found.singles.get(name), rng=rng)
+        sets[name]["fused"] = None
+        if fusion is not None and found.chosen is not None and table.references is not None:
+            chosen = outcomes[found.chosen]
+            sets[name]["fused"] = fused_numbers(chosen, table, fusion, rules=rules, rng=np.random.default_rng(0))
         sets[name]["risk"] = []
         if risk is not None and table.n_exits > 1:
             sets[name]["risk"] = risk_numbers(found.policies, table, dev=found.dev, target=risk)

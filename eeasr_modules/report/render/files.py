@@ -18,6 +18,7 @@ import numpy as np
 
 from eeasr_modules.common.text_files import neutral
 from eeasr_modules.exits import ExitTable, Policy, oracle_a, oracle_b
+from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.tuning.curve import Curve
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.exits.tuning.risk_terms import needed_lines
@@ -27,7 +28,7 @@ from eeasr_modules.report.numbers.examples import examples_text, overthinking_ex
 from eeasr_modules.report.numbers.summary import Evaluated, evaluated, ordered, summarise
 from eeasr_modules.report.render.figures import draw_figures
 from eeasr_modules.report.render.page import best_on_calibration, html_page, report_text
-from eeasr_modules.report.render.tables import number, percent
+from eeasr_modules.report.render.tables import difference_text, number, percent
 
 
 def csv_files(summary: Mapping[str, Any], found: Evaluated) -> dict[str, str]:
@@ -159,6 +160,7 @@ def write_report(
     calibrated: Mapping[str, Policy | str] | None = None,
     curves: Mapping[str, Curve] | None = None,
     risk: RiskTarget | None = None,
+    fusion: FusionModel | None = None,
     n_examples: int = N_UTTERANCES,
     command: str | None = None,
 ) -> dict[str, Any]:
@@ -196,6 +198,8 @@ def write_report(
         As `evaluated` takes them.
     risk : RiskTarget or None
         A promise to be certified.
+    fusion : FusionModel or None
+        As `summarise` takes it.
     n_examples : int
         Most utterances of each set whose transcripts `report.html` holds.
     command : str or None
@@ -228,7 +232,7 @@ def write_report(
         calibrated=calibrated,
         curves=curves,
     )
-    summary = summarise(found, rng=np.random.default_rng(0), risk=risk, command=command)
+    summary = summarise(found, rng=np.random.default_rng(0), risk=risk, fusion=fusion, command=command)
     texts = {
         "summary.json": json.dumps(summary, indent=1, ensure_ascii=False) + "\n",
         "report.html": html_page(summary, found, n_examples=n_examples),
@@ -277,6 +281,9 @@ def closing_lines(summary: Mapping[str, Any]) -> list[str]:
     if best == summary["chosen_policy"]:
         titles = {f"chosen policy, the best at the budget (by {judge})": best}
     lines += [f"{title}: {_policy_words(text, one['policies'][text])}" for title, text in titles.items() if text]
+    if one["fused"] is not None:
+        fused = one["fused"]["at_budget"]["wer"], difference_text(one["fused"]["minus_exit"])
+        lines.append(f"its words fused: WER {number(fused[0])} % at the same layers ({fused[1]} [95 %])")
     lines.append(
         f"oracle (knows the reference): {number(one['oracle_a']['wer'])} % at {number(one['oracle_a']['depth'])} layers"
     )

@@ -225,24 +225,30 @@ def policies_table(one: dict[str, Any]) -> str:
     shows_emitted = emits_earlier(one)
     header += ["depth emitted"] if shows_emitted else []
     header += ["minus static line [95 %]", "minus last exit [95 %]", "gap closed"]
-    rows = []
+    rows, fused = [], one.get("fused")
     for text, policy in one["policies"].items():
-        point = policy["at_budget"]
-        rows.append(
-            [
-                f"`{text}`",
-                f"`{policy['calibrated']}`" if policy["calibrated"] != text else "as given",
-                f"{number(point['wer'])} {interval(point['interval'])}",
-                number(point["depth"]),
-                percent(point["depth_share"]),
-                percent(point["macs_share"]),
-                *([number(point["emitted_depth"])] if shows_emitted else []),
-                difference_text(point["minus_static"]),
-                difference_text(point["minus_last"]),
-                percent(point["gap_closed"]),
-            ]
-        )
+        calibrated = f"`{policy['calibrated']}`" if policy["calibrated"] != text else "as given"
+        shown = [(f"`{text}`", calibrated, policy["at_budget"])]
+        if fused is not None and text == fused["policy"]:
+            how = f"its words fused: {difference_text(fused['minus_exit'])}"
+            shown.append((f"`{text}` + fusion", how, fused["at_budget"]))
+        rows += [_policy_row(*each, shows_emitted=shows_emitted) for each in shown]
     return markdown_table(header, rows, n_left=2)
+
+
+def _policy_row(name: str, calibrated: str, point: dict[str, Any], *, shows_emitted: bool) -> list[str]:
+    return [
+        name,
+        calibrated,
+        f"{number(point['wer'])} {interval(point['interval'])}",
+        number(point["depth"]),
+        percent(point["depth_share"]),
+        percent(point["macs_share"]),
+        *([number(point["emitted_depth"])] if shows_emitted else []),
+        difference_text(point["minus_static"]),
+        difference_text(point["minus_last"]),
+        percent(point["gap_closed"]),
+    ]
 
 
 def emits_earlier(one: dict[str, Any]) -> bool:

@@ -315,7 +315,9 @@
     const s = one();
     const texts = Object.keys(s.policies);
     if (!texts.length) { show("policies", el("p", { class: "note" }, "No policy is reported here.")); return; }
-    const rows = texts.map((text) => [text, choiceOf(text)]).map(([text, a]) => {
+    const shown = texts.map((text) => [text, choiceOf(text)]), f = s.fused; // fused words stand below the policy that they belong to
+    if (f && choiceOf(f.policy)?.budget === f.at_budget.budget) shown.splice(texts.indexOf(f.policy) + 1, 0, [`${f.policy} + fusion`, f.at_budget]);
+    const rows = shown.map(([text, a]) => {
       if (!a) return [el("td", { class: "text" }, el("code", {}, text)), words("the budget cannot be met"), "–", "–", "–", "–", "–", "–"];
       const c = a.costs[state.cost];
       return [el("td", { class: "text" }, el("code", {}, text)), words(el("code", {}, a.calibrated)), `${fixed(a.wer)} ${between(a.interval)}`, costText(c.mean), percent(c.share),

@@ -26,6 +26,7 @@ from eeasr_modules.models.encoders.whisper import FRAME, HOP, WINDOW, WhisperEnc
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.transformers_files import FILES
 from eeasr_modules.models.weights import INDEX, model_digest
+from eeasr_modules.runtime.fused_words import fusion_of
 from eeasr_modules.runtime.onnx.loop import MANIFEST, MANIFEST_VERSION, check_computed
 from eeasr_modules.runtime.policy_choice import choose_policy
 from eeasr_modules.runtime.sources import find_source
@@ -296,6 +297,7 @@ def export_model(
         source.calibrated, text=policy, budget=budget, exit_layers=source.exit_layers, name=str(name)
     )
     check_computed(chosen)
+    fusion_of(source, "exit", policy=chosen, searches=False)  # refuses what was certified for fused words
     model, vocabulary = source.load("cpu")
     if getattr(model, "conditioning", None) is not None:
         raise ValueError(f"'{name}' is self-conditioned: its exits feed back into its layers, which is not exported")

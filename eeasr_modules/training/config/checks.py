@@ -157,6 +157,7 @@ def own_decoder_settings(config: Config) -> dict | None:
         "attention_decoder: false": config.attention_decoder,
         "decoding: greedy": config.decoding != "greedy",
         "decoder_draft: false with decoder_beams above 1": config.decoder_draft and config.decoder_beams > 1,
+        "words: exit": config.words != "exit",
     }
     lacking = [name for name, broken in wanted.items() if broken]
     if lacking:

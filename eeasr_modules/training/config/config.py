@@ -159,6 +159,7 @@ def _check_together(config: Config) -> None:
     from eeasr_modules.data.shifts import SHIFTS
     from eeasr_modules.data.text import NORMALISERS
     from eeasr_modules.exits import parse_policies, parse_policy
+    from eeasr_modules.exits.policies.protocol import reach_of
     from eeasr_modules.exits.tuning.risk_losses import target_of
 
     for text in (config.exit_policy, config.compare_policies):
@@ -166,6 +167,8 @@ def _check_together(config: Config) -> None:
     for shift in config.shifts:
         if shift not in SHIFTS:
             raise ValueError(f"unknown shift '{shift}', there are {', '.join(SHIFTS)}")
+    if config.words == "fused" and reach_of(parse_policy(config.exit_policy)):
+        raise ValueError(f"{config.exit_policy} chooses whose words are said, as words: fused does: take one of them")
     if config.exit_risk is not None:
         try:
             target_of(config.exit_risk)

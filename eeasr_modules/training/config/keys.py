@@ -135,6 +135,7 @@ COMMON_KEYS: dict[str, Key] = {
     "exit_budget": Key(float, low=0.0),
     "exit_risk": Key(float, many=True, optional=True, above=0.0, named=True),
     "compare_policies": Key(str),
+    "words": Key(str, choices=("exit", "fused"), default="exit"),
     "single_exit_folder": Key(str, optional=True),
     # model
     "encoder": Key(str, choices=ENCODERS),

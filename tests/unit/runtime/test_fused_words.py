@@ -12,8 +12,10 @@ from live_cases import NEVER_COMPACTS, SEED, engine_for
 from talkative import noises, table_of
 
 from eeasr_modules.cli import main
+from eeasr_modules.data.audio import read_speech
 from eeasr_modules.exits import ExitTable, choose, decide, parse_policy, read_policies, write_policies, write_table
 from eeasr_modules.exits.measure.fusion import fuse, read_fusion
+from eeasr_modules.exits.policies.files import write_fitted
 from eeasr_modules.models.decoding.beam import BeamOptions
 from eeasr_modules.models.weights import model_digest
 from eeasr_modules.runtime import EarlyExitASR
@@ -49,7 +51,7 @@ def dev_table(model, model_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def fused_folder(model_folder, dev_table, tmp_path_factory):
     folder = shutil.copytree(model_folder, tmp_path_factory.mktemp("fused") / "model")
-    assert main(["fusion", str(folder), str(dev_table)]) == 0
+    assert main(["fusion", str(folder), str(dev_table), "--anyway"]) == 0
     return folder
 
 
@@ -98,6 +100,21 @@ def test_a_file_is_heard_fused_and_words_lie_where_their_exit_has_them(
     assert "static(5) + fusion, this run is" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("ending", "format", "subtype"), [("mp3", "MP3", None), ("opus", "OGG", "OPUS")])
+def test_compressed_files_are_fused_as_what_they_decode_to(
+    ending, format, subtype, model, wavs, fused_folder, tmp_path
+):
+    paths = [tmp_path / f"u{i}.{ending}" for i in range(6)]
+    for path, wav in zip(paths, wavs[:6]):
+        soundfile.write(path, wav.numpy(), 16000, format=format, subtype=subtype)
+    argv = ["transcribe", str(fused_folder), *map(str, paths), "--policy", "static(5)", "-o", f"{tmp_path}/a.jsonl"]
+    assert main([*argv, "--words", "fused", "--quiet", "--device", "cpu"]) == 0
+    said = [json.loads(line)["text"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    table = table_of(model, [read_speech(path, 16000) for path in paths])
+    fused = fuse(table, read_fusion(fused_folder))[:, -1].tolist()
+    assert said == fused != table.hypotheses[:, -1].tolist()
+
+
 def test_chunks_of_a_long_recording_are_fused_each(fused_folder, wavs, tmp_path):
     soundfile.write(tmp_path / "long.wav", torch.cat(wavs[:8]).numpy(), 16000, subtype="FLOAT")
     asr = EarlyExitASR.from_pretrained(fused_folder, policy="random(0.5)", longest_s=1.5, words="fused", seed=SEED)
@@ -112,9 +129,11 @@ def test_fitting_says_what_it_won_and_what_speech_was_missing(model, model_folde
     argv = ["fusion", str(folder), str(dev_table), "--for", f"{tmp_path}/0.parquet", f"{tmp_path}/1.parquet"]
     assert main(argv) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"Written: {folder}/fusion.json (fitted on 90 utterances of noise-2000)"
-    assert said[1].startswith("WER there, all exits passed: fused ") and "leave them out" not in said[1]
+    assert said[0].startswith(f"Not written: {folder}/fusion.json, fused words win nothing for sure")
+    assert said[1].startswith("WER there, all exits passed, trees of other speakers: fused ")
+    assert float(said[1].split(", ")[-1].rstrip("])")) > 0  # the interval's upper end
     assert said[2].startswith("No dev speech of CommonVoice: ")
+    assert not (folder / "fusion.json").exists()
 
 
 def test_a_table_of_another_model_is_refused(dev_table, model_folder, table, tmp_path, capsys):
@@ -136,6 +155,23 @@ def test_what_cannot_be_fused_is_refused(fused_folder, model_folder, audio_folde
         EarlyExitASR.from_pretrained(fused_folder, words="fused", policy="most_confident")
     assert main(["export", str(fused_folder), "-o", f"{tmp_path}/onnx", "--words", "fused"]) == 2
     assert "an exported model says the words of the exit it takes" in capsys.readouterr().err
+
+
+def test_what_was_certified_for_fused_words_says_those(fused_folder, tmp_path, capsys, monkeypatch):
+    folder = shutil.copytree(fused_folder, tmp_path / "model")
+    first, *others = read_policies(folder / "policy.json")
+    promise = {"certified": True, "words": "fused", "fusion": write_fitted(folder, read_fusion(folder))}
+    write_policies(folder / "policy.json", [replace(first, promise=promise), *others])
+    assert EarlyExitASR.from_pretrained(folder).rule == f"{first.policy} + fusion"
+    assert EarlyExitASR.from_pretrained(folder, policy="static(3)").rule == "static(3)"
+    with pytest.raises(ValueError, match="was certified for fused words, which the words of the exit it takes are not"):
+        EarlyExitASR.from_pretrained(folder, words="exit")
+    monkeypatch.setattr("eeasr_modules.runtime.onnx.export._check_packages", lambda: None)
+    assert main(["export", str(folder), "-o", f"{tmp_path}/onnx"]) == 2
+    assert "was certified for fused words" in capsys.readouterr().err
+    write_fitted(folder, replace(read_fusion(folder), margin=0.5))
+    with pytest.raises(ValueError, match="is not the file that was written with its policies"):
+        EarlyExitASR.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("certified", [True, False])

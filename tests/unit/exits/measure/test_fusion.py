@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sentences import misspelled, sentence_table
+from sentences import unsettled_table
 
 from eeasr_modules.exits.measure.edits import count_word_edits
 from eeasr_modules.exits.measure.fusion import (
@@ -18,20 +18,9 @@ from eeasr_modules.exits.measure.fusion import (
 from eeasr_modules.exits.measure.regions import Heard, best_path_errors, feature_names, lattice_errors, pass_exit
 from eeasr_modules.exits.policies.files import write_fitted
 from eeasr_modules.exits.policies.trees import Trees
-from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.words.resources import word_spelling
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=6)
-
-
-def unsettled_table(seed: int, n: int) -> ExitTable:
-    """A table whose later exits spoil some words that were right before."""
-    table, rng = sentence_table(seed, n=n), np.random.default_rng(seed)
-    texts = table.hypotheses.copy()
-    for row in texts:
-        for k in (1, 2, 3):
-            row[k] = " ".join(misspelled(w, rng) if rng.uniform() < 0.08 else w for w in row[k].split())
-    return fused_table(table, texts, output="exits")
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +114,7 @@ def test_a_fitted_model_gives_the_same_transcripts_back_from_its_content(fitted,
 
 
 def test_transcripts_alone_are_enough_for_fusion(dev, table):
-    model = FusionModel.fit([dev], signals=())
+    model = FusionModel.fit_fused([dev], signals=())[0]
     assert model.needs == ("hypothesis", "exit_layer")
     fused = fused_table(table, fuse(table, model))
     assert fused.wer_per_exit[-1] < table.wer_per_exit[-1]
@@ -135,7 +124,7 @@ def test_transcripts_alone_are_enough_for_fusion(dev, table):
 
 def test_what_cannot_be_fused_is_refused(fitted, dev, table):
     with pytest.raises(ValueError, match="fitted on references"):
-        FusionModel.fit([dev.without_references()])
+        FusionModel.fit_fused([dev.without_references()])
     with pytest.raises(ValueError, match="counted on references"):
         fused_table(table.without_references(), table.hypotheses)
     with pytest.raises(ValueError, match="best path"):
@@ -145,7 +134,7 @@ def test_what_cannot_be_fused_is_refused(fitted, dev, table):
         fuse(silent, fitted[0])
     agreeing = np.repeat(dev.hypotheses[:, :1], dev.n_exits, axis=1)
     with pytest.raises(ValueError, match="exits that disagree"):
-        FusionModel.fit([fused_table(dev, agreeing)])
+        FusionModel.fit_fused([fused_table(dev, agreeing)])
 
 
 def test_each_part_is_fused_by_trees_that_never_saw_it():

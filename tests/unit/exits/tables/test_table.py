@@ -3,6 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from eeasr_modules.exits.measure.edits import count_word_edits
+from eeasr_modules.exits.tables.parquet import write_table
+from eeasr_modules.exits.tables.parts import join_tables
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tables.text_signals import uniform
 
@@ -42,6 +45,23 @@ def test_derived_signals_have_the_shape_of_the_table(make_table):
 def test_an_unknown_signal_is_refused_with_the_known_ones(make_table):
     with pytest.raises(KeyError, match=r"no signal 'noise'; it has: binary_cross_entropy.*, char_change, confidence"):
         make_table().signal("noise")
+
+
+def test_emitted_words_are_counted_decided_on_by_nobody_kept_in_parts_and_not_written(make_table, tmp_path):
+    table = make_table()
+    emitted = table.hypotheses[:, ::-1]
+    given = table.with_emitted(emitted)
+    pairs = zip(emitted, table.references, strict=True)
+    assert given.errors.tolist() == [[count_word_edits(said, text) for text in row] for row, said in pairs]
+    assert (given.hypotheses == table.hypotheses).all()
+    rows = np.array([5, 2, 9])
+    assert (given.select(rows).emitted == emitted[rows]).all()
+    halves = [given.select(np.arange(table.n_utterances) % 2 == k) for k in (0, 1)]
+    assert (join_tables(halves, [*table.utt_ids]).emitted == emitted).all()
+    with pytest.raises(ValueError, match="a table with emitted transcripts is not written"):
+        write_table(given, tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match="emitted must have shape"):
+        table.with_emitted(emitted[:, :1])
 
 
 def test_selecting_utterances_keeps_their_rows_together(make_table):

@@ -46,6 +46,24 @@ def test_a_promise_that_can_be_kept_saves_layers_and_is_kept(text):
     assert (chosen == 0).mean() > 0.25
 
 
+@pytest.mark.parametrize("options", [{}, {"loss": "changed"}, {"per_exit": True}])
+def test_what_is_certified_are_the_words_that_come_out(options):
+    table, target, policy = make_table(), RiskTarget(2.0, 0.1, **options), parse_policy("entropy")
+    right, worse = table.hypotheses[0, -1], "X" * 19 + " X"
+
+    def certified(first, last):
+        texts = np.array([[first, last]] * table.n_utterances, dtype=object)
+        return certify(table.with_emitted(texts), policy, target=target)
+
+    own, mended = certify(table, policy, target=target), certified(right, right)
+    assert mended.promise["certified"] and mended.promise["statement"].endswith("against the last exit's own")
+    assert mended.dev_cost == 1.0 < own.dev_cost < 2.0  # everybody leaves at the first exit
+    spoilt_first, spoilt_last = certified(worse, right), certified(right, worse)
+    assert spoilt_first.dev_cost > 1.99
+    # the costliest is tested first, and full depth is no refuge for words that are not the last exit's
+    assert not spoilt_last.promise["certified"]
+
+
 def test_a_promise_that_cannot_be_tested_takes_the_last_exit_and_says_why():
     found = certify(make_table(3, 2), parse_policy("entropy"), target=RiskTarget(0.1, 0.05))
     assert str(found.policy) == "static(2)" and found.rule.startswith("exit_risk 0.1, 0.05: not certified, ")

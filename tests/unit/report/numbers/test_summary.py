@@ -8,9 +8,10 @@ import pytest
 
 from eeasr_modules.exits import oracle_a, oracle_b, parse_policy
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
-from eeasr_modules.report import evaluated, summarise
+from eeasr_modules.report import closing_lines, evaluated, summarise
 from eeasr_modules.report.numbers.budgets import folds_of
 from eeasr_modules.report.numbers.evaluation import risk_numbers
+from eeasr_modules.report.render.tables import policies_table
 
 POLICIES = ["between(random), between(entropy), between(patience(1))"]
 
@@ -54,6 +55,40 @@ def test_every_point_of_a_policy_stands_with_its_lines_and_interval(make_table):
         assert at["minus_static"]["difference"] == pytest.approx(at["wer"] - at["static"], abs=2e-4)
         assert at["depth_share"] == pytest.approx(at["depth"] / 8, abs=1e-4)
         assert policy["calibrated_on"] == "dev"
+
+
+class Earlier:
+    """In place of a fusion: says what the exit before said."""
+
+    needs = ("hypothesis",)
+
+    def start(self, n):
+        return np.full((n, 1), None, dtype=object)
+
+    def step(self, signals, state):
+        texts = signals["hypothesis"]
+        return np.where(state[:, 0] == None, texts, state[:, 0]), texts[:, None]  # noqa: E711
+
+
+def test_fused_words_are_counted_where_the_chosen_policy_stops(make_table):
+    table, dev = make_table(n=200), make_table("dev", seed=1, n=200)
+    found = evaluated([table], dev=dev, policies=POLICIES, policy="between(random)", budgets=(0.75,))
+    summary = summarise(found, rng=np.random.default_rng(0), fusion=Earlier())
+    one, words = summary["sets"]["test"], table.n_ref_words.sum()
+    own, fused = one["policies"]["between(random)"]["at_budget"], one["fused"]["at_budget"]
+    errors = np.column_stack([table.errors[:, :1], table.errors[:, :-1]])
+    chosen = found.sets["test"][1]["between(random)"].choices[0].exit_index
+    wrong = errors[np.arange(200), chosen].sum()
+    assert fused["wer"] == pytest.approx(100 * wrong / words, abs=1e-4) and fused["depth"] == own["depth"]
+    assert one["fused"]["minus_exit"]["difference"] == pytest.approx(fused["wer"] - own["wer"], abs=2e-4)
+    assert fused["minus_static"]["difference"] == pytest.approx(fused["wer"] - fused["static"], abs=2e-4)
+    assert fused["macs_share"] > own["macs_share"]  # every head is read
+    assert one["fused"]["wer_per_exit"] == pytest.approx(100 * errors.sum(axis=0) / words, abs=1e-4)
+    rows = policies_table(one).splitlines()
+    at = next(i for i, row in enumerate(rows) if row.startswith("| `between(random)` |"))
+    assert rows[at + 1].startswith("| `between(random)` + fusion | its words fused: ")
+    assert f"| {fused['wer']:.2f} [" in rows[at + 1]
+    assert "its words fused: WER" in "".join(closing_lines(summary))
 
 
 def test_without_a_named_policy_the_best_on_dev_is_chosen_never_the_best_on_test(make_table):
