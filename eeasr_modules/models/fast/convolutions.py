@@ -7,6 +7,9 @@ layer norm runs along the contiguous axis. Done for some output frames at a time
 The group norm of "base" models needs every frame of the first layer before it can give one. Its statistics are those
 of a linear map of the waveform's windows, though: with mean m and covariance C of the windows (10 x 10), channel w has
 mean w'm + b and variance w'Cw. They are folded into the first layer's weights, so nothing is computed twice.
+
+In bfloat16 the first layer, which reads the waveform, keeps 16 bits of it and of its own weights: each is the sum of
+two bfloat16 numbers, and one product over three of the four pairs of them (and the bias) has 32 columns for 10 taps.
 """
 
 import math
@@ -32,8 +35,8 @@ class ConvolutionLayer:
     ---------
     weights : torch.Tensor of shape (kernel x channels, width)
         Tap by tap.
-    bias : torch.Tensor of shape (width,)
-        Zeros where the model has none.
+    bias : torch.Tensor of shape (width,) or None
+        Zeros where the model has none; None: `in_parts` has it among the weights.
     norm : nn.LayerNorm or None
         Over channels.
     norm_weight, norm_bias : torch.Tensor of shape (width,) or None
@@ -49,7 +52,7 @@ class ConvolutionLayer:
     """
 
     weights: torch.Tensor
-    bias: torch.Tensor
+    bias: torch.Tensor | None
     norm: nn.LayerNorm | None
     norm_weight: torch.Tensor | None
     norm_bias: torch.Tensor | None
@@ -140,7 +143,7 @@ def pack(extractor: nn.Module, dtype: torch.dtype) -> list[ConvolutionLayer]:
     extractor : nn.Module
         `feature_extractor` of a model of transformers.
     dtype : torch.dtype
-        Of the products from the second layer on; the first one's are float32, they cost little and read the waveform.
+        Of the products from the second layer on; for the first one's see `in_parts`.
     """
     layers = []
     for i, layer in enumerate(extractor.conv_layers):
@@ -221,6 +224,27 @@ def group_norm_folded(layer: ConvolutionLayer, norm: nn.GroupNorm, windows: torc
     return replace(layer, weights=(weights * scale).float(), bias=shift.float())
 
 
+def in_parts(layer: ConvolutionLayer) -> ConvolutionLayer:
+    """The first layer for products of `windows_in_parts` in bfloat16."""
+    high, low = _halves(layer.weights)
+    weights = torch.cat([high, high, low, *_halves(layer.bias[None])])  # (3 kernels + 2, width)
+    reordered = torch.ops.mkldnn._reorder_linear_weight(weights.T.contiguous(), None)
+    scale, shift = (_copied(one, torch.bfloat16) for one in (layer.norm_weight, layer.norm_bias))
+    return replace(layer, weights=weights, bias=None, reordered=reordered, norm_weight=scale, norm_bias=shift)
+
+
+def windows_in_parts(windows: torch.Tensor) -> torch.Tensor:
+    """Windows (frames, kernel) of a waveform, and ones for the bias -> (frames, 3 kernels + 2), bfloat16."""
+    high, low = _halves(windows)
+    return torch.cat([high, low, high, high.new_ones(len(high), 2)], dim=1)
+
+
+def _halves(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two bfloat16 numbers for each of float32, whose sum has 16 of its bits."""
+    high = x.to(torch.bfloat16)
+    return high, (x - high).to(torch.bfloat16)
+
+
 def convolve(
     layers: list[ConvolutionLayer],
     wav: torch.Tensor,
@@ -248,12 +272,15 @@ def convolve(
     windows = wav.unfold(0, first.kernel, first.stride)  # (frames of the first layer, kernel), a view
     if group_norm is not None:
         first = group_norm_folded(first, group_norm, windows)
+    rounded = bool(later) and later[0].weights.dtype == torch.bfloat16 and later[0].reordered is not None
+    first = in_parts(first) if rounded else first
     hop = math.prod(layer.stride for layer in later)  # frames of the first layer per output frame
     most = _needed(later, min(chunk_frames, len(out)))
-    spares = [layer.weights.new_empty(n, layer.weights.shape[1]) for layer, n in zip(layers, most)]
+    spares = [layer.weights.new_empty(n, layer.weights.shape[1]) for layer, n in zip([first, *later], most)]
     for start in range(0, len(out), chunk_frames):
         n_frames, *sizes = _needed(later, min(chunk_frames, len(out) - start))
-        x = first.apply(windows[start * hop : start * hop + n_frames], spares[0][:n_frames])
+        heard = windows[start * hop : start * hop + n_frames]
+        x = first.apply(windows_in_parts(heard) if rounded else heard, spares[0][:n_frames])
         halves = None  # or what x is made of, its even and its odd frames
         for layer, spare, n_frames in zip(later, spares[1:], sizes):
             if layer.paired:
