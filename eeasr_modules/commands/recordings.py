@@ -135,7 +135,8 @@ def _leaderboard(options: argparse.Namespace) -> None:
     from eeasr_modules.runtime import EarlyExitASR
     from eeasr_modules.runtime.files.leaderboard import entries_of, score, write_score
 
-    entries = entries_of(options.dataset, options.split)
+    dataset = options.dataset_id or Path(options.dataset).resolve().stem
+    entries = entries_of(options.dataset, options.split, audio_folder=Path(options.output, "audio", dataset))
     asr = EarlyExitASR.from_pretrained(
         options.model,
         policy=options.policy,
@@ -150,7 +151,7 @@ def _leaderboard(options: argparse.Namespace) -> None:
         found,
         options.output,
         model_id=options.model_id or Path(options.model).resolve().name,
-        dataset=options.dataset_id or Path(options.dataset).resolve().stem,
+        dataset=dataset,
         split=options.split,
         task=options.task,
         notes=f"{asr.policy}; batch size {options.batch_size}; {asr.precision} on {asr.engine.device}",

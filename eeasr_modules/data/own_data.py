@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Iterator
@@ -10,18 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eeasr_modules.common.text_files import read_lines
-from eeasr_modules.data.listings import (
-    AUDIO_COLUMNS,
-    DATA_ROOT,
-    ID_COLUMNS,
-    SPEAKER_COLUMNS,
-    SUFFIXES,
-    TEXT_COLUMNS,
-    Row,
-    checked_stretch,
-    read_listing,
-    value_of,
-)
+from eeasr_modules.data.listings import DATA_ROOT, SUFFIXES, Row, checked_stretch, read_listing
+from eeasr_modules.data.saved_sets import TABLES, is_hub, written_through
 from eeasr_modules.data.waveform import with_segment
 
 logger = logging.getLogger(__name__)
@@ -52,14 +41,19 @@ class Entry:
     segment: tuple[float, float] | None = None
 
 
-def find_split(folder: Path, split: str) -> Path:
+def find_split(folder: Path | str, split: str) -> Path | str:
     """What holds a split: `<split>.csv`, `.tsv`, `.jsonl`, an audiofolder's metadata, or the folder `<split>`.
+
+    A folder of tables that `datasets` reads holds all of its splits, and so does a set of the hub.
 
     Raises
     ------
     FileNotFoundError
         When there is no such thing; what there is, is named.
     """
+    if is_hub(folder):
+        return folder
+    folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"expected your own data in the folder {folder}, but it is not a folder")
     for suffix in SUFFIXES:
@@ -72,21 +66,23 @@ def find_split(folder: Path, split: str) -> Path:
         return folder / split
     if (folder / split / "wav.scp").is_file() or (folder / split / "state.json").is_file():
         return folder / split
+    if any(path.suffix in TABLES for path in folder.rglob("*")):
+        return folder
     there = sorted(path.name for path in folder.iterdir())
     raise FileNotFoundError(
         f"expected the split {split!r} in {folder} as {split}.csv, {split}.tsv, {split}.jsonl, a folder {split} with "
-        "Kaldi's wav.scp and text or an audiofolder's metadata.csv, or a saved Hugging Face dataset; "
+        "Kaldi's wav.scp and text or an audiofolder's metadata.csv, or a Hugging Face dataset, saved or as .parquet; "
         f"there is {', '.join(there[:10]) or 'nothing'}"
     )
 
 
-def read_split(source: Path, split: str, *, save_folder: Path) -> Iterator[Entry]:
+def read_split(source: Path | str, split: str, *, save_folder: Path) -> Iterator[Entry]:
     """Utterances of a split that `find_split` found, in its order.
 
     Arguments
     ---------
-    source : Path
-        File or folder.
+    source : Path or str
+        File or folder, or a set of the hub.
     split : str
         Its name, for messages.
     save_folder : Path
@@ -97,9 +93,10 @@ def read_split(source: Path, split: str, *, save_folder: Path) -> Iterator[Entry
     FileNotFoundError, ValueError
         One sentence: a column, file or line that is missing or not understood.
     """
-    if source.is_dir():
-        kaldi = (source / "wav.scp").is_file()
-        return _read_kaldi(source) if kaldi else _read_dataset(source, split, save_folder / f"{split}_audio")
+    if not is_hub(source) and (Path(source) / "wav.scp").is_file():
+        return _read_kaldi(source)
+    if is_hub(source) or source.is_dir() or source.suffix in TABLES:
+        source = written_through(source, split, save_folder / f"{split}_audio")
     return _from_rows(read_listing(source, needs_text=True), source, split)
 
 
@@ -174,54 +171,3 @@ def _keyed(path: Path) -> dict[str, str]:
             key, value = [*re.split(r"[ \t]+", line.strip(), maxsplit=1), ""][:2]
             found[key] = value
     return found
-
-
-def _read_dataset(folder: Path, split: str, audio_folder: Path) -> Iterator[Entry]:
-    try:
-        from datasets import Audio, load_from_disk
-    except ImportError as err:
-        raise ImportError(f"{folder} is a saved Hugging Face dataset: pip install 'eeasr[datasets]'") from err
-    dataset = load_from_disk(str(folder))
-    columns = dataset.column_names
-    audio = next((name for name in AUDIO_COLUMNS if name in columns), None)
-    text = next((name for name in TEXT_COLUMNS if name in columns), None)
-    if audio is None or text is None:
-        raise ValueError(
-            f"the dataset in {folder} must have audio under one of {', '.join(AUDIO_COLUMNS)} and text under one of "
-            f"{', '.join(TEXT_COLUMNS)}, it has {', '.join(columns)}"
-        )
-    if isinstance(dataset.features[audio], Audio):
-        dataset = dataset.cast_column(audio, Audio(decode=False))
-    utt_ids = _dataset_ids(dataset, split)
-    n_without_speaker = 0
-    for utt_id, row in zip(utt_ids, dataset, strict=True):
-        speaker = value_of(row, SPEAKER_COLUMNS)
-        n_without_speaker += speaker is None
-        file = None if row[audio] is None else _file_of(row[audio], utt_id, audio_folder, folder)
-        yield Entry(utt_id, speaker or utt_id, file, value_of(row, TEXT_COLUMNS) or "")
-    _say_without_speaker(n_without_speaker, folder)
-
-
-def _dataset_ids(dataset, split: str) -> list[str]:
-    """Ids of a dataset's rows; their numbers where it lists none, or the same for several (FLEURS: of the sentence)."""
-    columns = [dataset[name] for name in ID_COLUMNS if name in dataset.column_names]
-    listed = [_unique_in_corpus(value_of({"id": one}, ("id",)), split) for one in columns[0]] if columns else []
-    if listed and None not in listed and len(set(listed)) == len(listed):
-        return listed
-    return [f"{split}-{number:06d}" for number in range(len(dataset))]
-
-
-def _file_of(audio: dict | str, utt_id: str, audio_folder: Path, folder: Path) -> Path:
-    """The file that a dataset names; its bytes are written to one where the table itself holds them."""
-    if isinstance(audio, str):
-        return folder / audio
-    if audio.get("bytes") is None:
-        return folder / audio["path"]
-    # named by content: after rows change places, or where two ids differ by a `/` only, a file is still its row's own
-    content = hashlib.sha256(audio["bytes"]).hexdigest()[:16]
-    name = f"{utt_id.replace('/', '_')[:80]}-{content}{Path(audio.get('path') or 'x.wav').suffix}"
-    file = audio_folder / name
-    if not file.is_file() or file.stat().st_size != len(audio["bytes"]):
-        audio_folder.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(audio["bytes"])
-    return file

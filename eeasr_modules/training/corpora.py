@@ -15,6 +15,7 @@ from types import ModuleType
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.labels import SetDescription, check_label, describe, n_seen_speakers, set_label
 from eeasr_modules.data.manifest import manifest_digest, read_description, read_manifest
+from eeasr_modules.data.saved_sets import is_hub
 from eeasr_modules.training.config.checks import OtherSet
 from eeasr_modules.training.config.config import Config, corpora_of, corpus_folders
 
@@ -165,7 +166,7 @@ def prepare_corpora(
     """
     folder = corpus_folders(recipes)[config.corpus.lower()]
     recipe = load_recipe(folder)
-    if not Path(config.data_folder).is_dir():
+    if not (is_hub(config.data_folder) or Path(config.data_folder).is_dir()):
         if not (may_download and hasattr(recipe, "fetch")):
             raise FileNotFoundError(f"data_folder '{config.data_folder}' does not exist")
         recipe.fetch(Path(config.data_folder).parent)

@@ -1,7 +1,7 @@
 """Your own recordings: CSV or JSON-lines manifests, Kaldi-style folders, or a saved Hugging Face dataset.
 
 A split is `<split>.csv`, `<split>.tsv`, `<split>.jsonl`, a folder `<split>` with Kaldi's `wav.scp` and `text`, or the
-split of a dataset that `datasets` saved. See the README beside this file.
+split of a dataset that `datasets` saved or streams. See the README beside this file.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from eeasr_modules.common.spelling import composed
 from eeasr_modules.data.manifest import Utterance, write_manifest
-from eeasr_modules.data.own_data import Entry, find_split, read_split
+from eeasr_modules.data.own_data import Entry, find_split, is_hub, read_split
 from eeasr_modules.data.text import NORMALISERS
 
 CORPUS = "Custom"
@@ -30,8 +30,8 @@ def prepare(
 
     Arguments
     ---------
-    data_folder : Path
-        The folder that holds the splits.
+    data_folder : Path or str
+        The folder that holds the splits, or `hf:NAME`, `hf:NAME,CONFIGURATION` for a set of the hub.
     save_folder : Path
         Where `custom_<split>.csv` go.
     splits : sequence of str
@@ -50,8 +50,7 @@ def prepare(
     """
     if normaliser not in RULES:
         raise ValueError(f"the normaliser of {CORPUS} must be one of {', '.join(RULES)}, got {normaliser!r}")
-    folder = Path(data_folder)
-    sources = {split: find_split(folder, split) for split in splits}
+    sources = {split: find_split(data_folder, split) for split in splits}
     rule = _as_it_is if normaliser == "none" else NORMALISERS[normaliser]
     manifests = {}
     for split, source in sources.items():
@@ -61,7 +60,7 @@ def prepare(
             utterances,
             corpus=CORPUS,
             split=split,
-            data_folder=folder,
+            data_folder=save_folder if is_hub(data_folder) else data_folder,
             normaliser=normaliser,
             left_out=left_out,
             decode=decode,

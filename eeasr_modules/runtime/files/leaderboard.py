@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -68,16 +67,18 @@ class Score:
     n_empty: int
 
 
-def entries_of(dataset: str | Path, split: str) -> list[Entry]:
+def entries_of(dataset: str | Path, split: str, *, audio_folder: str | Path) -> list[Entry]:
     """Utterances of a set.
 
     Arguments
     ---------
     dataset : str or Path
         A listing (.csv, .tsv, .jsonl), or a folder: of splits as training on own data takes them, an audiofolder, or
-        what `datasets` saved (which needs that package).
+        what `datasets` saved or streams (which needs that package; a .parquet alone does as well).
     split : str
         Of a folder that has several.
+    audio_folder : str or Path
+        Where audio goes that lies within tables; their manifest names files.
 
     Returns
     -------
@@ -88,16 +89,11 @@ def entries_of(dataset: str | Path, split: str) -> list[Entry]:
     FileNotFoundError, ValueError, ImportError
         One sentence.
     """
-    folder = Path(dataset)
-    alone = [folder, *(folder / name for name in ("metadata.csv", "metadata.jsonl", "state.json"))]
-    source = next((path for path in alone if path.is_file()), None)
-    if source is None:
-        source = find_split(folder, split)
-    with tempfile.TemporaryDirectory() as aside:  # for the audio within a saved dataset
-        source = folder if source.name == "state.json" else source
-        entries = list(read_split(source, split, save_folder=Path(aside)))
-        if any(one.audio is not None and one.audio.is_relative_to(aside) for one in entries):
-            raise ValueError(f"'{dataset}' holds its audio within tables: save it as files (an audiofolder) first")
+    alone = [Path(dataset, name) for name in ("", "metadata.csv", "metadata.jsonl", "state.json")]
+    source = next((path for path in alone if path.is_file()), None) or find_split(dataset, split)
+    if isinstance(source, Path) and source.name == "state.json":
+        source = source.parent
+    entries = list(read_split(source, split, save_folder=Path(audio_folder)))
     if not entries:
         raise ValueError(f"expected utterances in '{source}', found none")
     return entries

@@ -50,6 +50,32 @@ def test_manifest_and_results_say_what_was_heard(folder, model_folder, tmp_path,
     assert "1 left out without reference" in result["notes"] and "parameters" in said
 
 
+@pytest.mark.parametrize("how", ["save_to_disk", "parquet", "one parquet"])
+def test_sets_of_datasets_that_hold_their_audio_score_as_their_files_do(folder, model_folder, tmp_path, how):
+    datasets = pytest.importorskip("datasets")
+    rows = [line.split(",", 1) for line in (folder / "test" / "metadata.csv").read_text().splitlines()[1:]]
+    audio = [{"bytes": (folder / "test" / name).read_bytes(), "path": name} for name, _ in rows]
+    made = datasets.Dataset.from_dict({"audio": audio, "text": [text.strip('"') for _, text in rows]})
+    made = made.cast_column("audio", datasets.Audio(decode=False)).cast_column("audio", datasets.Audio())
+    where = tmp_path / "set"
+    if how == "save_to_disk":
+        made.save_to_disk(str(where))
+    else:
+        where.mkdir()
+        made.to_parquet(str(where / "test.parquet"))
+        where = where / "test.parquet" if how == "one parquet" else where
+    lines = []
+    for data, out in ((folder, tmp_path / "files"), (where, tmp_path / "tables")):
+        names = ["--model-id", "m", "--dataset-id", "d", "-o", str(out), "--device", "cpu"]
+        assert main(["leaderboard", str(model_folder), str(data), *names]) == 0
+        found = (out / "results" / "MODEL_m_DATASET_d__test.jsonl").read_text().splitlines()
+        lines.append([json.loads(line) for line in found])
+    kept = ("duration", "text", "pred_text", "norm_text", "norm_pred_text")
+    assert [[row[key] for key in kept] for row in lines[0]] == [[row[key] for key in kept] for row in lines[1]]
+    for row in lines[1]:  # their manifest names files that stay
+        assert soundfile.info(row["audio_filepath"]).duration == row["duration"]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
