@@ -1,12 +1,15 @@
-"""The faster front end against stock, alone and with a position embedding: times, ratios, largest differences.
+"""The faster front end and layers against stock and torch.compile: times, ratios, largest differences.
 
-    python benchmarks/front_end.py [--shapes base,large] [--seconds 10] [--repeats 15]
+    python benchmarks/front_end.py [--shapes base,large] [--seconds 10] [--repeats 15] [--layers float32,bfloat16]
 
 Random weights and noise (times and differences depend on neither much), one thread. Prints Markdown: medians of
 interleaved runs in milliseconds of CPU time, the median of each round's ratio to stock float32, and the largest
 difference from it, with the output's standard deviation for scale. "bare products": the convolutions' products from the
 second layer on in oneDNN, one after the other and nothing else, which is what any way of computing them all takes at
 least. Measured in this one run on this one machine.
+
+`--layers` instead times two layers, as they lie between two exits: stock, faster, and stock by torch.compile for
+any length, as it is and with its weights frozen (constants that the compiler lays out anew); bfloat16 is autocast's.
 """
 
 import argparse
@@ -31,6 +34,7 @@ import torch  # noqa: E402
 from transformers import Wav2Vec2Config, Wav2Vec2Model  # noqa: E402
 
 from eeasr_modules.models.fast.front_end import faster_front_end  # noqa: E402
+from eeasr_modules.models.fast.layers import faster_layers  # noqa: E402
 
 LARGE = {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
 SHAPES = {"base": {}, "large": {**LARGE, "hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}}
@@ -64,6 +68,38 @@ def tasks_of(shape: str, *, seconds: float) -> dict[str, dict[str, Callable[[], 
     for precision in ("float32", "bfloat16"):
         tasks["convolutions"][f"bare products {precision}"] = bare_products(sizes, getattr(torch, precision))
     return tasks
+
+
+def layer_tasks(shape: str, precision: str, *, seconds: float) -> dict[str, Callable[[], torch.Tensor]]:
+    """Two layers, by name, stock in float32 first."""
+    torch.manual_seed(0)
+    stock = Wav2Vec2Model(Wav2Vec2Config(num_hidden_layers=2, **SHAPES[shape])).eval().encoder.layers
+    hidden = torch.randn(1, int(50 * seconds) - 1, SHAPES[shape].get("hidden_size", 768))
+    holder = torch.nn.Module()
+    holder.layers, holder.pos_conv_embed = deepcopy(stock), None
+    faster = faster_layers(holder).layers
+
+    def run(layers: torch.nn.ModuleList) -> Callable[[torch.Tensor], torch.Tensor]:
+        def group(x: torch.Tensor) -> torch.Tensor:
+            for layer in layers:
+                x = layer(x, attention_mask=None)
+                x = x[0] if isinstance(x, tuple) else x
+            return x
+
+        return group
+
+    ways = {f"stock {precision}": run(stock), f"faster {precision}": run(faster)}
+    for name, options in (("compiled", {}), ("compiled, frozen", {"freezing": True})):
+        ways[f"{name} {precision}"] = torch.compile(run(deepcopy(stock)), dynamic=True, options=options)
+
+    def timed(way: Callable[[torch.Tensor], torch.Tensor], dtype: str) -> Callable[[], torch.Tensor]:
+        def task() -> torch.Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == "bfloat16"):
+                return way(hidden)
+
+        return task
+
+    return {STOCK: timed(run(stock), "float32"), **{name: timed(way, precision) for name, way in ways.items()}}
 
 
 def convolution_sizes(config: Wav2Vec2Config, seconds: float) -> list[tuple[int, int, int]]:
@@ -123,13 +159,20 @@ def main() -> None:
     parser.add_argument("--shapes", default="base,large")
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--layers", help="precisions: time two layers instead")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{arguments.seconds:g} s of audio, batch 1, one thread, torch {torch.__version__}\n")
+    isa = torch.backends.cpu.get_cpu_capability()
+    print(f"{arguments.seconds:g} s of audio, batch 1, one thread, torch {torch.__version__}, {isa}\n")
     print("| shape | part | | CPU ms | times as fast | largest difference | deviation of the output |")
     print("|---|---|---|---|---|---|---|")
     for shape in arguments.shapes.split(","):
-        for part, tasks in tasks_of(shape, seconds=arguments.seconds).items():
+        if arguments.layers:
+            precisions = arguments.layers.split(",")
+            parts = {f"layers, {one}": layer_tasks(shape, one, seconds=arguments.seconds) for one in precisions}
+        else:
+            parts = tasks_of(shape, seconds=arguments.seconds)
+        for part, tasks in parts.items():
             reference = tasks[STOCK]()
             for name, times in (found := measured(tasks, arguments.repeats)).items():
                 ratio = statistics.median(stock / own for stock, own in zip(found[STOCK], times))
