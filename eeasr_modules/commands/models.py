@@ -49,8 +49,11 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
 
 
 def _benchmark(options: argparse.Namespace) -> None:
+    from dataclasses import replace
+
     from eeasr_modules.runtime import EarlyExitASR
     from eeasr_modules.runtime.benchmark.bench import bench_policies, run_benchmark
+    from eeasr_modules.runtime.benchmark.peers import peers_beside
     from eeasr_modules.runtime.benchmark.text import benchmark_csv, benchmark_markdown, write_benchmark
     from eeasr_modules.runtime.files.inputs import noise, read_material
 
@@ -67,10 +70,13 @@ def _benchmark(options: argparse.Namespace) -> None:
         material = read_material(options.inputs, sample_rate=rate, limit=options.limit)
     else:
         material = noise(max(batches), sample_rate=rate, seconds=options.seconds)
+    beside, notes = peers_beside(asr.engine, material, batches=batches, threads=options.threads)
+    material = replace(material, notes=(*material.notes, *notes))
     results = run_benchmark(
         asr,
         material,
         policies,
+        beside=beside,
         batches=batches,
         repeats=options.repeats,
         threads=options.threads,

@@ -40,6 +40,8 @@ class SupervisedEncoder(HuggingFaceEncoder):
     def stock_states(self, model: nn.Module, wavs: torch.Tensor, n_samples: torch.Tensor) -> torch.Tensor:
         """As the base's, one utterance after the other: transformers has no masks for these encoders."""
         alone = [self.stock(wav[:n], model=model) for wav, n in zip(wavs, n_samples.tolist(), strict=True)]
+        if len({len(one) for one in alone}) == 1:  # also what an ONNX graph can do
+            return torch.stack(alone)
         return nn.utils.rnn.pad_sequence(alone, batch_first=True)
 
     def decoder_states(self, hidden: torch.Tensor, wav: torch.Tensor) -> tuple[torch.Tensor, float]:

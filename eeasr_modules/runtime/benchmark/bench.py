@@ -122,6 +122,7 @@ def run_benchmark(
     threads: int = 1,
     normaliser: str = NORMALISER,
     keep: Callable[[Way], bool] = lambda way: True,
+    beside: Sequence[Way] = (),
     progress: Callable[[str], object] = lambda line: None,
 ) -> list[Result]:
     """Time every way at every batch size.
@@ -144,6 +145,8 @@ def run_benchmark(
         For references and transcripts: one of `exits.tables.plain_transcripts.NORMALISERS`.
     keep : callable
         Whether a way is timed.
+    beside : sequence of Way
+        Timed as well, last, such as those of `peers_beside`.
     progress : callable
         Told what is being done.
 
@@ -163,7 +166,7 @@ def run_benchmark(
     if normaliser not in NORMALISERS:
         raise ValueError(f"normaliser must be one of {', '.join(NORMALISERS)}, got {normaliser!r}")
     engine, results = asr.engine, []
-    ways = [way for way in all_ways(engine, policies) if keep(way)]
+    ways = [*(way for way in all_ways(engine, policies) if keep(way)), *beside]
     with _threads(threads), computed_in(engine.precision, engine.device):  # every way, not ours alone
         for batch in batches:
             bench = _Bench(material, batch, engine.device, engine.sample_rate)

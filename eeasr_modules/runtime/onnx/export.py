@@ -394,6 +394,27 @@ def write_graphs(model: MultiExit, folder: Path) -> dict:
 
 def _write(module: nn.Module, example: torch.Tensor, path: Path, *, axes: tuple[str, str], time: str) -> None:
     dynamic = {axes[0]: {0: "batch", 1: time}, axes[1]: {0: "batch", 1: "frames"}}
+    write_graph(module, example, path, names=axes, dynamic=dynamic)
+
+
+def write_graph(
+    module: nn.Module, example: torch.Tensor, path: Path, *, names: tuple[str, str], dynamic: dict | None = None
+) -> None:
+    """A module of one tensor as an ONNX graph, traced.
+
+    Arguments
+    ---------
+    module : nn.Module
+        Set to eval mode.
+    example : torch.Tensor
+        What it is traced with.
+    path : Path
+        The graph.
+    names : tuple of (str, str)
+        Of input and output.
+    dynamic : dict or None
+        Axes that may have another length, as torch.onnx.export has them; None: none.
+    """
     from transformers.models.moonshine import modeling_moonshine
 
     rotated = patch.object(modeling_moonshine, "apply_rotary_pos_emb", _rotated)
@@ -405,8 +426,8 @@ def _write(module: nn.Module, example: torch.Tensor, path: Path, *, axes: tuple[
             str(path),
             dynamo=False,  # a tenth of the time; folds the transposed weights that quantisation looks for
             opset_version=OPSET,
-            input_names=[axes[0]],
-            output_names=[axes[1]],
+            input_names=[names[0]],
+            output_names=[names[1]],
             dynamic_axes=dynamic,
         )
 
