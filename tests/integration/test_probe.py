@@ -258,7 +258,7 @@ def test_the_lens_of_a_checkpoint_with_a_decoder_is_what_transformers_generates_
     assert "own decoder (greedy) after every layer" in (corpora / "spoken" / "methods.md").read_text()
 
 
-def test_whispers_decoder_sees_thirty_seconds_as_it_was_trained_to(tmp_path):
+def test_whispers_decoder_sees_thirty_seconds_as_it_was_trained_to(corpora, tmp_path):
     torch.manual_seed(0)
     words = [*WORDS, "<|endoftext|>", "<|startoftranscript|>", "<|de|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>"]
     shape = {"d_model": 16, "vocab_size": len(words), "num_mel_bins": 80, "pad_token_id": 2, "eos_token_id": 2}
@@ -278,6 +278,11 @@ def test_whispers_decoder_sees_thirty_seconds_as_it_was_trained_to(tmp_path):
     assert prompt[2:] == ["<|transcribe|>", "<|notimestamps|>"]
     tokens, _ = lens.spell(states, most=6)
     assert all(len(one) <= 6 for one in tokens)
+    argv = ["probe", folder, "--data", corpora / "A", "--seeds", "1", "--epochs", "1", "--limit", "2"]
+    assert main([*map(str, argv), "-o", str(tmp_path / "study")]) == 0
+    lens, heads = (read_table(tmp_path / "study" / one / "tables" / "A.parquet") for one in ("lens", "seed_1234"))
+    assert list(lens.utt_ids) == list(heads.utt_ids) and lens.exit_layers.tolist() == heads.exit_layers.tolist() == [1, 2]
+    assert json.loads((tmp_path / "study" / "probe.json").read_text())["lens"] == "own decoder"
 
 
 RECIPE = """

@@ -29,6 +29,12 @@ def refusal(recipes, **changes):
     return sentence
 
 
+def test_the_papers_own_rule_can_keep_its_budget(root):
+    values = load_yaml(root / "hparams" / "paper.yaml")
+    assert values["exit_policy"] == "patience(2, pairs, first)"  # so the third exit is the first where it may decide
+    assert values["exit_layers"][2] <= values["exit_budget"] * values["exit_layers"][-1]
+
+
 def test_an_unknown_key_is_refused_with_the_nearest_known_one(recipes):
     assert refusal(recipes, exit_polcy="random") == "unknown key exit_polcy (did you mean exit_policy?)"
     sentence = refusal(recipes, zzz=1)
