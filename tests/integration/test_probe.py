@@ -281,7 +281,8 @@ def test_whispers_decoder_sees_thirty_seconds_as_it_was_trained_to(corpora, tmp_
     argv = ["probe", folder, "--data", corpora / "A", "--seeds", "1", "--epochs", "1", "--limit", "2"]
     assert main([*map(str, argv), "-o", str(tmp_path / "study")]) == 0
     lens, heads = (read_table(tmp_path / "study" / one / "tables" / "A.parquet") for one in ("lens", "seed_1234"))
-    assert list(lens.utt_ids) == list(heads.utt_ids) and lens.exit_layers.tolist() == heads.exit_layers.tolist() == [1, 2]
+    assert list(lens.utt_ids) == list(heads.utt_ids)
+    assert lens.exit_layers.tolist() == heads.exit_layers.tolist() == [1, 2]
     assert json.loads((tmp_path / "study" / "probe.json").read_text())["lens"] == "own decoder"
 
 
