@@ -23,6 +23,7 @@ setup(
     package_data={
         "eeasr_modules": [
             "py.typed",
+            "exits/measure/*.json",
             "report/web/*",
             "demo/examples/*",
             "shipped/README.md",

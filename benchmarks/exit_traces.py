@@ -4,7 +4,7 @@
 
 TRACES is the folder with `ee40`, `kd4`, `dkd23` and `nonee12`. One thread; each part's numbers are kept under `--cache`
 and not worked out again (delete a file there to have it measured afresh). Writes results.json, README.md and a
-picture per set, and what ExitBench compares with (eeasr_modules/exits/measure/exitbench_baselines.py). No transcripts
+picture per set, and what ExitBench compares with (eeasr_modules/exits/measure/exitbench_baselines.json). No transcripts
 are written.
 
 Protocol: cross-fitted over ten folds of speakers (fits, thresholds, floors and ceilings from other speakers); depth

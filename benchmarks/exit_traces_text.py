@@ -57,17 +57,6 @@ def readme_text(results: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def summary_text(results: dict[str, Any]) -> str:
-    """The table that docs/choosing-an-exit-policy.md shows.
-
-    Arguments
-    ---------
-    results : dict
-        Of `public`.
-    """
-    return "**test-other**, WER (gap closed) at a mean depth of\n\n" + policies_text(results, "other")
-
-
 def _universal(results: dict[str, Any]) -> list[tuple]:
     """(policy, model, set, pairs of points of ee40's and of the native fit at `SHOWN`)."""
     return [
@@ -249,8 +238,3 @@ def _cell(point: dict[str, Any]) -> str:
 
 def _wers(values: Iterable[float]) -> str:
     return " ".join(f"{value:.2f}" for value in values)
-
-
-BEGIN, END = "<!-- results: written by benchmarks/exit_traces.py -->", "<!-- /results -->"
-# What stands between the two marks of a document.
-QUOTED = {"docs/choosing-an-exit-policy.md": summary_text}

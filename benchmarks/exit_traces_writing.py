@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from exit_traces_text import BEGIN, END, QUOTED, SINGLE_EXIT, points_of, policy_names, readme_text
+from exit_traces_text import SINGLE_EXIT, points_of, policy_names, readme_text
 
 from eeasr_modules.common.files import rounded, write_aside
 
@@ -27,25 +27,7 @@ def write_results(results: dict[str, Any], folder: Path, *, root: Path) -> None:
     write_aside(folder / "README.md", readme_text(kept))
     for name in ("clean", "other"):
         draw(kept, name, folder / f"frontier_{name}.png")
-    write_aside(root / "eeasr_modules" / "exits" / "measure" / "exitbench_baselines.py", baselines_text(kept))
-    write_pages(kept, root=root)
-
-
-def write_pages(results: dict[str, Any], *, root: Path) -> None:
-    """Write the tables of the first page and of the page on choosing a policy between their marks.
-
-    Arguments
-    ---------
-    results : dict
-        Of `public`.
-    root : Path
-        The repository.
-    """
-    for name, table_of in QUOTED.items():
-        document = root / name
-        if document.is_file():
-            text = document.read_text("utf-8")
-            write_aside(document, f"{text.split(BEGIN)[0]}{BEGIN}\n\n{table_of(results)}\n\n{END}{text.split(END)[1]}")
+    write_aside(root / "eeasr_modules" / "exits" / "measure" / "exitbench_baselines.json", baselines_text(kept))
 
 
 def public(results: dict[str, Any]) -> dict[str, Any]:
@@ -73,41 +55,28 @@ def public(results: dict[str, Any]) -> dict[str, Any]:
 
 
 def baselines_text(results: dict[str, Any]) -> str:
-    """The source of eeasr_modules/exits/measure/exitbench_baselines.py.
+    """The content of eeasr_modules/exits/measure/exitbench_baselines.json.
 
     Arguments
     ---------
     results : dict
         Of `public`.
     """
-    sets: dict[str, str] = {}
-    baselines: dict[str, list[str]] = {}
+    known, baselines = {}, {}
     for name in ("clean", "other"):
         one = results["models"]["ee40"][name]["set"]
-        sets[one["digest"]] = one["known_as"]
+        known[one["digest"]] = one["known_as"]
         single = results["models"][SINGLE_EXIT][name]["exits"][-1]["wer"]
         entries = [_entry(f"wav2vec2-base {SINGLE_EXIT}", "single exit", {12: single})]
         for text in policy_names(results):
             wers = {point["budget"]: point["wer"] for point in points_of(results, text, name)}
             entries.append(_entry(f"wav2vec2-base ee40, {text}", "policy", wers))
         baselines[one["known_as"]] = entries
-    quoted = "".join(f'    "{name}": [\n{"".join(entries)}    ],\n' for name, entries in baselines.items())
-    known = "".join(f'    "{digest}": "{name}",\n' for digest, name in sets.items())
-    return (
-        '"""Sets that ExitBench knows, and what is known of them: numbers only, written by '
-        "benchmarks/exit_traces.py.\n\n"
-        "A set is recognised by `score_choices.set_digest`. `wer_at`: WER in percent by budget in layers, "
-        "cross-fitted.\n"
-        '"""\n\nfrom typing import Any\n\n# fmt: off\n'
-        f"KNOWN_SETS: dict[str | None, str] = {{\n{known}}}\n\n"
-        f"BASELINES: dict[str | None, list[dict[str, Any]]] = {{\n{quoted}}}\n"
-    )
+    return json.dumps({"known_sets": known, "baselines": baselines}, indent=1) + "\n"
 
 
-def _entry(name: str, kind: str, wers: dict[float, float]) -> str:
-    """Two lines of source."""
-    numbers = ", ".join(f"{budget:g}: {round(wer, 2)}" for budget, wer in wers.items())
-    return f'        {{"name": "{name}", "kind": "{kind}",\n         "wer_at": {{{numbers}}}}},\n'
+def _entry(name: str, kind: str, wers: dict[float, float]) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "wer_at": {f"{budget:g}": round(wer, 2) for budget, wer in wers.items()}}
 
 
 def draw(results: dict[str, Any], name: str, path: Path) -> None:

@@ -5,6 +5,7 @@ Joined ones are results/regimes/NAME.json, and stand in the pages that have a re
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,7 +204,8 @@ def _n_words(tax: dict) -> int | None:
 def with_tables(page: str) -> str:
     """A page with each region filled from results/regimes/NAME.json.
 
-    `<!-- regimes: NAME -->` to `<!-- /regimes: NAME -->` shows every test set, `NAME SET` in both places one of them.
+    `<!-- regimes: NAME -->` to `<!-- /regimes: NAME -->` shows every test set, `NAME SET` in both places one of
+    them, and of regimes those with several seeds.
     """
     for region in re.findall(r"<!-- regimes: (.+) -->", page):
         name, *only = region.split()
@@ -215,17 +217,22 @@ def with_tables(page: str) -> str:
 
 
 def only_sets(found: dict, names: list[str]) -> dict:
-    """What `joined` found, of these test sets; of all where none is named.
+    """What `joined` found, of these test sets and of regimes with several seeds; all where no set is named.
 
     Example
     -------
-    >>> runs = [{"regime": "joint", "wer_per_exit": {"a": [9.0], "b": [8.0]}}]
-    >>> only_sets({"runs": runs, "taxes": [{"set": "a"}, {"set": "b"}], "differences": []}, ["b"])
-    {'runs': [{'regime': 'joint', 'wer_per_exit': {'b': [8.0]}}], 'taxes': [{'set': 'b'}], 'differences': []}
+    >>> runs = [{"regime": one, "wer_per_exit": {"a": [9.0], "b": [8.0]}} for one in ("joint", "joint", "layerdrop")]
+    >>> taxes = [{"regime": "joint", "set": "a"}, {"regime": "joint", "set": "b"}, {"regime": "layerdrop", "set": "b"}]
+    >>> found = only_sets({"runs": runs, "taxes": taxes, "differences": []}, ["b"])
+    >>> found["taxes"], [run["wer_per_exit"] for run in found["runs"]]
+    ([{'regime': 'joint', 'set': 'b'}], [{'b': [8.0]}, {'b': [8.0]}])
     """
     if not names:
         return found
-    runs = [{**run, "wer_per_exit": {name: run["wer_per_exit"][name] for name in names}} for run in found["runs"]]
+    times = Counter(run["regime"] for run in found["runs"])
+    runs = [run for run in found["runs"] if times[run["regime"]] > 1]
+    runs = [{**run, "wer_per_exit": {name: run["wer_per_exit"][name] for name in names}} for run in runs]
     return {**found, "runs": runs} | {
-        part: [one for one in found[part] if one["set"] in names] for part in ("taxes", "differences")
+        part: [one for one in found[part] if one["set"] in names and times[one["regime"]] > 1]
+        for part in ("taxes", "differences")
     }

@@ -15,7 +15,8 @@ ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "results/study"
 KINDS = {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain"}
 FUSED = {"small": "fusion", "without AN4": "fusion_without_an4", "without LibriSpeech": "fusion_without_librispeech"}
-SINGLE = "from scratch, 10 epochs, a single exit"
+# Models that the pages of corpora show, beside those that lacked the corpus.
+CORPUS_MODELS = ("shipped", "small", "AN4 only", "pretrained", "from scratch")
 # Model and set of the rows that are shown; the others are in the summaries.
 SHOWN = (
     ("shipped", "commonvoice_test"),
@@ -106,15 +107,14 @@ def overthinking_rows() -> tuple[list[str], list[list[str]]]:
 
 
 def corpus_rows(name: str) -> tuple[list[str], list[list[str]]]:
-    """WER of every exit of every model on one set; of the single-exit model the last: its inner heads are untrained."""
-    single = read("results/study/single10.json")
-    summaries = models() if single is None else {**models(), SINGLE: single}
+    """WER of every exit of `CORPUS_MODELS` on one set, and of models trained without it."""
+    summaries = models()
     found = {model: summary["sets"][name] for model, summary in summaries.items() if name in summary["sets"]}
+    found = {model: one for model, one in found.items() if model in CORPUS_MODELS or one["label"] == "ood"}
     layers = sorted({layer for one in found.values() for layer in one["exit_layers"]})
     rows = []
     for model, one in found.items():
         wers = dict(zip(one["exit_layers"], map(number, one["wer_per_exit"]), strict=True))
-        wers = {max(wers): wers[max(wers)]} if model == SINGLE else wers
         shown = [wers.get(layer, "") for layer in layers]
         rows.append([model, KINDS[one["label"]], *shown, set_interval(one["wer_interval_per_exit"][-1], one)])
     return ["model", "kind", *(f"layer {layer}" for layer in layers), "last [95 %]"], rows

@@ -7,6 +7,7 @@ everybody's depth counts the same; open policies are cross-fitted over ten folds
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +18,21 @@ import numpy as np
 from eeasr_modules.exits.measure.bootstrap import Interval, bootstrap_above_static, bootstrap_wer
 from eeasr_modules.exits.measure.bounds import Frontier, gap_closed, oracle_a, oracle_b, oracle_c, static_line
 from eeasr_modules.exits.measure.edits import count_word_edits
-from eeasr_modules.exits.measure.exitbench_baselines import BASELINES, KNOWN_SETS
 from eeasr_modules.exits.measure.overthinking import overthinking, pooled_wer
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.tables.plain_transcripts import NORMALISERS, approximate_duration_s, layer_of, read_rows
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.calibration import cross_fit
 from eeasr_modules.exits.tuning.replay import decide, exit_costs, mean_cost
+
+# Sets by their digest, and what is known of them: `wer_at` is the WER in percent by budget in layers, cross-fitted.
+# Written by benchmarks/exit_traces.py.
+_KNOWN = json.loads(Path(__file__).with_name("exitbench_baselines.json").read_text(encoding="utf-8"))
+KNOWN_SETS: dict[str | None, str] = _KNOWN["known_sets"]
+BASELINES: dict[str | None, list[dict[str, Any]]] = {
+    name: [{**one, "wer_at": {float(budget): wer for budget, wer in one["wer_at"].items()}} for one in entries]
+    for name, entries in _KNOWN["baselines"].items()
+}
 
 
 @dataclass(frozen=True, eq=False)

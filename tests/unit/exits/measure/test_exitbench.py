@@ -6,6 +6,8 @@ import pytest
 
 from eeasr_modules.exits.measure.bounds import oracle_a, oracle_c, static_line
 from eeasr_modules.exits.measure.exitbench import (
+    BASELINES,
+    KNOWN_SETS,
     Choices,
     bench_table,
     budget_layers,
@@ -14,7 +16,6 @@ from eeasr_modules.exits.measure.exitbench import (
     score_table,
     set_digest,
 )
-from eeasr_modules.exits.measure.exitbench_baselines import BASELINES, KNOWN_SETS
 from eeasr_modules.exits.measure.exitbench_text import score_markdown, write_score
 from eeasr_modules.exits.policies.text import parse_policies, parse_policy
 from eeasr_modules.exits.tables.parts import speaker_folds
