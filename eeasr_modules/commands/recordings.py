@@ -44,6 +44,18 @@ def _add_transcribe(commands: argparse._SubParsersAction) -> None:
         help="when speech is no longer like that of calibration (default: off, nobody watches)",
     )
     parser.add_argument(
+        "--on-risk",
+        choices=("off", "warn", "full_depth"),
+        default="off",
+        help="when leaving early changes more words than allowed, by audits (default: off, nobody is audited)",
+    )
+    parser.add_argument(
+        "--audit-share", type=float, default=0.05, metavar="Q", help="of utterances that run to the end (default: 0.05)"
+    )
+    parser.add_argument(
+        "--risk-limit", type=float, metavar="EPS", help="words in 100 that may change (default: what is certified)"
+    )
+    parser.add_argument(
         "--progressive", action="store_true", help="say on standard error what every exit hears, as it is heard"
     )
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
@@ -82,6 +94,14 @@ def _decoding(options: argparse.Namespace):
     return BeamOptions(options.beam_size, options.lm, lm_weight=options.lm_weight, word_score=options.word_score)
 
 
+def _audit(options: argparse.Namespace):
+    from eeasr_modules.runtime.drift_watch import Audit
+
+    if options.on_risk == "off":
+        return None
+    return Audit(options.audit_share, options.risk_limit, on_alarm=options.on_risk)
+
+
 def _transcribe(options: argparse.Namespace) -> int:
     from eeasr_modules.runtime import EarlyExitASR
     from eeasr_modules.runtime.files.shards import Ranks
@@ -100,6 +120,7 @@ def _transcribe(options: argparse.Namespace) -> int:
         decoding=_decoding(options),
         words=options.words,
         on_drift=options.on_drift,
+        audit=_audit(options),
     )
     tally = transcribe_files(
         asr,

@@ -371,6 +371,7 @@ def assembled(
     sample_rate: int,
     confidence_map: ConfidenceMap | None = None,
     drift: bool | None = None,
+    risk: bool | None = None,
 ) -> Transcript:
     """Transcript of a recording whose chunks are all recognised, or that failed.
 
@@ -386,8 +387,8 @@ def assembled(
         Hz of `recording.n_samples`.
     confidence_map : ConfidenceMap or None
         Makes word confidences probabilities; None leaves the heads' own.
-    drift : bool or None
-        Whether the watch has raised its alarm; None without a watch.
+    drift, risk : bool or None
+        Whether that watch has raised its alarm; None without one.
 
     Returns
     -------
@@ -416,6 +417,7 @@ def assembled(
         confidence=confidence,
         blank_rates=tuple(one.blank_rate for one in results),
         drift=drift,
+        risk=risk,
         duration_s=recording.n_samples / sample_rate,
         warnings=recording.warnings,
         **common,

@@ -13,6 +13,7 @@ import torch
 
 from eeasr_modules.data.audio import AudioReader, as_waveform
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, load_vocabulary
+from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
@@ -23,7 +24,7 @@ from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.transformers_files import write_transformers_files
 from eeasr_modules.runtime.batch import OnExit, Recognised
 from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, OnDraft, Pool, Underway, assembled, chunks
-from eeasr_modules.runtime.drift_watch import ON_DRIFT, LiveWatch, reference_of
+from eeasr_modules.runtime.drift_watch import ON_DRIFT, Audit, LiveRisk, LiveWatch, reference_of
 from eeasr_modules.runtime.engine import Always, Compaction, Engine, measure_compaction
 from eeasr_modules.runtime.fused_words import fusion_of
 from eeasr_modules.runtime.policy_choice import choose_policy
@@ -73,6 +74,9 @@ class EarlyExitASR:
         everybody to the last exit from then on; "off" does not watch.
     drift_alpha : float
         Probability of ever raising a false alarm.
+    audit : Audit or None
+        Lets a random share of the utterances run to the end too and watches how many words leaving changes; what is
+        said stays. None does not.
     seed : int
         Of the policy `random`.
 
@@ -104,6 +108,7 @@ class EarlyExitASR:
         words: str | None = None,
         on_drift: str = "off",
         drift_alpha: float = 0.01,
+        audit: Audit | None = None,
         seed: int = 0,
     ):
         if compaction not in COMPACTIONS:
@@ -132,7 +137,9 @@ class EarlyExitASR:
         self.drift: LiveWatch | None = None
         if on_drift != "off":
             self.drift = LiveWatch(reference_of(source.calibrated, policy), alpha=drift_alpha)
+        self.risk = None if audit is None else LiveRisk(audit, calibrated=source.calibrated, policy=policy)
         self._engine: Engine | None = None
+        self._auditor: Engine | None = None  # the same model, everybody at the last exit
         self._loading, self._running = threading.Lock(), threading.Lock()
 
     @classmethod
@@ -153,6 +160,7 @@ class EarlyExitASR:
         words: str | None = None,
         on_drift: str = "off",
         drift_alpha: float = 0.01,
+        audit: Audit | None = None,
         seed: int = 0,
     ) -> EarlyExitASR:
         """A model by its name.
@@ -174,7 +182,7 @@ class EarlyExitASR:
             See the class.
         pool_survivors, decoding, words : bool, BeamOptions, AttentionOptions or None, str
             Likewise.
-        on_drift, drift_alpha : str, float
+        on_drift, drift_alpha, audit : str, float, Audit or None
             Likewise.
 
         Returns
@@ -210,6 +218,7 @@ class EarlyExitASR:
             words=words,
             on_drift=on_drift,
             drift_alpha=drift_alpha,
+            audit=audit,
             seed=seed,
         )
 
@@ -237,10 +246,11 @@ class EarlyExitASR:
         )
 
     def __getstate__(self) -> dict:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_engine", "_loading", "_running")}
+        left_out = ("_engine", "_auditor", "_loading", "_running")
+        return {name: value for name, value in self.__dict__.items() if name not in left_out}
 
     def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state, _engine=None, _loading=threading.Lock(), _running=threading.Lock())
+        self.__dict__.update(state, _engine=None, _auditor=None, _loading=threading.Lock(), _running=threading.Lock())
 
     @property
     def engine(self) -> Engine:
@@ -254,21 +264,27 @@ class EarlyExitASR:
         model, vocabulary = self.source.load(self.device)
         model = made_faster(model, front_end=self.front_end, precision=self.precision)
         rule: Compaction = Always() if self.compaction == "always" else measure_compaction(model.encoder)
-        return self._deciding(model, vocabulary, rule)
+        return self._deciding(model, vocabulary, rule, policy=self.policy, fusion=self.fusion)
 
     def _deciding(
-        self, model: MultiExit, vocabulary: CharVocabulary | SentencePieceVocabulary, rule: Compaction
+        self,
+        model: MultiExit,
+        vocabulary: CharVocabulary | SentencePieceVocabulary,
+        rule: Compaction,
+        *,
+        policy: Policy,
+        fusion: FusionModel | None,
     ) -> Engine:
         return Engine(
             model,
             vocabulary,
-            policy=self.policy,
+            policy=policy,
             compaction=rule,
             precision=self.precision,
             seed=self.seed,
             language=self.source.config.get("language") or "en",
             decoder=self._decoder(model, vocabulary),
-            fusion=self.fusion,
+            fusion=fusion,
         )
 
     @property
@@ -293,6 +309,7 @@ class EarlyExitASR:
                 on_exit=on_exit,
             )
             self._look_for_drift(results)
+            self._look_for_risk(engine, results, wavs, utt_ids)
         return results, self._rule(engine.policy)
 
     def _look_for_drift(self, results: Sequence[Recognised]) -> None:
@@ -301,11 +318,37 @@ class EarlyExitASR:
         if self.drift is None or (self.drift.alarm and self.on_drift == "full_depth"):
             return  # static exits say nothing about the policy's calibration any more
         if self.drift.hear(results, exit_layers=layers) and self.on_drift == "full_depth":
-            engine = self.engine
-            with self._loading:
-                self.policy = Static(int(layers[-1]))
-                self._engine = self._deciding(engine.model, engine.vocabulary, engine.compaction)
-            logger.warning("drift: from here on everything runs to the last exit")
+            self._go_to_full_depth("drift")
+
+    def _look_for_risk(
+        self, engine: Engine, results: Sequence[Recognised], wavs: list[torch.Tensor], utt_ids: list[str]
+    ) -> None:
+        """Audit some of what the engine recognised; after an alarm, the same."""
+        last = Static(int(self.source.exit_layers[-1]))
+        if self.risk is None or engine.policy == last:
+            return
+        chosen = self.risk.chosen(len(results))
+        texts = {i: results[i].text for i in chosen}  # of those who went to the end, the last exit's own
+        again = [i for i in chosen if self.fusion is not None or results[i].exit_layer != last.layer]
+        if again:
+            if self._auditor is None:
+                made = engine.model, engine.vocabulary, engine.compaction
+                self._auditor = self._deciding(*made, policy=last, fusion=None)
+            names = [utt_ids[i] for i in again]
+            run = {"utt_ids": names, "batch_seconds": self.batch_seconds}
+            at_the_end = self._auditor.run_all([wavs[i] for i in again], **run)
+            texts |= {i: one.text for i, one in zip(again, at_the_end, strict=True)}
+        raised = self.risk.hear([results[i].text for i in chosen], [texts[i] for i in chosen])
+        if raised and self.risk.audit.on_alarm == "full_depth":
+            self._go_to_full_depth("risk")
+
+    def _go_to_full_depth(self, why: str) -> None:
+        engine = self.engine
+        with self._loading:
+            self.policy = Static(int(self.source.exit_layers[-1]))
+            made = engine.model, engine.vocabulary, engine.compaction
+            self._engine = self._deciding(*made, policy=self.policy, fusion=self.fusion)
+        logger.warning("%s: from here on everything runs to the last exit", why)
 
     def _decoder(self, model: MultiExit, vocabulary) -> BeamDecoder | AttentionSearch | None:
         if self.decoding is None:
@@ -421,4 +464,5 @@ class EarlyExitASR:
             # it knows greedy words, of one exit
             confidence_map=None if self.decoding is not None or self.fusion is not None else self.source.confidence_map,
             drift=None if self.drift is None else self.drift.alarm,
+            risk=None if self.risk is None else self.risk.alarm,
         )

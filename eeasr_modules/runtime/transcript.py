@@ -120,6 +120,8 @@ class Transcript:
         `exit_layers`.
     drift : bool or None
         Whether the watch had raised its alarm by then; None when nobody watched.
+    risk : bool or None
+        The same of the watch on the risk.
     duration_s : float or None
         Seconds of audio.
     policy : str
@@ -143,6 +145,7 @@ class Transcript:
     confidence: float | None = None
     blank_rates: tuple[float, ...] = ()
     drift: bool | None = None
+    risk: bool | None = None
     duration_s: float | None = None
     policy: str = ""
     model: str = ""

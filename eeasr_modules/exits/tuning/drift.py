@@ -167,8 +167,26 @@ def bet(shares: np.ndarray, log_wealth: np.ndarray, *, p: ArrayLike) -> tuple[np
     tuple of np.ndarray, np.ndarray
         New shares and log wealth, as they came in.
     """
-    jumped = (1 - JUMP_RATES[:, None]) * shares + JUMP_RATES[:, None] / N_BETS
-    won = jumped * bet_odds(p)[..., None, :]  # (..., n_rates, N_BETS)
+    return dealt(shares, log_wealth, odds=bet_odds(p))
+
+
+def dealt(shares: np.ndarray, log_wealth: np.ndarray, *, odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Shares and wealth after a share of each rate's wealth was dealt out anew and every bet has paid.
+
+    Arguments
+    ---------
+    shares, log_wealth : np.ndarray, np.ndarray
+        As for `bet`, with as many bets as there are odds.
+    odds : np.ndarray of shape (..., n_bets)
+        What each bet multiplies its money by; above 0 and not above 1 on average while nothing is amiss.
+
+    Returns
+    -------
+    tuple of np.ndarray, np.ndarray
+        New shares and log wealth, as they came in.
+    """
+    jumped = (1 - JUMP_RATES[:, None]) * shares + JUMP_RATES[:, None] / shares.shape[-1]
+    won = jumped * odds[..., None, :]  # (..., n_rates, n_bets)
     total = won.sum(-1)
     return won / total[..., None], log_wealth + np.log(total)
 
