@@ -14,7 +14,8 @@ from eeasr_modules.report.render.tables import number, set_interval, too_few_spe
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "results/study"
 KINDS = {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain"}
-FUSED = {"small": "fusion", "without AN4": "fusion_without_an4", "without LibriSpeech": "fusion_without_librispeech"}
+FUSED = {"shipped": "fusion_shipped", "small": "fusion"}
+FUSED |= {f"without {name}": f"fusion_without_{name.lower()}" for name in ("AN4", "LibriSpeech")}
 # Models that the pages of corpora show, beside those that lacked the corpus.
 CORPUS_MODELS = ("shipped", "small", "AN4 only", "pretrained", "from scratch")
 # Model and set of the rows that are shown; the others are in the summaries.
@@ -194,34 +195,33 @@ def fusion_rows() -> tuple[list[str], list[list[str]]]:
     for model, file in FUSED.items():
         summary = models()[model]
         for name, one in read(f"results/study/{file}.json").items():
-            if name in FUSED_ON and (model == "small" or summary["sets"][name]["label"] == "ood"):
+            if name in FUSED_ON and (model in ("shipped", "small") or summary["sets"][name]["label"] == "ood"):
                 last, its = one["exits"][-1], summary["sets"][name]
                 numbers = [number(whole(last[key], its["n_ref_words"])) for key in ("alone", "wer")]
                 numbers.append(difference(one["minus_last"], few=too_few_speakers(its)))
-                rows.append([model, name, KINDS[its["label"]], *numbers])
+                rows.append([model, name, KINDS[its["label"]], *numbers, number(one.get("aligning_ms_per_s"))])
     for name, one in read("results/exit-traces/results.json")["fusion"].items():
         full = one["full_depth"]
         rows.append(["ee40", f"LibriSpeech test-{name}", "in domain", number(full["static"]), number(full["wer"])])
-        rows[-1].append(above_static(full))
-    return ["model", "set", "kind", "last exit", "fused", "difference [95 %]"], rows
+        rows[-1] += [above_static(full), "-"]
+    return ["model", "set", "kind", "last exit", "fused", "difference [95 %]", "aligning (ms per s)"], rows
 
 
 def fused_depth_rows() -> tuple[list[str], list[list[str]]]:
     """Fused output at half the depth and more, against the static line."""
     rows = []
-    for name, one in read("results/study/fusion.json").items():
-        if name != "commonvoice_test":
-            continue
-        words = models()["small"]["sets"][name]["n_ref_words"]
-        for at in [*one["exits"][3:-1], *one["policies"]]:
-            gap = at["gap_closed"]
+    for model, exits in (("shipped", slice(3, -1)), ("small", slice(5, -1))):
+        name = "commonvoice_test"
+        one = read(f"results/study/{FUSED[model]}.json")[name]
+        words = models()[model]["sets"][name]["n_ref_words"]
+        for at in one["exits"][exits]:
             rows.append(
-                [name, f"`{at['what']}`" if "budget" in at else at["what"], f"{at['depth']:.2f}"]
+                [model, name, at["what"], f"{at['depth']:.2f}"]
                 + [number(whole(at[key], words)) for key in ("static", "oracle_c", "wer")]
-                + [above_static(at)]
-                + ["-" if gap is None else f"{100 * gap:.0f} %"]
+                + [above_static(at), f"{100 * at['gap_closed']:.0f} %"]
             )
     header = [
+        "model",
         "set",
         "leaving at",
         "depth",

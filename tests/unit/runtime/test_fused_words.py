@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,13 +14,23 @@ from talkative import noises, table_of
 
 from eeasr_modules.cli import main
 from eeasr_modules.data.audio import read_speech
-from eeasr_modules.exits import ExitTable, choose, decide, parse_policy, read_policies, write_policies, write_table
+from eeasr_modules.exits import (
+    ExitTable,
+    choose,
+    decide,
+    parse_policy,
+    read_policies,
+    read_table,
+    write_policies,
+    write_table,
+)
 from eeasr_modules.exits.measure.fusion import fuse, read_fusion
 from eeasr_modules.exits.policies.files import write_fitted
 from eeasr_modules.models.decoding.beam import BeamOptions
 from eeasr_modules.models.weights import model_digest
 from eeasr_modules.runtime import EarlyExitASR
 
+SHIPPED = Path(__file__).resolve().parents[3] / "eeasr_modules/shipped/base"
 POLICIES = ("entropy", "between(2, 3, entropy)", "patience(1)", "random(0.4)", "static(3)", "static(5)", "lexical")
 
 
@@ -113,6 +124,19 @@ def test_compressed_files_are_fused_as_what_they_decode_to(
     table = table_of(model, [read_speech(path, 16000) for path in paths])
     fused = fuse(table, read_fusion(fused_folder))[:, -1].tolist()
     assert said == fused != table.hypotheses[:, -1].tolist()
+
+
+@pytest.mark.shared_data
+def test_the_shipped_model_says_of_real_mp3_files_what_its_table_fuses_to(shared_data):
+    table = read_table(SHIPPED / "tables" / "commonvoice_test.parquet").select(np.arange(0, 260, 32))
+    decided = decide(read_policies(SHIPPED / "policy.json")[0].policy, table).decided
+    rows = np.arange(table.n_utterances)
+    expected = fuse(table, read_fusion(SHIPPED))[rows, decided].tolist()
+    clips = {path.stem: path for path in (shared_data / "cv-corpus-13.0-delta-2023-03-09").rglob("*.mp3")}
+    found = EarlyExitASR.from_pretrained(SHIPPED, words="fused", device="cpu").transcribe(
+        [clips[utt_id] for utt_id in table.utt_ids]
+    )
+    assert [one.text for one in found] == expected != table.hypotheses[rows, decided].tolist()
 
 
 def test_chunks_of_a_long_recording_are_fused_each(fused_folder, wavs, tmp_path):
