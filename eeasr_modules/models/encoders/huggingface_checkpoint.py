@@ -116,6 +116,11 @@ def _within_reach(source: str) -> bool:
 
 def check_kind(config, source: str | None):
     """`config`, or ValueError if it does not describe an encoder that the walk knows."""
+    if config.model_type in ("sew", "sew-d"):
+        raise ValueError(
+            f"'{source}' is a '{config.model_type}' model: its layers run at fewer frames than its head reads, behind "
+            f"an upsampling after the last one, which exits cannot follow; expected one of {', '.join(KINDS)}"
+        )
     if config.model_type not in KINDS:
         raise ValueError(f"'{source}' is a '{config.model_type}' model; expected a speech encoder: {', '.join(KINDS)}")
     if getattr(config, "add_adapter", False):

@@ -8,6 +8,7 @@ import torch
 from small_checkpoints import BASE, CHECKPOINTS, config_of, folders
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
+    AutoConfig,
     AutoModel,
     BertConfig,
     BertModel,
@@ -263,6 +264,12 @@ class TestBadInput:
         BertModel(BertConfig(**shape, vocab_size=10)).save_pretrained(tmp_path)
         with pytest.raises(ValueError, match="is a 'bert' model; expected a speech encoder: wav2vec2, hubert, wavlm"):
             checkpoint_config(str(tmp_path))
+
+    @pytest.mark.parametrize("kind", ["sew", "sew-d"])
+    def test_a_model_whose_head_reads_more_frames_than_its_layers(self, tmp_path, kind):
+        AutoConfig.for_model(kind).save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=f"a '{kind}' model: its layers run at fewer frames than its head"):
+            encoder_from(str(tmp_path))
 
     def test_an_adapter_that_shortens_the_output(self, tmp_path):
         config_of("wav2vec2", {**BASE, "add_adapter": True}).save_pretrained(tmp_path)
