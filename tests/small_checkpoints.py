@@ -4,6 +4,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel
 
+from eeasr_modules.models.encoders import build_encoder
+from eeasr_modules.models.walk import Walk
+
 TINY = {
     "hidden_size": 24,
     "num_hidden_layers": 4,
@@ -51,3 +54,14 @@ def folders(tmp_path_factory):
         made[name] = str(tmp_path_factory.mktemp(name))
         strong(AutoModel.from_config(config_of(kind, shape))).save_pretrained(made[name])
     return made
+
+
+def encoder_from(folder, **settings):
+    """An encoder of ours from a checkpoint's folder."""
+    return build_encoder({"encoder": "huggingface", "source": folder, **settings}).eval()
+
+
+def walked(encoder, wavs, n_samples):
+    """What every layer shows, and how many frames of it count."""
+    walk = Walk(encoder, wavs, n_samples)
+    return [walk.advance(layer) for layer in range(1, encoder.n_layers + 1)], walk.n_frames

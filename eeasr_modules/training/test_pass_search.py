@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from eeasr_modules.common.batches import length_batches
 from eeasr_modules.data.pipeline import manifest_items
+from eeasr_modules.exits.policies.protocol import DECODER_SIGNALS
 from eeasr_modules.exits.tables.parquet import read_table, write_table
 from eeasr_modules.exits.tables.parts import join_tables
 from eeasr_modules.exits.tables.table import ExitTable
-from eeasr_modules.models.decoding.attention import DECODER_SIGNALS, AttentionOptions, AttentionSearch
+from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
 from eeasr_modules.models.decoding.beam import BeamDecoder, BeamOptions
 from eeasr_modules.models.device import computed_in
 from eeasr_modules.models.multi_exit import MultiExit
@@ -107,7 +108,7 @@ def decode(
     shape = (len(utt_ids), len(model.exit_layers))
     hypotheses = np.empty(shape, dtype=object)
     spells = isinstance(decoder, AttentionSearch)
-    signals = {name: np.empty(shape) for name in DECODER_SIGNALS} if spells else {}
+    signals = {name: np.empty(shape) for name in sorted(DECODER_SIGNALS)} if spells else {}
     macs = np.empty(shape) if spells else None
     batches = length_batches([items[utt_id]["duration"] for utt_id in utt_ids], batch_seconds)
     with tqdm(total=len(utt_ids), desc=f"{evaluation_set.name}, search", unit="utt", disable=not progress) as bar:

@@ -10,8 +10,6 @@ import torch
 from eeasr_modules.models.attention_decoder import NEVER_SAID, AttentionDecoder
 from eeasr_modules.models.multi_exit import MultiExit
 
-DECODER_SIGNALS = ("sequence_log_prob", "token_entropy")
-
 
 @dataclass(frozen=True)
 class AttentionOptions:
@@ -147,7 +145,7 @@ class AttentionSearch:
         Spelled
         """
         if not len(hidden):
-            return Spelled([], dict.fromkeys(DECODER_SIGNALS, 0.0), 0.0)
+            return Spelled([], _how_sure(0.0, 0.0), 0.0)
         memory = self.decoder.memory(hidden.float()[None], exit_index=exit_index)
         self._counted.macs = self.decoder.memory_macs(len(hidden))
         # beginning and end are no tokens of CTC
@@ -157,7 +155,7 @@ class AttentionSearch:
         return Spelled(tokens, self.signals(tokens, memory), self._counted.macs)
 
     def signals(self, tokens: Sequence[int], memory: torch.Tensor) -> dict[str, float]:
-        """How sure the decoder is of a transcript: `DECODER_SIGNALS`.
+        """How sure the decoder is of a transcript: `sequence_log_prob` and `token_entropy`.
 
         Arguments
         ---------
@@ -175,7 +173,11 @@ class AttentionSearch:
         log_probs = torch.log_softmax(self.decoder.to_tokens(states), dim=-1)[0].double()
         chosen = log_probs.gather(1, said.T)
         entropy = -(log_probs.exp() * log_probs).sum(dim=-1)
-        return dict(zip(DECODER_SIGNALS, (chosen.mean().item(), entropy.mean().item()), strict=True))
+        return _how_sure(chosen.mean().item(), entropy.mean().item())
+
+
+def _how_sure(sequence_log_prob: float, token_entropy: float) -> dict[str, float]:
+    return {"sequence_log_prob": sequence_log_prob, "token_entropy": token_entropy}
 
 
 class _CountedDecoder:

@@ -8,8 +8,9 @@ from talkative import noises, table_of, talkative_model
 
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import parse_policy
+from eeasr_modules.exits.policies.protocol import DECODER_SIGNALS
 from eeasr_modules.exits.tuning.replay import replay
-from eeasr_modules.models.decoding.attention import DECODER_SIGNALS, AttentionOptions, AttentionSearch
+from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
 from eeasr_modules.runtime import EarlyExitASR
 from eeasr_modules.runtime.transcript import Word
 
@@ -78,7 +79,7 @@ def test_exits_are_those_of_greedy_decoding_and_the_decoder_spells_once_where_ea
         assert one.text == vocabulary.decode(tokens) == " ".join(word.text for word in one.words)
 
 
-@pytest.mark.parametrize("name", DECODER_SIGNALS)
+@pytest.mark.parametrize("name", sorted(DECODER_SIGNALS))
 @pytest.mark.parametrize("pool_survivors", [False, True])
 def test_a_policy_on_the_decoders_signals_leaves_where_replay_leaves(
     name, pool_survivors, spelling_model, noise, spelled, count
@@ -102,7 +103,7 @@ def test_words_lie_within_the_utterance_one_after_the_other(spelling_model, nois
         assert not times or (times[0] >= 0 and times[-1] <= len(wav) / 16000 + 0.1)
 
 
-@pytest.mark.parametrize("name", DECODER_SIGNALS)
+@pytest.mark.parametrize("name", sorted(DECODER_SIGNALS))
 def test_without_the_decoder_its_signals_are_refused_with_the_way_out(name, spelling_model):
     with pytest.raises(ValueError, match=f"reads the signal '{name}' of the attention decoder: transcribe with"):
         engine_for(spelling_model, parse_policy(f"{name}(0.5)"))

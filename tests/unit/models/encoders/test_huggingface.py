@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from small_checkpoints import BASE, CHECKPOINTS, config_of, folders
+from small_checkpoints import BASE, CHECKPOINTS, config_of, encoder_from, folders, walked
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     AutoConfig,
@@ -30,16 +30,6 @@ WITH_ATTENTION = [
     for attention in (("eager",) if name.startswith("wavlm") else ("eager", "sdpa"))
 ]
 STILL = {"dropout": 0.0, "freeze_feature_extractor": False}  # nothing random in training
-
-
-def encoder_from(folder, **settings):
-    return build_encoder({"encoder": "huggingface", "source": folder, **settings}).eval()
-
-
-def walked(encoder, wavs, n_samples):
-    """View of every layer and frame counts."""
-    walk = Walk(encoder, wavs, n_samples)
-    return [walk.advance(layer) for layer in range(1, encoder.n_layers + 1)], walk.n_frames
 
 
 def valid_of(wavs, n_samples):

@@ -5,12 +5,11 @@ import shutil
 
 import pytest
 import torch
-from small_checkpoints import config_of, strong
+from small_checkpoints import config_of, encoder_from, strong, walked
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModel, AutoModelForCTC, SeamlessM4TFeatureExtractor
 
 from eeasr_modules.data.text import CharVocabulary
-from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.encoders.huggingface import stock_forward
 from eeasr_modules.models.fast.front_end import faster_front_end
 from eeasr_modules.models.fast.layers import faster_layers
@@ -42,15 +41,6 @@ def folders(tmp_path_factory):
             norm.running_mean.uniform_(-0.5, 0.5), norm.running_var.uniform_(0.5, 2.0)
         model.save_pretrained(made[name])
     return made
-
-
-def encoder_from(folder, **settings):
-    return build_encoder({"encoder": "huggingface", "source": folder, **settings}).eval()
-
-
-def walked(encoder, wavs, n_samples):
-    walk = Walk(encoder, wavs, n_samples)
-    return [walk.advance(layer) for layer in range(1, encoder.n_layers + 1)], walk.n_frames
 
 
 @pytest.mark.parametrize("name", KINDS)

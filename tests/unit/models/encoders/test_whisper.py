@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_checkpoints import strong
+from small_checkpoints import encoder_from, strong, walked
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import (
     MoonshineConfig,
@@ -14,7 +14,6 @@ from transformers import (
     WhisperModel,
 )
 
-from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.encoders.huggingface_checkpoint import shape_of
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.walk import Walk
@@ -44,15 +43,6 @@ def folders(tmp_path_factory):
         model.save_pretrained(made[kind])
         model.model.encoder.save_pretrained(made[f"{kind} alone"])
     return made
-
-
-def encoder_from(folder, **settings):
-    return build_encoder({"encoder": "huggingface", "source": folder, **settings}).eval()
-
-
-def walked(encoder, wavs, n_samples):
-    walk = Walk(encoder, wavs, n_samples)
-    return [walk.advance(layer) for layer in range(1, encoder.n_layers + 1)], walk.n_frames
 
 
 class TestTransformersOwnNumbers:
