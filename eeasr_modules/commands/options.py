@@ -11,11 +11,6 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong.
 
-        Arguments
-        ---------
-        message : str
-            Of argparse.
-
         Raises
         ------
         ValueError
@@ -67,13 +62,7 @@ def add_model_choice(parser: Parser) -> None:
 
 
 def add_words(parser: Parser) -> None:
-    """Add the option that says whose words are said.
-
-    Arguments
-    ---------
-    parser : Parser
-        Of a command that transcribes.
-    """
+    """Add the option that says whose words are said."""
     parser.add_argument(
         "--words",
         choices=("exit", "fused"),
@@ -84,13 +73,6 @@ def add_words(parser: Parser) -> None:
 
 def numbers(option: str, text: str) -> list[float]:
     """Numbers with commas between them.
-
-    Arguments
-    ---------
-    option : str
-        Its name, for the message.
-    text : str
-        As typed.
 
     Raises
     ------
@@ -110,13 +92,6 @@ def numbers(option: str, text: str) -> list[float]:
 
 def whole_number(option: str, text: str) -> int:
     """A whole number from 1, one of several with commas between them.
-
-    Arguments
-    ---------
-    option : str
-        Its name, for the message.
-    text : str
-        As typed.
 
     Raises
     ------

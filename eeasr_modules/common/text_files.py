@@ -58,13 +58,6 @@ def lines_of(text: str) -> list[str]:
 def decoded(content: bytes, path: Path | str) -> str:
     """The text of a file's bytes, without byte-order mark; a ValueError names file and line where they are not UTF-8.
 
-    Arguments
-    ---------
-    content : bytes
-        Of the file.
-    path : Path or str
-        Its name, for the message.
-
     Example
     -------
     >>> decoded("été\\n".encode("cp1252"), "a.csv")
@@ -102,10 +95,6 @@ def neutral(value: Any) -> Any:
     value : object
         What is not a str, such as a number, stays as it is.
 
-    Returns
-    -------
-    object
-
     Example
     -------
     >>> neutral("=1+1"), neutral("'tis"), neutral(-1.5)
@@ -121,10 +110,6 @@ def as_it_was(cell: str) -> str:
     ---------
     cell : str
         As it was written.
-
-    Returns
-    -------
-    str
 
     Example
     -------

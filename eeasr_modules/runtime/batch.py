@@ -547,10 +547,6 @@ def searched_words(
         Probability of each frame's best token.
     spelled : Spelled or None
         What the attention decoder spells; None for a CTC beam search.
-
-    Returns
-    -------
-    tuple of Word
     """
     frame_s = engine.frame_s
     if not isinstance(engine.decoder, AttentionSearch):

@@ -335,10 +335,6 @@ class Engine:
             of all are held at once; results do not depend on it.
         on_exit : function or None
             As `run` takes it, with positions in `wavs`; not called while survivors are pooled.
-
-        Returns
-        -------
-        list of Recognised
         """
         results: list[Recognised | None] = [None] * len(wavs)
         rebatch = functools.partial(length_batches, batch_seconds=batch_seconds, longest_first=True)

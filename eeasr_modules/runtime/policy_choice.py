@@ -34,10 +34,6 @@ def choose_policy(
     name : str
         The model's, for messages.
 
-    Returns
-    -------
-    policy
-
     Raises
     ------
     ValueError
@@ -80,10 +76,6 @@ def within_budget(entry: Calibrated, budget: float, n_layers: int) -> Policy:
         Up to 1 a share of full depth, above 1 layers.
     n_layers : int
         Full depth.
-
-    Returns
-    -------
-    policy
 
     Raises
     ------

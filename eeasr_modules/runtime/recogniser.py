@@ -185,10 +185,6 @@ class EarlyExitASR:
         on_drift, drift_alpha, audit : str, float, Audit or None
             Likewise.
 
-        Returns
-        -------
-        EarlyExitASR
-
         Raises
         ------
         FileNotFoundError

@@ -197,10 +197,6 @@ def head_signals(
         Of the exits before, the latest first, as many as there are.
     blank_index : int
         Index of blank.
-
-    Returns
-    -------
-    list of torch.Tensor
     """
     found = acoustic_signals(
         hidden if log_probs is None else log_probs,  # of which `cosine` asks the length only
@@ -230,10 +226,6 @@ def spelled(
         The model's.
     blank_index : int
         Index of blank.
-
-    Returns
-    -------
-    list of str
     """
     said = best != blank_index
     said[:, 1:] &= best[:, 1:] != best[:, :-1]

@@ -164,21 +164,7 @@ class Transcript:
 
 
 def with_probabilities(words: Sequence[Word], confidence_map: ConfidenceMap, *, exit_layer: int) -> tuple[Word, ...]:
-    """The words of one chunk, with probabilities that they are right in place of the head's confidences.
-
-    Arguments
-    ---------
-    words : sequence of Word
-        Of one exit.
-    confidence_map : ConfidenceMap
-        The model's.
-    exit_layer : int
-        Which exit.
-
-    Returns
-    -------
-    tuple of Word
-    """
+    """The words of one chunk, with probabilities that they are right in place of the head's confidences."""
     if not words:
         return ()
     values = confidence_map.probabilities(

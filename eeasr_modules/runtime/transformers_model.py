@@ -228,10 +228,6 @@ class EarlyExitForCTC(PreTrainedModel):
             Training is train.py's.
         return_dict : bool or None
             False for a tuple.
-
-        Returns
-        -------
-        EarlyExitOutput or tuple
         """
         if labels is not None:
             raise ValueError("a model with early exits is trained by train.py: leave labels out")

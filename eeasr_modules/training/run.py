@@ -319,10 +319,6 @@ def calibrate(run: Run, dev: ExitTable, tests: Sequence[ExitTable] = ()) -> tupl
         With references.
     tests : sequence of ExitTable
         Of whose corpora there is no dev speech is said.
-
-    Returns
-    -------
-    tuple of (list of Calibrated, FusionModel or None)
     """
     calibrated = [choose(dev, policy, budget=run.config.exit_budget) for policy in compared_policies(run.config)]
     risk = run.config.exit_risk if calibrated else None

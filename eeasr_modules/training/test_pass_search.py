@@ -95,10 +95,6 @@ def decode(
         Likewise.
     progress : bool
         Show a bar.
-
-    Returns
-    -------
-    ExitTable
     """
     items = manifest_items(evaluation_set.manifests, limit=limit)
     utt_ids = list(items)
@@ -186,10 +182,6 @@ def collect_by_share(
     ---------
     model, vocabulary, evaluation_set, path, metadata, options
         As of `collect.collect_or_reuse`.
-
-    Returns
-    -------
-    ExitTable
     """
     rank, n_ranks = processes()
     if n_ranks == 1:

@@ -86,10 +86,6 @@ def bootstrap_wer(
         Source of the draws.
     n_draws : int
         How many.
-
-    Returns
-    -------
-    Interval
     """
     return bootstrap_difference(
         errors, np.zeros_like(errors), n_ref_words=n_ref_words, speakers=speakers, rng=rng, n_draws=n_draws
@@ -328,10 +324,6 @@ def compare_choices(
         Source of the draws.
     n_draws : int
         How many; the least p-value is about one over it.
-
-    Returns
-    -------
-    Comparison
     """
     interval, bootstrap_p = bootstrap_test(
         errors, other_errors, n_ref_words=n_ref_words, speakers=speakers, rng=rng, n_draws=n_draws

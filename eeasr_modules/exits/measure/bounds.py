@@ -78,10 +78,6 @@ def static_line(errors: np.ndarray, costs: np.ndarray, *, n_ref_words: np.ndarra
     weights : np.ndarray of shape (n_utterances,)
         Seconds of audio.
 
-    Returns
-    -------
-    Frontier
-
     Example
     -------
     >>> line = static_line(np.array([[4, 3, 0]]), np.array([[2.0, 4.0, 6.0]]), n_ref_words=np.array([4]),

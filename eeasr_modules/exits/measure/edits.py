@@ -64,13 +64,6 @@ def count_character_errors(reference: str, hypothesis: str) -> int:
 def count_word_edits(first: str, second: str) -> int:
     """Word edits between two transcripts.
 
-    Arguments
-    ---------
-    first : str
-        One transcript.
-    second : str
-        The other.
-
     Returns
     -------
     int

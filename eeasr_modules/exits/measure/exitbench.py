@@ -57,13 +57,6 @@ class Choices:
 def read_choices(path: str | Path, table: ExitTable) -> Choices:
     """Decisions from a file of rows `id, exit_layer[, hypothesis]`, TSV or JSON lines.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-    table : ExitTable
-        Whose utterances were decided.
-
     Returns
     -------
     Choices
@@ -103,11 +96,6 @@ def read_choices(path: str | Path, table: ExitTable) -> Choices:
 def set_digest(table: ExitTable) -> str | None:
     """What a set is recognised by: ids and references, whatever their order, case and punctuation.
 
-    Arguments
-    ---------
-    table : ExitTable
-        With references.
-
     Returns
     -------
     str or None
@@ -121,11 +109,6 @@ def set_digest(table: ExitTable) -> str | None:
 
 def bench_table(table: ExitTable) -> ExitTable:
     """The table as ExitBench weights it: on a known set, seconds from the references' lengths.
-
-    Arguments
-    ---------
-    table : ExitTable
-        Anyone's.
 
     Returns
     -------
@@ -215,10 +198,6 @@ def budget_layers(budget: float, table: ExitTable) -> float:
         Up to 1 a share of the last exit's depth, above 1 layers.
     table : ExitTable
         Whose depth.
-
-    Returns
-    -------
-    float
     """
     first, last = table.exit_layers[0], table.exit_layers[-1]
     layers = budget * last if budget <= 1 else budget
@@ -280,17 +259,7 @@ def point_numbers(
 
 
 def lines_of(table: ExitTable) -> tuple[Frontier, Frontier]:
-    """Static line and oracle C of a table, by depth.
-
-    Arguments
-    ---------
-    table : ExitTable
-        What was recorded.
-
-    Returns
-    -------
-    tuple of Frontier
-    """
+    """Static line and oracle C of a table, by depth."""
     common = {"n_ref_words": table.n_ref_words, "weights": table.duration_s}
     costs = exit_costs(table)
     return static_line(table.errors, costs, **common), oracle_c(table.errors, costs, **common)

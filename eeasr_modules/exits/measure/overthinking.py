@@ -54,10 +54,6 @@ def pooled_wer(errors: np.ndarray, n_ref_words: np.ndarray) -> float:
     n_ref_words : np.ndarray of shape (n_utterances,)
         Reference words.
 
-    Returns
-    -------
-    float
-
     Example
     -------
     >>> pooled_wer(np.array([1, 0]), np.array([1, 9]))
@@ -166,11 +162,6 @@ def pooled_auroc(table: ExitTable, name: str) -> float:
 def signal_aurocs(table: ExitTable) -> dict[str, dict[str, Any]]:
     """AUROC of every stored signal.
 
-    Arguments
-    ---------
-    table : ExitTable
-        What was recorded.
-
     Returns
     -------
     dict of str to dict
@@ -219,15 +210,6 @@ class WordOutcomes:
 
 def word_outcomes(table: ExitTable) -> WordOutcomes:
     """Overthinking per word.
-
-    Arguments
-    ---------
-    table : ExitTable
-        With references.
-
-    Returns
-    -------
-    WordOutcomes
 
     Raises
     ------

@@ -185,10 +185,6 @@ def parts_of(policy: Policy) -> Sequence[Policy]:
     ---------
     policy : policy
         Any; one that does not derive from `Policy` is of one piece.
-
-    Returns
-    -------
-    sequence of policies
     """
     return getattr(policy, "parts", ())
 
@@ -226,11 +222,6 @@ def check_against(policy: Policy, exit_layers: Sequence[int]) -> None:
 def policy_leaves(policy: Policy) -> list[Policy]:
     """The policies that a policy is made of, itself where it is of one piece.
 
-    Arguments
-    ---------
-    policy : policy
-        Any.
-
     Returns
     -------
     list of policies
@@ -248,37 +239,18 @@ def map_leaves(policy: Policy, change: Callable[[Policy], Policy]) -> Policy:
         Any.
     change : callable
         From a leaf to what takes its place.
-
-    Returns
-    -------
-    policy
     """
     parts = parts_of(policy)
     return policy.with_parts([map_leaves(part, change) for part in parts]) if parts else change(policy)
 
 
 def leaves_choice(policy: Policy) -> bool:
-    """Whether a threshold or a window is left to choose; a model that is still to be fitted is no choice.
-
-    Arguments
-    ---------
-    policy : policy
-        Any.
-
-    Returns
-    -------
-    bool
-    """
+    """Whether a threshold or a window is left to choose; a model that is still to be fitted is no choice."""
     return open_leaf(policy) is not None or (isinstance(policy, Between) and policy.has_open_window)
 
 
 def open_leaf(policy: Policy) -> Policy | None:
     """The one part of a policy whose threshold is left to calibrate.
-
-    Arguments
-    ---------
-    policy : policy
-        Any.
 
     Returns
     -------
@@ -301,13 +273,6 @@ def open_leaf(policy: Policy) -> Policy | None:
 
 def with_threshold(policy: Policy, threshold: float) -> Policy:
     """The policy with its open threshold (layer of static, probability of random) filled in.
-
-    Arguments
-    ---------
-    policy : policy
-        With at most one open threshold.
-    threshold : float
-        What to fill in.
 
     Returns
     -------

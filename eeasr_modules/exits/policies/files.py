@@ -83,10 +83,6 @@ def read_fitted(
     made_by : function or None
         Makes the model of the file's content and arrays; None for the one that `KINDS` names.
 
-    Returns
-    -------
-    FittedModel
-
     Raises
     ------
     FileNotFoundError
@@ -189,10 +185,6 @@ def read_policies(path: str | Path, *, model_digest: str | None = None) -> list[
         The file.
     model_digest : str or None
         The recogniser that they are to decide for; None does not ask.
-
-    Returns
-    -------
-    list of Calibrated
 
     Raises
     ------

@@ -187,10 +187,6 @@ def kept_in_file(content: Mapping[str, Any], features: Sequence[str] | None = No
     features : sequence of str or None
         Columns that this version computes; None does not ask.
 
-    Returns
-    -------
-    dict
-
     Raises
     ------
     ValueError
@@ -204,11 +200,6 @@ def kept_in_file(content: Mapping[str, Any], features: Sequence[str] | None = No
 
 def common_exits(tables: Sequence[Any]) -> tuple[tuple[int, ...], str | None]:
     """Exit layers and model digest of the tables that something is fitted on.
-
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        At least one.
 
     Returns
     -------
@@ -235,11 +226,6 @@ def common_exits(tables: Sequence[Any]) -> tuple[tuple[int, ...], str | None]:
 
 def described(tables: Sequence[Any]) -> dict[str, Any]:
     """What a model was fitted on, for its file.
-
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        At least one.
 
     Returns
     -------

@@ -79,10 +79,6 @@ class GainModel:
         strength : float
             Of the ridge penalty, in seconds of speech.
 
-        Returns
-        -------
-        GainModel
-
         Raises
         ------
         ValueError
@@ -140,10 +136,6 @@ class GainModel:
             Of `content`, with name, exit_layers, model_digest and fitted_on added by the file.
         arrays : mapping
             Not used.
-
-        Returns
-        -------
-        GainModel
         """
         return cls(
             signals=tuple(content["signals"]),

@@ -72,10 +72,6 @@ class LexicalModel:
         strength : float
             Of the ridge penalty, in seconds of speech.
 
-        Returns
-        -------
-        LexicalModel
-
         Raises
         ------
         ValueError
@@ -124,10 +120,6 @@ class LexicalModel:
             Of `content`, with name, exit_layers, model_digest and fitted_on added by the file.
         arrays : mapping
             Not used.
-
-        Returns
-        -------
-        LexicalModel
         """
         return cls(
             signals=tuple(content["signals"]),

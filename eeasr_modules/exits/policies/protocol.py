@@ -101,10 +101,6 @@ def reach_of(policy: Policy) -> int:
     ---------
     policy : policy
         Any; one without an output rule need not say.
-
-    Returns
-    -------
-    int
     """
     return getattr(policy, "reach", 0)
 
@@ -140,10 +136,6 @@ def lagged(signal: str, lag: int) -> str:
         That compares with the exit before.
     lag : int
         From 1.
-
-    Returns
-    -------
-    str
 
     Example
     -------

@@ -166,10 +166,6 @@ def parse_policy(text: str) -> Policy:
     text : str
         Such as `entropy(0.12)`; without its threshold (`entropy`, `patience(2)`) the policy is open.
 
-    Returns
-    -------
-    policy
-
     Raises
     ------
     ValueError
@@ -195,10 +191,6 @@ def parse_policies(text: str | Iterable[str]) -> list[Policy]:
     ---------
     text : str or iterable of str
         Such as `static(4), entropy, patience(2, 0.1)`; `paper` stands for all of `PAPER`.
-
-    Returns
-    -------
-    list of policies
 
     Raises
     ------

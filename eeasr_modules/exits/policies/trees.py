@@ -48,10 +48,6 @@ class Bins:
         max_bins : int
             Intervals of each feature, at most 255.
 
-        Returns
-        -------
-        Bins
-
         Example
         -------
         >>> Bins.of(np.array([[1.0], [3.0], [3.0], [9.0]])).edges
@@ -168,10 +164,6 @@ class Trees:
             Shrinks the leaves.
         max_bins : int
             Intervals of each feature that are told apart, at most 255; bins that are given have theirs.
-
-        Returns
-        -------
-        Trees
         """
         from sklearn.ensemble import HistGradientBoostingRegressor
 
@@ -195,17 +187,7 @@ class Trees:
 
     @classmethod
     def from_sklearn(cls, model) -> "Trees":
-        """The trees of a fitted `HistGradientBoostingRegressor` of one output and without categories.
-
-        Arguments
-        ---------
-        model : HistGradientBoostingRegressor
-            Fitted on features without missing values.
-
-        Returns
-        -------
-        Trees
-        """
+        """The trees of a fitted `HistGradientBoostingRegressor` of one output and without categories."""
         nodes = [predictor.nodes for (predictor,) in model._predictors]
         shape = (len(nodes), max((len(tree) for tree in nodes), default=1))
         arrays = {
@@ -285,17 +267,7 @@ class Trees:
         return self._number_leaves(tree, int(self.right[tree, node]), middle, **kept)
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
-        """Everything as arrays for an `.npz` file.
-
-        Arguments
-        ---------
-        prefix : str
-            Put before each name.
-
-        Returns
-        -------
-        dict of str to np.ndarray
-        """
+        """Everything as arrays for an `.npz` file."""
         named = {name: getattr(self, name) for name in _ARRAYS}
         return {f"{prefix}{name}": array for name, array in {**named, "baseline": np.array(self.baseline)}.items()}
 
@@ -310,10 +282,6 @@ class Trees:
         prefix : str
             As given to `arrays`.
 
-        Returns
-        -------
-        Trees
-
         Raises
         ------
         ValueError
@@ -327,17 +295,7 @@ class Trees:
 
 
 def mean_of_trees(several: Sequence[Trees]) -> Trees:
-    """Trees that predict the mean of what several predict.
-
-    Arguments
-    ---------
-    several : sequence of Trees
-        At least one.
-
-    Returns
-    -------
-    Trees
-    """
+    """Trees that predict the mean of what several predict."""
     n_nodes = max(trees.feature.shape[1] for trees in several)
 
     def joined(name: str) -> np.ndarray:

@@ -22,11 +22,6 @@ AVERAGED = ("hypotheses", *AVERAGED_COUNTS)
 def coerced(table: Any) -> dict[str, Any]:
     """Every field of a table as an array of its type, with its shape checked.
 
-    Arguments
-    ---------
-    table : ExitTable
-        As its maker filled it.
-
     Returns
     -------
     dict of str to value

@@ -67,10 +67,6 @@ def import_transcripts(
     set_name : str or None
         For `plain`: name of the set; None takes the file's.
 
-    Returns
-    -------
-    ExitTable
-
     Raises
     ------
     FileNotFoundError

@@ -55,10 +55,6 @@ def read_table(path: str | Path) -> ExitTable:
     path : str or Path
         A file that `write_table` wrote.
 
-    Returns
-    -------
-    ExitTable
-
     Raises
     ------
     FileNotFoundError

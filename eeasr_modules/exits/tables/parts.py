@@ -66,10 +66,6 @@ def join_tables(
     metadata : mapping or None
         Of the new table; None takes the first one's.
 
-    Returns
-    -------
-    ExitTable
-
     Raises
     ------
     ValueError

@@ -135,10 +135,6 @@ def complete_only(lacking: dict[str, str], *, drop_incomplete: bool, source: Pat
     source : Path
         Where they come from, for the message.
 
-    Returns
-    -------
-    list of str
-
     Raises
     ------
     ValueError
@@ -197,10 +193,6 @@ def number_of(value: Any, key: str, place: str) -> float:
         What it is, for the message.
     place : str
         File and line, for the message.
-
-    Returns
-    -------
-    float
     """
     try:
         number = float("nan") if isinstance(value, bool) else float(value)

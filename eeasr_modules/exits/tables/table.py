@@ -31,15 +31,6 @@ DERIVED_SIGNALS = ("uniform", "duration_s", "exit_layer", "hypothesis", *LEXICAL
 def is_derived(name: str) -> bool:
     """Whether a table makes a signal of what it holds, stored or not: `DERIVED_SIGNALS`, and changes of transcripts
     since several exits before (`char_change_2`).
-
-    Arguments
-    ---------
-    name : str
-        Of a signal.
-
-    Returns
-    -------
-    bool
     """
     return name in DERIVED_SIGNALS or text_lag(name) is not None
 
@@ -176,10 +167,6 @@ class ExitTable:
         metadata : mapping, or None
             See the class.
 
-        Returns
-        -------
-        ExitTable
-
         Example
         -------
         >>> table = ExitTable.from_hypotheses([["a c", "a b"]], ["a b"], utt_ids=["u"], exit_layers=[2, 4],
@@ -252,11 +239,6 @@ class ExitTable:
         that of the audio; where the metadata says `duration_is_approximate`, it is guessed from each exit's own
         transcript instead, since the table's own would give the reference's length away.
 
-        Arguments
-        ---------
-        name : str
-            Which.
-
         Returns
         -------
         np.ndarray of shape (n_utterances, n_exits)
@@ -297,10 +279,6 @@ class ExitTable:
             Which, apart from signals.
         work : callable
             Gives an array with the utterance on axis 0, each by itself.
-
-        Returns
-        -------
-        np.ndarray
         """
         if name not in self._derived:
             self._derived[name] = work()
@@ -332,10 +310,6 @@ class ExitTable:
         ---------
         rows : np.ndarray
             Indices, or a mask of shape (n_utterances,) where True means kept.
-
-        Returns
-        -------
-        ExitTable
         """
         changed = {
             "utt_ids": self.utt_ids[rows],
@@ -360,10 +334,6 @@ class ExitTable:
         ---------
         signals : mapping of str to np.ndarray of shape (n_utterances, n_exits)
             By name; one that is there is replaced.
-
-        Returns
-        -------
-        ExitTable
         """
         extended = replace(self, signals={**self.signals, **signals})
         if not set(signals) & set(self.signals):
@@ -371,12 +341,7 @@ class ExitTable:
         return extended
 
     def without_references(self) -> "ExitTable":
-        """The same table without the reference texts, to pass on where those may not be.
-
-        Returns
-        -------
-        ExitTable
-        """
+        """The same table without the reference texts, to pass on where those may not be."""
         return replace(self, references=None)
 
     def with_hypotheses(self, hypotheses: Sequence[Sequence[str]]) -> "ExitTable":
@@ -384,15 +349,6 @@ class ExitTable:
 
         Stored signals stay, so policies that read them decide as on the table itself; word lists and averaged
         transcripts, which belong to the exits' own, do not.
-
-        Arguments
-        ---------
-        hypotheses : sequence of sequences of str, (n_utterances, n_exits)
-            Transcripts.
-
-        Returns
-        -------
-        ExitTable
 
         Raises
         ------
@@ -442,10 +398,6 @@ class ExitTable:
 
         Policies decide on the table itself; the errors of their choices are then read here. Stored signals stay, word
         lists, which belong to the exits' own transcripts, do not.
-
-        Returns
-        -------
-        ExitTable
 
         Raises
         ------

@@ -22,11 +22,6 @@ _LAGGED = re.compile(r"(char_change|word_change)_([2-9]|[1-9][0-9]+)")
 def text_lag(name: str) -> tuple[str, int] | None:
     """What a signal such as `char_change_2` compares: the change since the exit so many before.
 
-    Arguments
-    ---------
-    name : str
-        Of any signal.
-
     Returns
     -------
     tuple of (str, int), or None

@@ -96,10 +96,6 @@ def choose(
     n_thresholds : int
         Most thresholds to try, see `thresholds_of`.
 
-    Returns
-    -------
-    Calibrated
-
     Raises
     ------
     ValueError
@@ -355,10 +351,6 @@ def cross_fit(
         Of the folds.
     on_fold : callable or None
         Called with how many folds are done and how many there are, first with 0.
-
-    Returns
-    -------
-    CrossFit
 
     Raises
     ------

@@ -78,26 +78,11 @@ class Curve:
     wer: np.ndarray
 
     def take(self, index: np.ndarray) -> "Curve":
-        """Some of the points, in the order given.
-
-        Arguments
-        ---------
-        index : np.ndarray of int
-            Which.
-
-        Returns
-        -------
-        Curve
-        """
+        """Some of the points, in the order given."""
         return Curve(tuple(self.policies[i] for i in index), self.cost[index], self.wer[index])
 
     def frontier(self) -> "Curve":
-        """The points that no other beats in both cost and WER, by rising cost.
-
-        Returns
-        -------
-        Curve
-        """
+        """The points that no other beats in both cost and WER, by rising cost."""
         order = np.lexsort((self.wer, self.cost))
         best_before = np.minimum.accumulate(np.concatenate([[np.inf], self.wer[order][:-1]]))
         return self.take(order[self.wer[order] < best_before])

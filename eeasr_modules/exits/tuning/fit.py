@@ -64,10 +64,6 @@ def fit_model(name: str, tables: Sequence[ExitTable]) -> FittedModel:
     tables : sequence of ExitTable
         Dev data; several tables must have the same exits.
 
-    Returns
-    -------
-    FittedModel
-
     Raises
     ------
     ValueError
@@ -134,17 +130,7 @@ def cross_fitted(name: str, table: ExitTable, *, n_folds: int = 10) -> tuple[Fit
 
 
 def models_of(policy: Policy) -> dict[str, FittedModel]:
-    """The fitted models in a policy, by name.
-
-    Arguments
-    ---------
-    policy : policy
-        Any.
-
-    Returns
-    -------
-    dict of str to FittedModel
-    """
+    """The fitted models in a policy, by name."""
     leaves = [leaf for leaf in policy_leaves(policy) if isinstance(leaf, Fitted)]
     return {leaf.name: leaf.model for leaf in leaves if leaf.model is not None}
 
@@ -158,10 +144,6 @@ def with_models(policy: Policy, models: Mapping[str, FittedModel]) -> Policy:
         Any.
     models : mapping of str to FittedModel
         By name; those that the policy does not name are not used.
-
-    Returns
-    -------
-    policy
 
     Example
     -------

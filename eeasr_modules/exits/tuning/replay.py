@@ -43,10 +43,6 @@ def decide(policy: Policy, table: ExitTable) -> Decisions:
     table : ExitTable
         With the signals that the policy needs.
 
-    Returns
-    -------
-    Decisions
-
     Raises
     ------
     ValueError

@@ -41,17 +41,6 @@ class Region(NamedTuple):
 def align_words(earlier: Sequence[str], words: Sequence[str]) -> Alignment:
     """Where each word was in an earlier transcript.
 
-    Arguments
-    ---------
-    earlier : sequence of str
-        Words of the earlier transcript.
-    words : sequence of str
-        Words of this one.
-
-    Returns
-    -------
-    Alignment
-
     Example
     -------
     >>> alignment = align_words("the big cat sat".split(), "the cat sat down".split())
@@ -76,17 +65,6 @@ def align_words(earlier: Sequence[str], words: Sequence[str]) -> Alignment:
 
 def regions(words: Sequence[str], other: Sequence[str]) -> list[Region]:
     """Where two transcripts disagree, neighbouring edits taken together, from left to right.
-
-    Arguments
-    ---------
-    words : sequence of str
-        Words of one transcript.
-    other : sequence of str
-        Words of the other.
-
-    Returns
-    -------
-    list of Region
 
     Example
     -------
@@ -114,10 +92,6 @@ def splice(words: Sequence[str], other: Sequence[str], chosen: Sequence[Region])
         Words inside them.
     chosen : sequence of Region
         Of `regions(words, other)`, from left to right.
-
-    Returns
-    -------
-    list of str
 
     Example
     -------
@@ -162,10 +136,6 @@ def reference_slots(reference: Sequence[str], words: Sequence[str]) -> Slots:
         Words that were said.
     words : sequence of str
         Words of the transcript.
-
-    Returns
-    -------
-    Slots
 
     Example
     -------

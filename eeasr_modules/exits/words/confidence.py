@@ -129,15 +129,6 @@ class ConfidenceMap:
 def read_confidence_map(path: str | Path) -> ConfidenceMap:
     """The map that `ConfidenceMap.write` left.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file.
-
-    Returns
-    -------
-    ConfidenceMap
-
     Raises
     ------
     ValueError
@@ -233,10 +224,6 @@ def fit_confidence_map(
         Of the word lists.
     model_digest : str
         Of the model.
-
-    Returns
-    -------
-    ConfidenceMap
 
     Raises
     ------

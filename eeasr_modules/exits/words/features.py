@@ -80,19 +80,7 @@ class Passed(NamedTuple):
 
 
 def feature_names(scalars: Sequence[str], word_signals: Sequence[str]) -> tuple[str, ...]:
-    """Names of the columns that `word_features` gives.
-
-    Arguments
-    ---------
-    scalars : sequence of str
-        Signals of utterances.
-    word_signals : sequence of str
-        Signals of words.
-
-    Returns
-    -------
-    tuple of str
-    """
+    """Names of the columns that `word_features` gives."""
     of_words = [f"{name}{place}" for name in word_signals for place in ("", "_before", "_after", "_earlier")]
     return (*FEATURES, *scalars, *(f"{name}_earlier" for name in scalars), *of_words)
 

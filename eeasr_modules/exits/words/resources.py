@@ -42,17 +42,6 @@ class CharacterNgram:
     def from_words(cls, weights: Mapping[str, float], *, order: int = 5) -> "CharacterNgram":
         """The model of a weighted list of words.
 
-        Arguments
-        ---------
-        weights : mapping of str to float
-            What each word counts.
-        order : int
-            Letters of an n-gram.
-
-        Returns
-        -------
-        CharacterNgram
-
         Example
         -------
         >>> ngram = CharacterNgram.from_words({"the": 3.0, "then": 1.0, "hat": 1.0}, order=3)
@@ -149,17 +138,6 @@ class WordResources:
     def from_texts(cls, texts: Iterable[str], *, source: str = "training transcripts") -> "WordResources":
         """Resources from transcripts, such as those of the training set.
 
-        Arguments
-        ---------
-        texts : iterable of str
-            Words separated by whitespace.
-        source : str
-            What they are.
-
-        Returns
-        -------
-        WordResources
-
         Example
         -------
         >>> words = WordResources.from_texts(["go on", "go"])
@@ -197,10 +175,6 @@ class WordResources:
         ---------
         word : str
             In upper or lower case.
-
-        Returns
-        -------
-        bool
         """
         return self.zipf(word) > 0.0
 
@@ -248,10 +222,6 @@ def word_resources(language: str = "en") -> WordResources:
     ---------
     language : str
         Code such as "en" or "de".
-
-    Returns
-    -------
-    WordResources
 
     Raises
     ------
@@ -301,11 +271,6 @@ class WordSpelling:
     def rows(self, words: Sequence[str]) -> np.ndarray:
         """The columns `SPELLING` of each word.
 
-        Arguments
-        ---------
-        words : sequence of str
-            Words.
-
         Returns
         -------
         np.ndarray of shape (n_words, len(SPELLING))
@@ -321,10 +286,6 @@ class WordSpelling:
         ---------
         word : str
             In upper or lower case.
-
-        Returns
-        -------
-        tuple of float
         """
         known = self.known.get(word)
         if known is None:
@@ -347,10 +308,6 @@ def word_spelling(language: str) -> WordSpelling:
     ---------
     language : str
         As for `word_resources`.
-
-    Returns
-    -------
-    WordSpelling
     """
     return WordSpelling(word_resources(language), {})
 
@@ -362,10 +319,6 @@ def common_language(tables: Sequence[Any]) -> str:
     ---------
     tables : sequence of ExitTable
         `language` of their metadata, else English.
-
-    Returns
-    -------
-    str
 
     Raises
     ------

@@ -139,10 +139,6 @@ class AttentionSearch:
             The exit's layer states, without padding.
         log_probs : torch.Tensor of shape (frames, tokens)
             Of the exit's CTC head, likewise.
-
-        Returns
-        -------
-        Spelled
         """
         if not len(hidden):
             return Spelled([], _how_sure(0.0, 0.0), 0.0)
@@ -163,10 +159,6 @@ class AttentionSearch:
             Without beginning and end.
         memory : torch.Tensor of shape (1, frames, dim)
             Of `AttentionDecoder.memory`.
-
-        Returns
-        -------
-        dict of str to float
         """
         said = torch.tensor([[*tokens, self.decoder.end_index]], dtype=torch.long, device=memory.device)
         states, _ = self._counted.decode(self.decoder.prefixes(said[:, :-1]), memory, None)

@@ -54,11 +54,6 @@ COSTS = {
 def known_costs(tables: Sequence[ExitTable]) -> list[str]:
     """Names of the costs that every table knows.
 
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        To be reported together.
-
     Returns
     -------
     list of str
@@ -228,10 +223,6 @@ def lacking_signals(policy: Policy, tables: Sequence[ExitTable]) -> list[str]:
         Open or not.
     tables : sequence of ExitTable
         All that it would run on.
-
-    Returns
-    -------
-    list of str
     """
     needed = [name for name in policy.needs if not is_derived(name)]
     return [name for name in needed if any(name not in table.signals for table in tables)]
@@ -266,11 +257,6 @@ def sides(table: ExitTable, dev: ExitTable | None, *, n_folds: int = N_HALVES) -
 
 def folds_of(table: ExitTable) -> np.ndarray:
     """Two folds of about equal duration, no speaker in both.
-
-    Arguments
-    ---------
-    table : ExitTable
-        With speakers.
 
     Returns
     -------
@@ -325,10 +311,6 @@ def budget_limit(budget: float, table: ExitTable, *, cost: str = "depth") -> flo
         Whose cost it is a share of.
     cost : str
         A key of `COSTS`.
-
-    Returns
-    -------
-    float
     """
     with_cost, column = priced(table, cost)
     return budget_cost(budget, with_cost, cost=column) / COSTS[cost].scale

@@ -51,10 +51,6 @@ def overthinking_examples(tables: Sequence[ExitTable], *, n: int = 10) -> list[E
         The first one gives all it can, then the next.
     n : int
         How many at most.
-
-    Returns
-    -------
-    list of Example
     """
     found: list[Example] = []
     for table in tables:
@@ -88,17 +84,6 @@ def _examples_of(table: ExitTable, n: int) -> list[Example]:
 def marked(reference: str, hypothesis: str) -> str:
     """A transcript in Markdown: wrong and added words bold, missing ones struck out.
 
-    Arguments
-    ---------
-    reference : str
-        What it is compared with.
-    hypothesis : str
-        The transcript.
-
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> print(marked("one two three", "one too three four"))
@@ -120,15 +105,6 @@ def marked(reference: str, hypothesis: str) -> str:
 def escaped(word: str) -> str:
     """A word whose characters mean nothing to Markdown.
 
-    Arguments
-    ---------
-    word : str
-        As recognised.
-
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> print(escaped("a*b_c<unk>"))
@@ -138,17 +114,7 @@ def escaped(word: str) -> str:
 
 
 def examples_text(examples: Sequence[Example]) -> str:
-    """Examples as a Markdown list.
-
-    Arguments
-    ---------
-    examples : sequence of Example
-        To show.
-
-    Returns
-    -------
-    str
-    """
+    """Examples as a Markdown list."""
     return "\n".join(_text(i, example) for i, example in enumerate(examples, start=1))
 
 

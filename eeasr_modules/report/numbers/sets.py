@@ -277,11 +277,6 @@ def _joined(texts: Sequence[str]) -> str:
 def signal_numbers(table: ExitTable) -> dict[str, Any]:
     """How well each signal tells that an inner exit is no worse than the last.
 
-    Arguments
-    ---------
-    table : ExitTable
-        The set.
-
     Returns
     -------
     dict of str to dict

@@ -75,17 +75,7 @@ def check_tables(tables: Sequence[ExitTable], *, dev: ExitTable | None, single_e
 
 
 def ordered(tables: Sequence[ExitTable]) -> list[ExitTable]:
-    """In domain first, then shifted, then out of domain, then unknown; else as given.
-
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        Test sets.
-
-    Returns
-    -------
-    list of ExitTable
-    """
+    """In domain first, then shifted, then out of domain, then unknown; else as given."""
     return sorted(tables, key=lambda table: SET_LABELS.index(table.metadata.get("set_label", "unknown")))
 
 
@@ -224,10 +214,6 @@ def evaluated(
         text that was asked for.
     curves : mapping of str to Curve, or None
         Policies fitted and swept on dev before, in the cost that is counted, by their open text; the others are here.
-
-    Returns
-    -------
-    Evaluated
 
     Raises
     ------
@@ -387,15 +373,6 @@ def _plain(value: Any) -> Any:
 
 def short_number(value: float) -> float:
     """A number as summaries hold it: 4 decimals; below 0.1, where MACs of small models and p-values lie, 4 digits.
-
-    Arguments
-    ---------
-    value : float
-        Finite.
-
-    Returns
-    -------
-    float
 
     Example
     -------

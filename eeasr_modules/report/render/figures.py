@@ -236,15 +236,6 @@ def draw_figures(summary: Mapping[str, Any], folder: Path) -> list[str]:
 def frontier_name(set_name: str) -> str:
     """File name of a set's frontier.
 
-    Arguments
-    ---------
-    set_name : str
-        Any text.
-
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> frontier_name("an4 test/noise")

@@ -57,15 +57,6 @@ def csv_files(summary: Mapping[str, Any], found: Evaluated) -> dict[str, str]:
 def choices_name(set_name: str) -> str:
     """File name of a set's choices.
 
-    Arguments
-    ---------
-    set_name : str
-        Any text.
-
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> choices_name("an4 test/noise")
@@ -259,10 +250,6 @@ def closing_lines(summary: Mapping[str, Any]) -> list[str]:
     ---------
     summary : mapping
         Of `write_report`.
-
-    Returns
-    -------
-    list of str
     """
     name, one = next(iter(summary["sets"].items()))
     wers, layers = one["wer_per_exit"], one["exit_layers"]

@@ -78,10 +78,6 @@ def report_text(summary: Mapping[str, Any], *, examples: str, pictures: Sequence
         The section of examples.
     pictures : sequence of str
         File names, in order.
-
-    Returns
-    -------
-    str
     """
     sections = [
         "# Early exit: what it is worth",
@@ -354,13 +350,6 @@ def _utterances(table: ExitTable, outcomes: Mapping[str, Outcome], *, n_examples
 
 def kept_rows(table: ExitTable, n: int) -> np.ndarray:
     """Utterances whose transcripts a page holds, in the table's order: all, or the first `n` by `KEPT_RULE`.
-
-    Arguments
-    ---------
-    table : ExitTable
-        The set.
-    n : int
-        Most to keep.
 
     Returns
     -------

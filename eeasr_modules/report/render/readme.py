@@ -69,13 +69,7 @@ def results_text(summary: dict[str, Any]) -> str:
 
 
 def main(summary_path: str, readme_path: str) -> None:
-    """Replace what stands between the marks of a page.
-
-    Arguments
-    ---------
-    summary_path, readme_path : str
-        Files.
-    """
+    """Replace what stands between the marks of a page."""
     summary = json.loads(Path(summary_path).read_text(encoding="utf-8"))
     readme = Path(readme_path)
     text = readme.read_text(encoding="utf-8")

@@ -30,10 +30,6 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_le
     n_left : int
         Columns that hold text.
 
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> print(markdown_table(["set", "WER"], [["test", "4.35"]]))
@@ -58,10 +54,6 @@ def plain_name(text: str) -> str:
     text : str
         Any; line breaks become spaces, underscores inside words stay.
 
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> print(plain_name("an4_test"), plain_name("<b>*a*"))
@@ -81,10 +73,6 @@ def number(value: float | None, digits: int = 2) -> str:
     digits : int
         After the point.
 
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> number(4.349), number(None)
@@ -103,10 +91,6 @@ def percent(share: float | None, digits: int = 0) -> str:
     digits : int
         After the point.
 
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> percent(0.114, 1), percent(None)
@@ -117,15 +101,6 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 def interval(ends: Sequence[float | None]) -> str:
     """Ends of an interval.
-
-    Arguments
-    ---------
-    ends : sequence of two float
-        Low and high.
-
-    Returns
-    -------
-    str
 
     Example
     -------
@@ -145,10 +120,6 @@ def set_interval(ends: Sequence[float | None], one: dict[str, Any]) -> str:
     one : dict
         `sets.<name>` of a summary.
 
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> set_interval([3.9, 4.8], {"n_speakers": 40}), set_interval([3.9, 4.8], {"n_speakers": 6})
@@ -164,10 +135,6 @@ def too_few_speakers(one: dict[str, Any]) -> bool:
     ---------
     one : dict
         `sets.<name>` of a summary.
-
-    Returns
-    -------
-    bool
     """
     return 0 < one["n_speakers"] < MIN_SPEAKERS
 
@@ -179,10 +146,6 @@ def sets_table(summary: dict[str, Any]) -> str:
     ---------
     summary : dict
         Of `summarise`.
-
-    Returns
-    -------
-    str
     """
     chosen = summary["chosen_policy"]
     header = ["set", "kind", "utterances (speakers)", "first exit", "best inner exit", "last exit"]
@@ -216,10 +179,6 @@ def policies_table(one: dict[str, Any]) -> str:
     ---------
     one : dict
         `sets.<name>` of a summary.
-
-    Returns
-    -------
-    str
     """
     header = ["policy", "as calibrated", "WER [95 %]", "depth", "of full depth", "of full MACs"]
     shows_emitted = emits_earlier(one)
@@ -258,10 +217,6 @@ def emits_earlier(one: dict[str, Any]) -> bool:
     ---------
     one : dict
         `sets.<name>` of a summary.
-
-    Returns
-    -------
-    bool
     """
     points = [policy["at_budget"] for policy in one["policies"].values()]
     return any(point.get("emitted_depth", point["depth"]) != point["depth"] for point in points)
@@ -274,10 +229,6 @@ def depths_table(one: dict[str, Any]) -> str:
     ---------
     one : dict
         `sets.<name>` of a summary.
-
-    Returns
-    -------
-    str
     """
     exit_of = {layer: k for k, layer in enumerate(one["exit_layers"])}
     header = ["depth", "of full depth", "WER of the exit [95 %]", "CER of the exit", "static line", "oracle C"]
@@ -308,10 +259,6 @@ def provenance_table(summary: dict[str, Any]) -> str:
     ---------
     summary : dict
         Of `summarise`.
-
-    Returns
-    -------
-    str
     """
     keys = ("corpus", "shift", "normaliser", "model_digest", "manifest_digest", "commit", "seed")
     header = ["set", *(key.replace("_digest", "") for key in keys), "hours", "reference words"]
@@ -329,15 +276,6 @@ def provenance_table(summary: dict[str, Any]) -> str:
 
 def difference_text(value: dict[str, Any]) -> str:
     """A difference with its interval.
-
-    Arguments
-    ---------
-    value : dict
-        With difference, low and high.
-
-    Returns
-    -------
-    str
 
     Example
     -------
@@ -361,10 +299,6 @@ def budgets_table(one: dict[str, Any], summary: dict[str, Any]) -> str:
         `sets.<name>` of a summary.
     summary : dict
         Of `summarise`.
-
-    Returns
-    -------
-    str
     """
     budgets, digits = sorted(summary["budgets"]), COSTS[summary["cost"]].digits
     rows = []
@@ -387,10 +321,6 @@ def signals_table(one: dict[str, Any]) -> str:
     ---------
     one : dict
         `sets.<name>` of a summary.
-
-    Returns
-    -------
-    str
     """
     header = ["signal", *[f"layer {layer}" for layer in one["exit_layers"][:-1]], "all inner exits"]
     rows = [
@@ -407,10 +337,6 @@ def words_table(one: dict[str, Any]) -> str:
     ---------
     one : dict
         `sets.<name>` of a summary.
-
-    Returns
-    -------
-    str
     """
     words = one["words"]
     rows = [
@@ -430,10 +356,6 @@ def comparisons_table(summary: dict[str, Any]) -> str:
     ---------
     summary : dict
         Of `summarise`.
-
-    Returns
-    -------
-    str
     """
     header = ["set", "against", "budget", "WER difference [95 %]", f"cost difference ({summary['cost_unit']})"]
     rows = [
@@ -457,10 +379,6 @@ def risk_table(one: dict[str, Any]) -> str:
     ---------
     one : dict
         `sets.<name>` of a summary.
-
-    Returns
-    -------
-    str
     """
     header = ["policy", "certified", "what is promised, or why not", "smallest eps", "excess here", "layers saved"]
     rows = []

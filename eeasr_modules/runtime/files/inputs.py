@@ -61,10 +61,6 @@ def find_recordings(
     one_reference_each : bool
         Refuse a recording that is listed again with another reference; otherwise the first one is taken.
 
-    Returns
-    -------
-    list of Recording
-
     Raises
     ------
     FileNotFoundError
@@ -183,10 +179,6 @@ def noise(n: int, *, sample_rate: int, seconds: float = NOISE_S) -> Material:
         Hz.
     seconds : float
         Length of each.
-
-    Returns
-    -------
-    Material
     """
     rng = torch.Generator().manual_seed(0)
     wavs = tuple(0.1 * torch.randn(round(seconds * sample_rate), generator=rng) for _ in range(n))

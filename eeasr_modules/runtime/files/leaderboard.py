@@ -80,10 +80,6 @@ def entries_of(dataset: str | Path, split: str, *, audio_folder: str | Path) -> 
     audio_folder : str or Path
         Where audio goes that lies within tables; their manifest names files.
 
-    Returns
-    -------
-    list of Entry
-
     Raises
     ------
     FileNotFoundError, ValueError, ImportError
@@ -165,10 +161,6 @@ def write_score(
         How it was run.
     task : str or None
         One of the leaderboard's, such as librispeech_clean_wer; None: the result is one on `dataset`.
-
-    Returns
-    -------
-    list of Path
     """
     model, data = (name.replace("/", "-") for name in (model_id, dataset))
     manifest = Path(folder) / "results" / f"MODEL_{model}_DATASET_{data}__{split}.jsonl"

@@ -211,15 +211,6 @@ class LineFile:
 def srt(words: Sequence[Word]) -> str:
     """Subtitles in SubRip's format: at most twelve words or six seconds each, broken at pauses.
 
-    Arguments
-    ---------
-    words : sequence of Word
-        With times.
-
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> print(srt([Word("HELLO", 0.5, 0.9, 1.0), Word("THERE", 1.0, 1.4, 1.0), Word("YES", 3.0, 3.2, 1.0)]))

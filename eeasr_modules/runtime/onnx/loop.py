@@ -162,10 +162,6 @@ def read_manifest(folder: str | Path) -> dict:
     folder : str or Path
         What `eeasr export` wrote.
 
-    Returns
-    -------
-    dict
-
     Raises
     ------
     FileNotFoundError
@@ -200,13 +196,7 @@ def read_manifest(folder: str | Path) -> dict:
 
 
 def check_computed(policy: Policy) -> None:
-    """ValueError when a policy reads what the exported loop does not compute.
-
-    Arguments
-    ---------
-    policy : policy
-        Not open.
-    """
+    """ValueError when a policy reads what the exported loop does not compute."""
     unknown = [name for name in policy.needs if name not in LOOP_SIGNALS]
     if unknown:
         raise ValueError(
@@ -300,10 +290,6 @@ class OnnxASR:
             At the model's sample rate, -1 to 1; rounded to 16 bits, as wherever audio is read.
         utt_id : str
             Its name; only the policy `random` looks at it.
-
-        Returns
-        -------
-        Heard
 
         Raises
         ------

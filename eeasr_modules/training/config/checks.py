@@ -298,15 +298,6 @@ OTHER_KEY = re.compile(r"(ood|release|also)_([a-z0-9]+(?:_[a-z0-9]+)*?)_(folder|
 def other_sets(values: dict, corpora: dict[str, Path], *, trained_on: str) -> tuple[OtherSet, ...]:
     """What the `also_`, `release_` and `ood_` keys say, those with a folder, in the order of the YAML.
 
-    Arguments
-    ---------
-    values : dict
-        Flat keys.
-    corpora : dict of str to Path
-        Recipe folders by lower-case name.
-    trained_on : str
-        The main corpus, lower-case.
-
     Raises
     ------
     ValueError

@@ -60,13 +60,6 @@ def flatten(loaded: dict) -> dict:
 def load_yaml(path: str | Path, overrides: str | dict = "") -> dict:
     """Flat keys of a YAML with overrides applied.
 
-    Arguments
-    ---------
-    path : Path
-        A HyperPyYAML file.
-    overrides : str or dict
-        As SpeechBrain's command line gives them.
-
     Raises
     ------
     FileNotFoundError, ValueError

@@ -123,11 +123,6 @@ def greedy(log_probs: torch.Tensor, relative: torch.Tensor, blank_index: int = 0
 def check_hyperparams(folder: Path | str) -> Path:
     """Refuse a `hyperparams.yaml` that would run anything but this loader; nothing of it is run here.
 
-    Arguments
-    ---------
-    folder : Path or str
-        A local model folder.
-
     Returns
     -------
     Path

@@ -39,11 +39,6 @@ def write_card(folder: Path, config: Config, summary: dict) -> None:
 def check_card(folder: Path) -> ModelCardData:
     """The metadata of a model folder's card.
 
-    Arguments
-    ---------
-    folder : Path
-        The model folder.
-
     Raises
     ------
     FileNotFoundError
@@ -237,10 +232,6 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, dry_run: bo
         A repository that others cannot see, where it is made.
     dry_run : bool
         Send nothing; no network is needed.
-
-    Returns
-    -------
-    Push
 
     Raises
     ------

@@ -36,17 +36,7 @@ def wrong_words(hypothesis: str, reference: str) -> np.ndarray:
 
 
 def shippable(table: ExitTable) -> ExitTable:
-    """The table without references, with the word list `word_wrong` in their place.
-
-    Arguments
-    ---------
-    table : ExitTable
-        With references.
-
-    Returns
-    -------
-    ExitTable
-    """
+    """The table without references, with the word list `word_wrong` in their place."""
     if table.references is None:
         return table
     flags = np.empty(table.hypotheses.shape, dtype=object)
