@@ -206,11 +206,6 @@ REMOVED = {
 def looked_up(name: str) -> Callable:
     """`__getattr__` of a package whose name was a module's: names that are not its own come from where they went.
 
-    Arguments
-    ---------
-    name : str
-        Of the package: its `__name__`.
-
     Returns
     -------
     function

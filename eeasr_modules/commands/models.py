@@ -8,13 +8,7 @@ from eeasr_modules.commands.options import add_command, add_words, whole_number
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add `benchmark`, `confidence`, `fusion`, `export`, `push`, `probe`, `accelerate` to the parser's commands.
-
-    Arguments
-    ---------
-    commands : argparse._SubParsersAction
-        Of the parser of `eeasr`.
-    """
+    """Add `benchmark`, `confidence`, `fusion`, `export`, `push`, `probe`, `accelerate` to the parser's commands."""
     _add_benchmark(commands)
     _add_confidence(commands)
     _add_fusion(commands)

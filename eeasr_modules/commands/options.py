@@ -41,13 +41,7 @@ def add_command(
 
 
 def add_model_choice(parser: Parser) -> None:
-    """Add the options that say how a model listens: policy, budget, device, precision, front end.
-
-    Arguments
-    ---------
-    parser : Parser
-        Of a command that loads an `EarlyExitASR`.
-    """
+    """Add the options that say how a model listens: policy, budget, device, precision, front end."""
     parser.add_argument("--policy", metavar="TEXT", help="such as entropy(0.12), or a calibrated one's name")
     parser.add_argument(
         "--budget", type=float, metavar="B", help="mean cost allowed: a share of full depth up to 1, layers above 1"

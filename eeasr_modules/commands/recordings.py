@@ -8,13 +8,7 @@ from eeasr_modules.commands.options import Parser, add_command, add_model_choice
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add `transcribe`, `leaderboard`, `demo` to the parser's commands.
-
-    Arguments
-    ---------
-    commands : argparse._SubParsersAction
-        Of the parser of `eeasr`.
-    """
+    """Add `transcribe`, `leaderboard`, `demo` to the parser's commands."""
     _add_transcribe(commands)
     _add_leaderboard(commands)
     _add_demo(commands)

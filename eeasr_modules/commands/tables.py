@@ -8,13 +8,7 @@ from eeasr_modules.commands.options import Parser, add_command, numbers
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add `analyze`, `import-transcripts`, `score` to the parser's commands.
-
-    Arguments
-    ---------
-    commands : argparse._SubParsersAction
-        Of the parser of `eeasr`.
-    """
+    """Add `analyze`, `import-transcripts`, `score` to the parser's commands."""
     _add_analyze(commands)
     _add_import_transcripts(commands)
     _add_score(commands)

@@ -106,11 +106,6 @@ def neutral(value: Any) -> Any:
 def as_it_was(cell: str) -> str:
     """The text that `neutral` was given.
 
-    Arguments
-    ---------
-    cell : str
-        As it was written.
-
     Example
     -------
     >>> as_it_was("'=1+1"), as_it_was("'tis")

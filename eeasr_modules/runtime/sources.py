@@ -53,13 +53,7 @@ class Source:
         return [*self.config["exit_layers"], *([] if own is None else [own["exit_layer"]])]
 
     def refuse_own_decoder(self, doing: str) -> None:
-        """ValueError, one sentence, where the deepest exit is the checkpoint's own decoder, which `doing` cannot take.
-
-        Arguments
-        ---------
-        doing : str
-            What was asked for, as in "eeasr export".
-        """
+        """ValueError where the deepest exit is the checkpoint's own decoder, which `doing` cannot take."""
         if self.config.get("own_decoder") is not None:
             raise ValueError(
                 f"{doing} takes models whose exits are all heads, the deepest exit of '{self.name}' is the decoder of "

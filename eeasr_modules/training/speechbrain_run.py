@@ -192,11 +192,6 @@ def _source_of(values: Mapping) -> str:
 def nodes_of(values: Mapping) -> list[tuple[str, str, dict]]:
     """Nodes of `enc`: name, class and arguments, for `SpeechBrainBody`.
 
-    Arguments
-    ---------
-    values : mapping
-        Of `hyperparams.yaml`.
-
     Raises
     ------
     ValueError

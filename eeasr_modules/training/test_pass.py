@@ -85,11 +85,6 @@ class PosteriorReadings:
     def of(self, rows: Sequence[int]) -> ReadExit:
         """The reader of one batch.
 
-        Arguments
-        ---------
-        rows : sequence of int
-            Positions of its utterances in the set.
-
         Returns
         -------
         callable

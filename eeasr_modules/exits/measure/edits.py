@@ -15,13 +15,6 @@ def count_edits(reference: str, hypothesis: str) -> tuple[int, int, int]:
 
     The sum is the word edit distance and unique; how it splits into the three kinds is not always.
 
-    Arguments
-    ---------
-    reference : str
-        What was said.
-    hypothesis : str
-        What was recognised.
-
     Returns
     -------
     tuple of int
@@ -40,13 +33,6 @@ def count_edits(reference: str, hypothesis: str) -> tuple[int, int, int]:
 
 def count_character_errors(reference: str, hypothesis: str) -> int:
     """Character edits between two transcripts; single spaces between words count as characters.
-
-    Arguments
-    ---------
-    reference : str
-        What was said.
-    hypothesis : str
-        What was recognised.
 
     Returns
     -------

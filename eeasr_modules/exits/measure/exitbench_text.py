@@ -12,11 +12,6 @@ from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
 def score_markdown(score: dict[str, Any]) -> str:
     """A score as people read it.
 
-    Arguments
-    ---------
-    score : dict
-        Of `score.score_table`.
-
     Returns
     -------
     str
@@ -57,13 +52,6 @@ def score_markdown(score: dict[str, Any]) -> str:
 
 def write_score(score: dict[str, Any], folder: str | Path) -> list[Path]:
     """Write `score.json` and `score.md`; each appears only when it is whole.
-
-    Arguments
-    ---------
-    score : dict
-        Of `score.score_table`.
-    folder : str or Path
-        Made if needed.
 
     Returns
     -------

@@ -142,13 +142,6 @@ def signal_auroc(table: ExitTable, name: str) -> np.ndarray:
 def pooled_auroc(table: ExitTable, name: str) -> float:
     """The same with all inner exits together: also how well a signal tells an early exit from a late one.
 
-    Arguments
-    ---------
-    table : ExitTable
-        What was recorded.
-    name : str
-        A signal, as for `signal_auroc`.
-
     Returns
     -------
     float
@@ -250,13 +243,6 @@ def word_outcomes(table: ExitTable) -> WordOutcomes:
 
 def correct_words(reference: str, hypothesis: str) -> np.ndarray:
     """Which words of the reference a transcript has, in one cheapest alignment.
-
-    Arguments
-    ---------
-    reference : str
-        What was said.
-    hypothesis : str
-        What was recognised.
 
     Returns
     -------

@@ -192,13 +192,6 @@ def parts_of(policy: Policy) -> Sequence[Policy]:
 def check_against(policy: Policy, exit_layers: Sequence[int]) -> None:
     """Refuse a policy that names layers where the model has no exit.
 
-    Arguments
-    ---------
-    policy : policy
-        Open or not.
-    exit_layers : sequence of int
-        The model's exits.
-
     Raises
     ------
     ValueError

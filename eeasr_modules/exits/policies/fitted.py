@@ -84,11 +84,6 @@ KINDS: dict[str, Kind] = {
 def text_form(policy: object) -> str:
     """The end of an error: what to take where a table has transcripts but no acoustic signals.
 
-    Arguments
-    ---------
-    policy : object
-        A policy or its text.
-
     Returns
     -------
     str

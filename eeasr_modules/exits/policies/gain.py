@@ -275,13 +275,6 @@ def ridge(
 def signal_of(table: ExitTable, name: str) -> np.ndarray:
     """A signal to fit on, where its absence is the caller's mistake.
 
-    Arguments
-    ---------
-    table : ExitTable
-        Dev data.
-    name : str
-        Stored or derived.
-
     Returns
     -------
     np.ndarray of shape (n_utterances, n_exits)

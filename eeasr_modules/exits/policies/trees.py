@@ -275,13 +275,6 @@ class Trees:
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> "Trees":
         """The trees that `arrays` gave.
 
-        Arguments
-        ---------
-        arrays : mapping of str to np.ndarray
-            Such as an opened `.npz` file.
-        prefix : str
-            As given to `arrays`.
-
         Raises
         ------
         ValueError

@@ -50,11 +50,6 @@ def write_table(table: ExitTable, path: str | Path) -> None:
 def read_table(path: str | Path) -> ExitTable:
     """Read an exit table and check it.
 
-    Arguments
-    ---------
-    path : str or Path
-        A file that `write_table` wrote.
-
     Raises
     ------
     FileNotFoundError

@@ -105,13 +105,6 @@ def read_rows(path: Path, *, needed: Sequence[str]) -> Iterator[tuple[str, dict[
 def layer_of(value: Any, place: str) -> int:
     """An exit's layer from a cell.
 
-    Arguments
-    ---------
-    value : Any
-        Number or text.
-    place : str
-        File and line, for the message.
-
     Returns
     -------
     int
@@ -155,11 +148,6 @@ def complete_only(lacking: dict[str, str], *, drop_incomplete: bool, source: Pat
 def approximate_duration_s(references: Sequence[str]) -> np.ndarray:
     """Seconds of speech guessed from the references' lengths; weights for costs only, no policy may read them.
 
-    Arguments
-    ---------
-    references : sequence of str, n_utterances long
-        What was said.
-
     Returns
     -------
     np.ndarray of shape (n_utterances,)
@@ -183,17 +171,7 @@ def _json_row(place: str, line: str) -> dict[str, Any]:
 
 
 def number_of(value: Any, key: str, place: str) -> float:
-    """A finite number from a cell.
-
-    Arguments
-    ---------
-    value : Any
-        Number or text.
-    key : str
-        What it is, for the message.
-    place : str
-        File and line, for the message.
-    """
+    """A finite number from a cell."""
     try:
         number = float("nan") if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):

@@ -189,13 +189,6 @@ def budget_cost(budget: float, table: ExitTable, *, cost: str = "cost_layers") -
 def refuse_same_set(calibrated_on: dict[str, Any], table: ExitTable) -> None:
     """Refuse to report a calibrated policy on the data that it was calibrated on.
 
-    Arguments
-    ---------
-    calibrated_on : dict
-        Of `Calibrated`, or the metadata of the calibration table.
-    table : ExitTable
-        What is to be reported.
-
     Raises
     ------
     ValueError

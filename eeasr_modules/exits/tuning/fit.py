@@ -80,13 +80,6 @@ def fit_model(name: str, tables: Sequence[ExitTable]) -> FittedModel:
 def scores_of(model: FittedModel, table: ExitTable) -> np.ndarray:
     """A model's score of every utterance at every exit but the last.
 
-    Arguments
-    ---------
-    model : FittedModel
-        Of a model with the table's exits.
-    table : ExitTable
-        With the signals that it needs.
-
     Returns
     -------
     np.ndarray of shape (n_utterances, n_exits)
@@ -163,15 +156,6 @@ def scored(policy: Policy, table: ExitTable, *, n_folds: int = 10) -> tuple[Poli
     """A policy and a table on which its fitted scores are recorded signals, worked out once.
 
     Models that a policy lacks are fitted on the table, and their scores there are cross-fitted.
-
-    Arguments
-    ---------
-    policy : policy
-        Any.
-    table : ExitTable
-        What it is to decide on.
-    n_folds : int
-        Folds of speakers where something has to be fitted.
 
     Returns
     -------

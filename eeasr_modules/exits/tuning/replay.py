@@ -36,13 +36,6 @@ class Decisions:
 def decide(policy: Policy, table: ExitTable) -> Decisions:
     """The exit at which each utterance stops, and the one whose transcript it emits.
 
-    Arguments
-    ---------
-    policy : policy
-        Not open.
-    table : ExitTable
-        With the signals that the policy needs.
-
     Raises
     ------
     ValueError
@@ -64,13 +57,6 @@ def decide(policy: Policy, table: ExitTable) -> Decisions:
 
 def replay(policy: Policy, table: ExitTable) -> np.ndarray:
     """The exit at which each utterance stops: `decided` of `decide`, which arguments and errors are as of.
-
-    Arguments
-    ---------
-    policy : policy
-        Not open.
-    table : ExitTable
-        With the signals that the policy needs.
 
     Returns
     -------
@@ -161,15 +147,6 @@ def mean_cost(costs: np.ndarray, weights: np.ndarray) -> float:
 def choice_point(policy: Policy, table: ExitTable, *, cost: str = "cost_layers") -> tuple[float, float]:
     """Mean cost of a policy on a table, of the exits where it decided, and WER, of those that it emitted.
 
-    Arguments
-    ---------
-    policy : policy
-        Not open.
-    table : ExitTable
-        What was recorded.
-    cost : str
-        As for `exit_costs`.
-
     Returns
     -------
     tuple of float
@@ -215,15 +192,6 @@ def _refuse_other_model(policy: Policy, table: ExitTable) -> None:
 
 def needed_signal(table: ExitTable, name: str, *, policy: object = "a policy") -> np.ndarray:
     """One signal of a table, where its absence is the caller's mistake.
-
-    Arguments
-    ---------
-    table : ExitTable
-        What was recorded.
-    name : str
-        Stored or derived.
-    policy : policy or str
-        Who asks, for the error.
 
     Returns
     -------

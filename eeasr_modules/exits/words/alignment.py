@@ -163,11 +163,6 @@ def slot_owners(slots: Slots) -> np.ndarray:
     The first word aligned with a slot owns it; a slot without one (a deleted word) belongs to the owner of
     the slot before, the first slots to the first word.
 
-    Arguments
-    ---------
-    slots : Slots
-        Of a transcript with at least one word.
-
     Returns
     -------
     np.ndarray of shape (n_reference_words + 1,)

@@ -105,13 +105,7 @@ class ConfidenceMap:
         return 1 / (1 + np.exp(-(values @ self.weights[e] + self.offsets[e])))
 
     def write(self, path: str | Path) -> None:
-        """Write it as JSON, aside and renamed.
-
-        Arguments
-        ---------
-        path : str or Path
-            `confidence.json` of a model folder.
-        """
+        """Write it as JSON, aside and renamed."""
         content = {
             "schema_version": SCHEMA_VERSION,
             "model_digest": self.model_digest,
@@ -182,13 +176,6 @@ def word_confidence_features(
 
 def right_words(words: Sequence[str], reference: Sequence[str]) -> np.ndarray:
     """Which words a cheapest alignment with the reference matches, of shape (n_words,).
-
-    Arguments
-    ---------
-    words : sequence of str
-        As recognised.
-    reference : sequence of str
-        As said.
 
     Example
     -------

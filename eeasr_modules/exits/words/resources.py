@@ -218,11 +218,6 @@ class WordResources:
 def word_resources(language: str = "en") -> WordResources:
     """Resources of a language from `wordfreq`; the same object on every call.
 
-    Arguments
-    ---------
-    language : str
-        Code such as "en" or "de".
-
     Raises
     ------
     ValueError
@@ -302,23 +297,12 @@ class WordSpelling:
 
 @lru_cache(maxsize=8)
 def word_spelling(language: str) -> WordSpelling:
-    """Spellings of a language; the same object on every call.
-
-    Arguments
-    ---------
-    language : str
-        As for `word_resources`.
-    """
+    """Spellings of a language; the same object on every call."""
     return WordSpelling(word_resources(language), {})
 
 
 def common_language(tables: Sequence[Any]) -> str:
     """The language of tables that a word model is fitted on.
-
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        `language` of their metadata, else English.
 
     Raises
     ------

@@ -70,15 +70,6 @@ def known_costs(tables: Sequence[ExitTable]) -> list[str]:
 def check_cost(name: str, tables: Sequence[ExitTable], *, budgets: Sequence[float]) -> None:
     """Refuse a cost that a table does not know, and budgets that it cannot mean.
 
-    Arguments
-    ---------
-    name : str
-        A key of `COSTS`.
-    tables : sequence of ExitTable
-        All that are calibrated on or reported.
-    budgets : sequence of float
-        As asked for.
-
     Raises
     ------
     ValueError
@@ -104,13 +95,6 @@ def check_cost(name: str, tables: Sequence[ExitTable], *, budgets: Sequence[floa
 def priced(table: ExitTable, name: str) -> tuple[ExitTable, str]:
     """A table and the column by which `exits` charges a cost.
 
-    Arguments
-    ---------
-    table : ExitTable
-        That knows the cost.
-    name : str
-        A key of `COSTS`.
-
     Returns
     -------
     tuple of (ExitTable, str)
@@ -135,13 +119,6 @@ def priced(table: ExitTable, name: str) -> tuple[ExitTable, str]:
 def every_head(table: ExitTable, name: str) -> np.ndarray:
     """Cost of stopping at each exit where every head on the way is read, as fused words need.
 
-    Arguments
-    ---------
-    table : ExitTable
-        That knows the cost.
-    name : str
-        A key of `COSTS`.
-
     Returns
     -------
     np.ndarray of shape (n_utterances, n_exits)
@@ -156,13 +133,6 @@ def every_head(table: ExitTable, name: str) -> np.ndarray:
 
 def exit_means(table: ExitTable, name: str) -> np.ndarray:
     """What each exit costs on average, in the unit that is shown.
-
-    Arguments
-    ---------
-    table : ExitTable
-        That knows the cost.
-    name : str
-        A key of `COSTS`.
 
     Returns
     -------
@@ -215,15 +185,7 @@ class Side:
 
 
 def lacking_signals(policy: Policy, tables: Sequence[ExitTable]) -> list[str]:
-    """Signals that a policy needs and not every table has.
-
-    Arguments
-    ---------
-    policy : policy
-        Open or not.
-    tables : sequence of ExitTable
-        All that it would run on.
-    """
+    """Signals that a policy needs and not every table has."""
     needed = [name for name in policy.needs if not is_derived(name)]
     return [name for name in needed if any(name not in table.signals for table in tables)]
 

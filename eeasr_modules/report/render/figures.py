@@ -199,13 +199,6 @@ STYLE = {
 def draw_figures(summary: Mapping[str, Any], folder: Path) -> list[str]:
     """Draw all pictures of a report.
 
-    Arguments
-    ---------
-    summary : mapping
-        Of `summarise`.
-    folder : Path
-        Where the PNG files go.
-
     Returns
     -------
     list of str

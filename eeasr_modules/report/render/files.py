@@ -34,13 +34,6 @@ from eeasr_modules.report.render.tables import difference_text, number, percent
 def csv_files(summary: Mapping[str, Any], found: Evaluated) -> dict[str, str]:
     """All CSV files of a report.
 
-    Arguments
-    ---------
-    summary : mapping
-        Of `summarise`.
-    found : Evaluated
-        The same, with tables and choices.
-
     Returns
     -------
     dict of str to str
@@ -244,13 +237,7 @@ def write_report(
 
 
 def closing_lines(summary: Mapping[str, Any]) -> list[str]:
-    """What to print when a run is done: where the report is and the lines that matter.
-
-    Arguments
-    ---------
-    summary : mapping
-        Of `write_report`.
-    """
+    """What to print when a run is done: where the report is and the lines that matter."""
     name, one = next(iter(summary["sets"].items()))
     wers, layers = one["wer_per_exit"], one["exit_layers"]
     lines = [f"Report: {summary['report']}", f"Page: {summary['page']}"] if "report" in summary else []

@@ -49,11 +49,6 @@ EMITTED_NOTE = (
 def best_on_calibration(policies: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The policy with the lowest WER at the budget where thresholds were chosen, not where it is reported.
 
-    Arguments
-    ---------
-    policies : mapping of str to mapping
-        `sets.<name>.policies` of a summary.
-
     Returns
     -------
     str or None
@@ -227,11 +222,6 @@ def _how_calibrated(one: Mapping[str, Any]) -> str:
 
 def caveats(summary: Mapping[str, Any]) -> list[str]:
     """What a reader must know before believing the numbers.
-
-    Arguments
-    ---------
-    summary : mapping
-        Of `summarise`.
 
     Returns
     -------

@@ -23,13 +23,7 @@ BEGIN, END = "<!-- results: written by eeasr_modules.report.render.readme -->", 
 
 
 def exits_table(summary: dict[str, Any]) -> str:
-    """One row for each set: WER of every exit with the interval of the last, the oracle, and the chosen policy.
-
-    Arguments
-    ---------
-    summary : dict
-        Content of `summary.json`.
-    """
+    """One row for each set: WER of every exit with the interval of the last, the oracle, and the chosen policy."""
     layers = next(iter(summary["sets"].values()))["exit_layers"]
     rows = []
     for name, one in summary["sets"].items():
@@ -46,13 +40,7 @@ def exits_table(summary: dict[str, Any]) -> str:
 
 
 def results_text(summary: dict[str, Any]) -> str:
-    """Everything that stands between the page's two marks.
-
-    Arguments
-    ---------
-    summary : dict
-        Content of `summary.json`.
-    """
+    """Everything that stands between the page's two marks."""
     first = next(iter(summary["sets"]))
     return "\n\n".join(
         [

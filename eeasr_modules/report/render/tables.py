@@ -113,13 +113,6 @@ def interval(ends: Sequence[float | None]) -> str:
 def set_interval(ends: Sequence[float | None], one: dict[str, Any]) -> str:
     """Ends of an interval of a set; none where its speakers are too few for one that says anything about others.
 
-    Arguments
-    ---------
-    ends : sequence of two float
-        Low and high.
-    one : dict
-        `sets.<name>` of a summary.
-
     Example
     -------
     >>> set_interval([3.9, 4.8], {"n_speakers": 40}), set_interval([3.9, 4.8], {"n_speakers": 6})
@@ -129,24 +122,12 @@ def set_interval(ends: Sequence[float | None], one: dict[str, Any]) -> str:
 
 
 def too_few_speakers(one: dict[str, Any]) -> bool:
-    """Whether a set has speakers, but too few for a conclusion from its intervals.
-
-    Arguments
-    ---------
-    one : dict
-        `sets.<name>` of a summary.
-    """
+    """Whether a set has speakers, but too few for a conclusion from its intervals."""
     return 0 < one["n_speakers"] < MIN_SPEAKERS
 
 
 def sets_table(summary: dict[str, Any]) -> str:
-    """One row for each set: its exits, its oracles, overthinking, and the chosen policy.
-
-    Arguments
-    ---------
-    summary : dict
-        Of `summarise`.
-    """
+    """One row for each set: its exits, its oracles, overthinking, and the chosen policy."""
     chosen = summary["chosen_policy"]
     header = ["set", "kind", "utterances (speakers)", "first exit", "best inner exit", "last exit"]
     header += ["oracle A", "oracle B", "overthought"]
@@ -173,13 +154,7 @@ def sets_table(summary: dict[str, Any]) -> str:
 
 
 def policies_table(one: dict[str, Any]) -> str:
-    """One row for each policy at the budget, on one set.
-
-    Arguments
-    ---------
-    one : dict
-        `sets.<name>` of a summary.
-    """
+    """One row for each policy at the budget, on one set."""
     header = ["policy", "as calibrated", "WER [95 %]", "depth", "of full depth", "of full MACs"]
     shows_emitted = emits_earlier(one)
     header += ["depth emitted"] if shows_emitted else []
@@ -211,25 +186,13 @@ def _policy_row(name: str, calibrated: str, point: dict[str, Any], *, shows_emit
 
 
 def emits_earlier(one: dict[str, Any]) -> bool:
-    """Whether a policy's transcripts come from exits before the one at which it decides.
-
-    Arguments
-    ---------
-    one : dict
-        `sets.<name>` of a summary.
-    """
+    """Whether a policy's transcripts come from exits before the one at which it decides."""
     points = [policy["at_budget"] for policy in one["policies"].values()]
     return any(point.get("emitted_depth", point["depth"]) != point["depth"] for point in points)
 
 
 def depths_table(one: dict[str, Any]) -> str:
-    """One row for each layer: the exit that stands there, static line and frontier at that mean depth.
-
-    Arguments
-    ---------
-    one : dict
-        `sets.<name>` of a summary.
-    """
+    """One row for each layer: the exit that stands there, static line and frontier at that mean depth."""
     exit_of = {layer: k for k, layer in enumerate(one["exit_layers"])}
     header = ["depth", "of full depth", "WER of the exit [95 %]", "CER of the exit", "static line", "oracle C"]
     rows = []
@@ -253,13 +216,7 @@ def depths_table(one: dict[str, Any]) -> str:
 
 
 def provenance_table(summary: dict[str, Any]) -> str:
-    """Where each set came from.
-
-    Arguments
-    ---------
-    summary : dict
-        Of `summarise`.
-    """
+    """Where each set came from."""
     keys = ("corpus", "shift", "normaliser", "model_digest", "manifest_digest", "commit", "seed")
     header = ["set", *(key.replace("_digest", "") for key in keys), "hours", "reference words"]
     rows = [
@@ -291,15 +248,7 @@ def _short(value: Any) -> str:
 
 
 def budgets_table(one: dict[str, Any], summary: dict[str, Any]) -> str:
-    """One row for each policy, one column for each budget, with the two lines that bound them.
-
-    Arguments
-    ---------
-    one : dict
-        `sets.<name>` of a summary.
-    summary : dict
-        Of `summarise`.
-    """
+    """One row for each policy, one column for each budget, with the two lines that bound them."""
     budgets, digits = sorted(summary["budgets"]), COSTS[summary["cost"]].digits
     rows = []
     for text, policy in one["policies"].items():
@@ -315,13 +264,7 @@ def budgets_table(one: dict[str, Any], summary: dict[str, Any]) -> str:
 
 
 def signals_table(one: dict[str, Any]) -> str:
-    """One row for each signal: its AUROC at each inner exit, and over all of them.
-
-    Arguments
-    ---------
-    one : dict
-        `sets.<name>` of a summary.
-    """
+    """One row for each signal: its AUROC at each inner exit, and over all of them."""
     header = ["signal", *[f"layer {layer}" for layer in one["exit_layers"][:-1]], "all inner exits"]
     rows = [
         [name, *[number(value) for value in worth["per_exit"]], number(worth["pooled"])]
@@ -331,13 +274,7 @@ def signals_table(one: dict[str, Any]) -> str:
 
 
 def words_table(one: dict[str, Any]) -> str:
-    """Words lost and won between each inner exit and the last.
-
-    Arguments
-    ---------
-    one : dict
-        `sets.<name>` of a summary.
-    """
+    """Words lost and won between each inner exit and the last."""
     words = one["words"]
     rows = [
         [title, *[percent(share, 2) for share in words[key]]]
@@ -350,13 +287,7 @@ def words_table(one: dict[str, Any]) -> str:
 
 
 def comparisons_table(summary: dict[str, Any]) -> str:
-    """One row for each pair of policies, set and budget.
-
-    Arguments
-    ---------
-    summary : dict
-        Of `summarise`.
-    """
+    """One row for each pair of policies, set and budget."""
     header = ["set", "against", "budget", "WER difference [95 %]", f"cost difference ({summary['cost_unit']})"]
     rows = [
         [
@@ -373,13 +304,7 @@ def comparisons_table(summary: dict[str, Any]) -> str:
 
 
 def risk_table(one: dict[str, Any]) -> str:
-    """One row for each policy: what could be promised, and what became of it.
-
-    Arguments
-    ---------
-    one : dict
-        `sets.<name>` of a summary.
-    """
+    """One row for each policy: what could be promised, and what became of it."""
     header = ["policy", "certified", "what is promised, or why not", "smallest eps", "excess here", "layers saved"]
     rows = []
     for row in one["risk"]:

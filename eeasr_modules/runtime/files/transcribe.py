@@ -265,13 +265,6 @@ def _transcribe_share(
 def draft_line(draft: Draft, *, n_layers: int) -> str:
     """What an exit says, for a reader.
 
-    Arguments
-    ---------
-    draft : Draft
-        Of `EarlyExitASR.stream`.
-    n_layers : int
-        The encoder's.
-
     Example
     -------
     >>> draft_line(Draft("a.wav", 26.0, 2, "HELO"), n_layers=8)

@@ -157,11 +157,6 @@ class Heard:
 def read_manifest(folder: str | Path) -> dict:
     """The manifest of an exported model, checked.
 
-    Arguments
-    ---------
-    folder : str or Path
-        What `eeasr export` wrote.
-
     Raises
     ------
     FileNotFoundError

@@ -211,15 +211,7 @@ def check_decoder(config: Config) -> None:
 
 
 def check_decoder_start(config: Config, start: dict) -> None:
-    """ValueError where a run without training asks for a decoder that the model of `init_from` does not have.
-
-    Arguments
-    ---------
-    config : Config
-        Checked so far.
-    start : dict
-        `config.json` of `init_from`.
-    """
+    """ValueError where a run without training asks for a decoder that the model of `init_from` does not have."""
     if config.n_epochs == 0 and config.attention_decoder and start.get("decoder") is None:
         raise ValueError(
             f"n_epochs: 0 only evaluates, but init_from '{config.init_from}' has no attention decoder: train one, or "

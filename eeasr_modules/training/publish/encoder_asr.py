@@ -154,11 +154,6 @@ def check_hyperparams(folder: Path | str) -> Path:
 def write_hyperparams(folder: Path | str) -> Path:
     """Write `hyperparams.yaml` into a model folder.
 
-    Arguments
-    ---------
-    folder : Path or str
-        With `config.json` and a vocabulary.
-
     Returns
     -------
     Path
