@@ -37,13 +37,11 @@ that (docs/risk.md proves what follows for the WER); all else is the same.
 transcript: full depth is then no safe fallback.
 
 *For every exit by itself* (`per_exit`) all this is promised of those who leave there, or the exit is closed:
-`exits.tuning.risk_sequence` says how and why that costs none of delta.
+`exits.tuning.risk_per_exit` says how and why that costs none of delta.
 
 *What is assumed.* Blocks exchangeable with those of calibration (independent draws from the same speakers): other
 corpora, noise or microphones void it. A grid and a scale S from the calibration data's own signals and words are not
 strictly fixed in advance; give `source_table` for that.
-
-A certified policy from one dev table, as `choose` gives one for a budget.
 """
 
 import math
@@ -67,20 +65,13 @@ from eeasr_modules.exits.tuning.risk_losses import (
     block_numbers,
     block_sums,
     excess_errors,
+    loss_moments,
     mean_block_words,
     reference_errors,
-    scaled_losses,
 )
-from eeasr_modules.exits.tuning.risk_sequence import (
-    SequenceTests,
-    above_clip,
-    certifiable,
-    exit_sums,
-    per_exit_tests,
-    sequence_tests,
-    staircase,
-)
-from eeasr_modules.exits.tuning.risk_terms import assumptions, per_exit_promise, promise, refusal, smallest_eps
+from eeasr_modules.exits.tuning.risk_per_exit import exit_by_exit, exit_sums, per_exit_promise, stairs
+from eeasr_modules.exits.tuning.risk_sequence import SequenceTests, above_clip, sequence_tests
+from eeasr_modules.exits.tuning.risk_terms import assumptions, promise, refusal, smallest_eps
 
 OF_EMITTED = "; what counts are the fused words that come out, against the last exit's own"
 
@@ -261,8 +252,8 @@ def control_risk(
     words = np.bincount(block_numbers(dev_table, target.blocks), dev_table.n_ref_words)
     scale, rng = mean_block_words(source_table or dev_table, target.blocks), np.random.default_rng(seed)
     if target.per_exit:
-        grid = _stairs(open_policy, learned_from, cost=cost, n_thresholds=n_thresholds)
-        grid, tests, exits = _exit_by_exit(grid, dev_table, source_table, target, rng)
+        grid = stairs(open_policy, learned_from, cost=cost, n_thresholds=n_thresholds)
+        grid, tests, exits = exit_by_exit(grid, dev_table, source_table, target, rng)
     else:
         curve = policy_curve(open_policy, learned_from, cost=cost, n_thresholds=n_thresholds)
         grid, exits = _sequence(curve, open_policy), ()
@@ -324,68 +315,14 @@ def _of_all(
     rng: np.random.Generator,
 ) -> SequenceTests:
     """The tests of a promise about all utterances together."""
-    block = block_numbers(dev_table, target.blocks)
-    excess = block_sums(excess_errors(dev_table, grid.policies, reference_errors(dev_table, target.reference)), block)
-    prior = None if source is None else _prior(source, grid.policies, target, scale=scale)
-    words = np.bincount(block, dev_table.n_ref_words)
-    return sequence_tests(excess, words, target=target, block_words=scale, rng=rng, prior=prior)
 
+    def sums(table: ExitTable) -> tuple[np.ndarray, np.ndarray]:
+        block = block_numbers(table, target.blocks)
+        excess = excess_errors(table, grid.policies, reference_errors(table, target.reference))
+        return block_sums(excess, block), np.bincount(block, table.n_ref_words)
 
-def _stairs(policy: Policy, table: ExitTable, *, cost: str, n_thresholds: int) -> Curve:
-    """The staircase of a policy, costliest first within each stair; thresholds and costs are of the table."""
-    inner = policy.policy if isinstance(policy, Between) and policy.has_open_window else policy
-    filled = policy_curve(inner, table, cost=cost, n_thresholds=max(n_thresholds // 4, 10)).policies  # on every stair
-    stairs = staircase(filled, table.exit_layers)
-    ordered = []
-    for stair in stairs:
-        cost_wer = np.array([choice_point(one, table, cost=cost) for one in stair])
-        ordered += [(stair[i], *cost_wer[i]) for i in np.argsort(-cost_wer[:, 0], kind="stable")]
-    policies, costs, wer = zip(*ordered, strict=True)
-    return Curve(policies, np.array(costs), np.array(wer))
-
-
-def _exit_by_exit(
-    grid: Curve, dev_table: ExitTable, source: ExitTable | None, target: RiskTarget, rng: np.random.Generator
-) -> tuple[Curve, SequenceTests, tuple[dict[str, Any], ...]]:
-    """The policies that can be certified, their tests, and what is promised of each exit of the one certified."""
-    sums = exit_sums(dev_table, grid.policies, target)
-    kept = np.flatnonzero(certifiable(sums, target))
-    if not len(kept):  # the costliest of those that leave at one exit says why not
-        kept = np.array([[isinstance(one, Static) for one in grid.policies].index(True)])
-    grid, sums = grid.take(kept), exit_sums(dev_table, [grid.policies[i] for i in kept], target)
-    given = {}
-    if source is not None:
-        theirs = exit_sums(source, grid.policies, target)
-        scale = np.maximum(theirs.block_words, 1e-9)
-        loss = scaled_losses(
-            theirs.excess.reshape(len(theirs.words), -1),
-            theirs.words.reshape(len(theirs.words), -1),
-            eps=target.eps,
-            clip=target.clip_at(scale.ravel()),
-            block_words=scale.ravel(),
-        )
-        prior = loss.mean(axis=0).reshape(scale.shape), loss.var(axis=0).reshape(scale.shape)
-        given = {"block_words": scale, "prior": prior}
-    tests, at_exits = per_exit_tests(sums, target=target, rng=rng, **given)
-    if not tests.n_certified:
-        return grid, tests, ()
-    best, scale = tests.n_certified - 1, given.get("block_words", sums.block_words)
-    share = sums.words[:, best].sum(axis=0) / sums.words[:, best].sum()
-    exits = tuple(
-        {
-            "exit_layer": int(dev_table.exit_layers[k]),
-            "share": float(share[k]),
-            "block_words": float(scale[best, k]),
-            "clip": float(at_exits.clip[best, k]),
-            "tail": at_exits.tail,
-            "n_above": int(at_exits.n_above[best, k]),
-            "dev_excess": float(at_exits.excess[best, k]),
-            "p_value": float(at_exits.mean_p[best, k]),
-            "tail_p_value": float(at_exits.tail_p[best, k]),
-        }
-        for k in np.flatnonzero(sums.used[best])
-    )
-    return grid, tests, exits
+    prior = None if source is None else loss_moments(*sums(source), target=target, block_words=scale)
+    return sequence_tests(*sums(dev_table), target=target, block_words=scale, rng=rng, prior=prior)
 
 
 def risk_outcome(
@@ -454,15 +391,6 @@ def _beyond(errors: np.ndarray, words: np.ndarray, scale: float, target: RiskTar
     """Excess in points over the blocks outside the tail, and the share of the blocks in it."""
     above = above_clip(errors, words, eps=target.eps, clip=target.clip_at(scale), block_words=scale)[:, 0]
     return float(100.0 * errors[~above].sum() / max(words[~above].sum(), 1)), float(above.mean())
-
-
-def _prior(source: ExitTable, policies: Any, target: RiskTarget, *, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance of the losses of the source's blocks under each policy."""
-    block = block_numbers(source, target.blocks)
-    excess = block_sums(excess_errors(source, policies, reference_errors(source, target.reference)), block)
-    words = np.bincount(block, source.n_ref_words)
-    losses = scaled_losses(excess, words, eps=target.eps, clip=target.clip_at(scale), block_words=scale)
-    return losses.mean(axis=0), losses.var(axis=0)
 
 
 def _sequence(curve: Curve, policy: Policy) -> Curve:

@@ -158,19 +158,7 @@ def against_last(table: ExitTable) -> ExitTable:
 
 
 def reference_errors(table: ExitTable, reference: str | int) -> np.ndarray:
-    """Errors of the exit that is compared with, in its own words.
-
-    Arguments
-    ---------
-    table : ExitTable
-        What was recorded.
-    reference : str or int
-        "last" or a layer.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances,)
-    """
+    """Errors, in its own words, of the exit compared with ("last" or a layer), (n_utterances,); or a ValueError."""
     at = np.flatnonzero(table.exit_layers == (table.exit_layers[-1] if reference == "last" else reference))
     if len(at) == 0:
         layers = ", ".join(map(str, table.exit_layers))
@@ -182,39 +170,13 @@ def reference_errors(table: ExitTable, reference: str | int) -> np.ndarray:
 
 
 def excess_errors(table: ExitTable, policies: Sequence[Policy], reference: np.ndarray) -> np.ndarray:
-    """Errors of each policy above a reference's.
-
-    Arguments
-    ---------
-    table : ExitTable
-        What was recorded.
-    policies : sequence of policies
-        Nothing open.
-    reference : np.ndarray of shape (n_utterances,)
-        Errors compared with.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances, n_policies)
-    """
+    """Errors of each policy, nothing open, above a reference's (n_utterances,): (n_utterances, n_policies)."""
     rows = np.arange(table.n_utterances)
     return np.stack([table.errors[rows, decide(policy, table).emitted] - reference for policy in policies], axis=1)
 
 
 def block_sums(values: np.ndarray, block: np.ndarray) -> np.ndarray:
-    """Sums over the utterances of each block.
-
-    Arguments
-    ---------
-    values : np.ndarray of shape (n_utterances, n_policies)
-        Of utterances.
-    block : np.ndarray of shape (n_utterances,)
-        Number of each utterance's block, from 0.
-
-    Returns
-    -------
-    np.ndarray of shape (n_blocks, n_policies)
-    """
+    """Sums of (n_utterances, n_policies) over the utterances of each block, numbered from 0: (n_blocks, n_policies)."""
     return np.stack([np.bincount(block, column) for column in values.T], axis=1)
 
 
@@ -249,27 +211,36 @@ def block_losses(excess: np.ndarray, words: np.ndarray, *, eps: float, block_wor
     return (100.0 * excess - eps * words.reshape(len(words), -1)) / block_words
 
 
-def first_failure(p_values_in_order: np.ndarray, delta: float) -> int:
+def loss_moments(
+    excess: np.ndarray, words: np.ndarray, *, target: RiskTarget, block_words: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and variance of `scaled_losses` over blocks, each (n_policies,): first bets, made on other data."""
+    clip = target.clip_at(block_words)
+    losses = scaled_losses(excess, words, eps=target.eps, clip=clip, block_words=block_words)
+    return losses.mean(axis=0), losses.var(axis=0)
+
+
+def first_failure(p_values_in_order: np.ndarray, delta: float) -> int | np.ndarray:
     """How many of a fixed sequence of tests are rejected before the first that is not.
 
     Arguments
     ---------
-    p_values_in_order : np.ndarray of shape (n_policies,)
+    p_values_in_order : np.ndarray of shape (..., n_policies)
         In the order fixed in advance.
     delta : float
         Level of each test, and of all together.
 
     Returns
     -------
-    int
+    int, or np.ndarray of int, of shape (...)
 
     Example
     -------
     >>> first_failure(np.array([0.01, 0.04, 0.2, 0.03]), 0.1)
     2
     """
-    failed = np.flatnonzero(~(p_values_in_order <= delta))
-    return int(failed[0]) if len(failed) else len(p_values_in_order)
+    passed = np.logical_and.accumulate(p_values_in_order <= delta, axis=-1).sum(axis=-1)
+    return int(passed) if passed.ndim == 0 else passed
 
 
 def parse_risk(text: str) -> RiskTarget:

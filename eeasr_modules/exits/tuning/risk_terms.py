@@ -185,36 +185,6 @@ def promise(target: RiskTarget, *, clip: float, tail: float, n_blocks: int, n_ab
     )
 
 
-def per_exit_promise(target: RiskTarget, exits: Sequence[Mapping[str, Any]], *, n_blocks: int) -> str:
-    """What is promised of every exit that is used.
-
-    Arguments
-    ---------
-    target : RiskTarget
-        What was asked for.
-    exits : sequence of mapping
-        `RiskControlled.exits`.
-    n_blocks : int
-        Calibration blocks.
-
-    Returns
-    -------
-    str
-    """
-    drawn = target.blocks
-    of_each = [
-        f"layer {one['exit_layer']} ({100 * one['share']:.0f} % of the words; clip {one['clip']:.3g} points of "
-        f"{one['block_words']:.3g} words; at most {100 * one['tail']:.3g} % of {drawn} lose more, {one['n_above']} of "
-        f"these {n_blocks})"
-        for one in exits
-    ]
-    return (
-        f"with probability {1 - target.delta:g} over the draw of {n_blocks} {drawn}, taken to be exchangeable with "
-        f"those to come, for every exit by itself: of the utterances that leave there, at most {what(target)} over "
-        f"the {drawn} that lose at most the clip there; {'; '.join(of_each)}; other exits but the last are closed"
-    )
-
-
 def refusal(
     target: RiskTarget,
     *,
