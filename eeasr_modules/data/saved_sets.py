@@ -55,10 +55,9 @@ def written_through(source: Path | str, split: str, folder: Path) -> Path:
 
     Raises
     ------
-    ImportError
-        Without the package `datasets`.
     ValueError
-        One sentence: no such split, no audio or text in it, audio of which the rate is not said, a full disk.
+        One sentence: no package `datasets`, no such split, no audio or text in it, audio of which the rate is not
+        said, a full disk.
     """
     made_from = [str(source), split] if is_hub(source) else _state(_tables(Path(source)))
     if _noted(folder) != made_from:
@@ -160,7 +159,7 @@ def _datasets(source: Path | str):
     try:
         import datasets
     except ImportError as err:
-        raise ImportError(f"{source} is a set of the package datasets: pip install 'eeasr[datasets]'") from err
+        raise ValueError(f"{source} is a set of the package datasets: pip install 'eeasr[datasets]'") from err
     return datasets
 
 

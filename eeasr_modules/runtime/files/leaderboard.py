@@ -82,7 +82,7 @@ def entries_of(dataset: str | Path, split: str, *, audio_folder: str | Path) -> 
 
     Raises
     ------
-    FileNotFoundError, ValueError, ImportError
+    FileNotFoundError, ValueError
         One sentence.
     """
     alone = [Path(dataset, name) for name in ("", "metadata.csv", "metadata.jsonl", "state.json")]

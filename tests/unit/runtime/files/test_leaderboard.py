@@ -1,6 +1,7 @@
 """`eeasr leaderboard`: their manifest, their score, and results as the hub reads them."""
 
 import json
+import sys
 
 import pytest
 import soundfile
@@ -74,6 +75,15 @@ def test_sets_of_datasets_that_hold_their_audio_score_as_their_files_do(folder, 
     assert [[row[key] for key in kept] for row in lines[0]] == [[row[key] for key in kept] for row in lines[1]]
     for row in lines[1]:  # their manifest names files that stay
         assert soundfile.info(row["audio_filepath"]).duration == row["duration"]
+
+
+def test_without_the_package_datasets_one_sentence_says_so(model_folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "test.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    for dataset in (str(tmp_path), "hf:me/set,clean"):
+        assert main(["leaderboard", str(model_folder), dataset, "-o", str(tmp_path / "out")]) == 2
+        said = capsys.readouterr().err
+        assert f"{dataset} is a set of the package datasets: pip install" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
