@@ -37,7 +37,7 @@ import torch
 from tqdm import tqdm
 
 from eeasr_modules.common.files import write_aside
-from eeasr_modules.common.whisper_text import normalise_whisper
+from eeasr_modules.common.normalise import normalise_whisper
 from eeasr_modules.data.pipeline import AudioCache, manifest_items
 from eeasr_modules.data.text import plain_words
 from eeasr_modules.exits import choose, parse_policy, read_table, replay

@@ -15,9 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from eeasr_modules.common.files import write_aside
-from eeasr_modules.common.spelling import APOSTROPHES, separated, upper_case
-from eeasr_modules.common.spoken_numbers import say_numbers
-from eeasr_modules.common.whisper_text import normalise_whisper
+from eeasr_modules.common.normalise import APOSTROPHES, normalise_whisper, say_numbers, separated, upper_case
 
 BLANK = "<blank>"
 ENGLISH_CHARACTERS = (BLANK, " ", *"ABCDEFGHIJKLMNOPQRSTUVWXYZ", "'")

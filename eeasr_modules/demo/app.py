@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 
 from eeasr_modules.data.waveform import fault
-from eeasr_modules.demo.recording import Hearing, Stop, listen, stops, word_error_rates
+from eeasr_modules.demo.recording import ExitTranscripts, Stop, listen, stops, word_error_rates
 from eeasr_modules.exits.words.alignment import align_words
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 
@@ -48,12 +48,12 @@ def marked_words(text: str, before: str | None) -> str:
     )
 
 
-def exits_table(hearing: Hearing, *, reference: str = "", stop: Stop | None = None) -> str:
+def exits_table(hearing: ExitTranscripts, *, reference: str = "", stop: Stop | None = None) -> str:
     """Every exit's transcript, and with a reference its word error rate and the oracle's stop.
 
     Arguments
     ---------
-    hearing : Hearing
+    hearing : ExitTranscripts
         So far.
     reference : str
         What was said, as typed; "" for none.
@@ -103,7 +103,7 @@ def stops_table(found: Sequence[Stop]) -> str:
     return f'<div class="wide" tabindex="0" role="region" aria-label="Where policies stop">{table}</div>'
 
 
-def progress_line(hearing: Hearing) -> str:
+def progress_line(hearing: ExitTranscripts) -> str:
     """One sentence on how far the recording is."""
     seconds = f"{hearing.duration_s:.1f} s"
     if hearing.is_done:
@@ -170,7 +170,7 @@ def build(asr: EarlyExitASR):
     except ImportError as err:
         raise ImportError("the demo needs gradio: pip install 'eeasr[demo]'") from err
 
-    def hear(path: str | None, reference: str, budget: float) -> Iterator[tuple[str, str, str, Hearing | None]]:
+    def hear(path: str | None, reference: str, budget: float) -> Iterator[tuple[str, str, str, ExitTranscripts | None]]:
         if path is None:
             yield "Record something, drop a file, or choose an example.", "", "", None
             return
@@ -190,7 +190,7 @@ def build(asr: EarlyExitASR):
             line += " No exit heard a word: silence, or no speech that this model knows."
         yield line, exits_table(hearing, reference=reference, stop=found[0]), stops_table(found), hearing
 
-    def decide(hearing: Hearing | None, reference: str, budget: float) -> tuple[str, str]:
+    def decide(hearing: ExitTranscripts | None, reference: str, budget: float) -> tuple[str, str]:
         if hearing is None:
             return "", ""
         found = stops(asr, hearing, budget=budget)

@@ -21,7 +21,7 @@ ALL_POLICIES_UP_TO_S = 60.0  # of longer recordings the model's own policy alone
 
 
 @dataclass(frozen=True)
-class Hearing:
+class ExitTranscripts:
     """Transcripts of the exits so far.
 
     Arguments
@@ -79,8 +79,8 @@ class Stop:
     why_not: str = ""
 
 
-def listen(asr: EarlyExitASR, path: str) -> Iterator[Hearing]:
-    """Hear a recording, piece by piece and exit by exit; one `Hearing` after every exit.
+def listen(asr: EarlyExitASR, path: str) -> Iterator[ExitTranscripts]:
+    """Hear a recording, piece by piece and exit by exit; one `ExitTranscripts` after every exit.
 
     Arguments
     ---------
@@ -100,7 +100,9 @@ def listen(asr: EarlyExitASR, path: str) -> Iterator[Hearing]:
     pieces = tuple(chunk.wav for chunk in found)
     layers = tuple(engine.model.exit_layers)
     said: list[list[str]] = [[] for _ in layers]
-    hearing = Hearing(layers, ("",) * len(layers), 0, len(pieces), 0, reader.n_samples / engine.sample_rate, pieces)
+    hearing = ExitTranscripts(
+        layers, ("",) * len(layers), 0, len(pieces), 0, reader.n_samples / engine.sample_rate, pieces
+    )
     for done, piece in enumerate(pieces):
         every = engine.every_exit(piece[None], torch.tensor([len(piece)]))
         for k, (_, texts) in enumerate(every):
@@ -111,14 +113,14 @@ def listen(asr: EarlyExitASR, path: str) -> Iterator[Hearing]:
             yield hearing
 
 
-def stops(asr: EarlyExitASR, hearing: Hearing, *, budget: float) -> list[Stop]:
+def stops(asr: EarlyExitASR, hearing: ExitTranscripts, *, budget: float) -> list[Stop]:
     """Where the model's calibrated policies stop on a recording that was heard.
 
     Arguments
     ---------
     asr : EarlyExitASR
         The model.
-    hearing : Hearing
+    hearing : ExitTranscripts
         Of the whole recording.
     budget : float
         Mean depth allowed on the calibration data, a share of the layers.
@@ -142,7 +144,7 @@ def stops(asr: EarlyExitASR, hearing: Hearing, *, budget: float) -> list[Stop]:
     return found
 
 
-def _stop(asr: EarlyExitASR, hearing: Hearing, policy: Policy) -> Stop:
+def _stop(asr: EarlyExitASR, hearing: ExitTranscripts, policy: Policy) -> Stop:
     engine = asr.engine
     deciding = Engine(
         engine.model,

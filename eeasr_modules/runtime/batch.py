@@ -16,7 +16,7 @@ import torch
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, plain_words
 from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.policies.protocol import Policy, exits_back
-from eeasr_modules.models.decoding.attention import AttentionSearch, Spelled
+from eeasr_modules.models.decoding.attention import AttentionSearch, Decoded
 from eeasr_modules.models.decoding.beam import BeamDecoder
 from eeasr_modules.models.decoding.greedy import aligned_path
 from eeasr_modules.models.encoders.own_decoder import OwnDecoder
@@ -100,10 +100,10 @@ class _Exit:
     log_probs: torch.Tensor | None = None  # (undecided, frames, tokens)
     path: np.ndarray | None = None  # (2, undecided, frames): best token of each frame, its probability
     texts: list[str] | None = None
-    spelled: list[Spelled] | None = None
+    spelled: list[Decoded] | None = None
 
 
-class Leaving:
+class LiveBatch:
     """The walk of one batch under a policy.
 
     Arguments
@@ -153,7 +153,7 @@ class Leaving:
         utt_ids: Sequence[str],
         *,
         on_exit: OnExit | None = None,
-    ) -> Leaving:
+    ) -> LiveBatch:
         """A batch whose front end has run.
 
         Arguments
@@ -179,12 +179,12 @@ class Leaving:
         return batch
 
     @classmethod
-    def joined(cls, parts: Sequence[tuple[Leaving, np.ndarray]]) -> Leaving:
+    def joined(cls, parts: Sequence[tuple[LiveBatch, np.ndarray]]) -> LiveBatch:
         """One batch of undecided utterances from several that stand after the same exit, compacted.
 
         Arguments
         ---------
-        parts : sequence of (Leaving, array of int of shape (taken,))
+        parts : sequence of (LiveBatch, array of int of shape (taken,))
             A batch, and which of its undecided are taken, in the new batch's order.
         """
         first = parts[0][0]
@@ -420,7 +420,7 @@ class Leaving:
             return self.model.read(here.index, views, here.n_frames if everybody else here.n_frames[rows])
         return here.log_probs if everybody else here.log_probs[rows]
 
-    def _spelled(self, here: _Exit, who: np.ndarray, log_probs: torch.Tensor | None) -> list[Spelled | None]:
+    def _spelled(self, here: _Exit, who: np.ndarray, log_probs: torch.Tensor | None) -> list[Decoded | None]:
         """What the attention decoder spells for these (positions among the undecided); None without it."""
         if not isinstance(self.engine.decoder, AttentionSearch):
             return [None] * len(who)
@@ -509,7 +509,7 @@ def _to_host(signals: list[torch.Tensor], path: torch.Tensor) -> tuple[np.ndarra
 
 def spell_all(
     engine: Engine, exit_index: int, hidden: torch.Tensor, log_probs: torch.Tensor, n_frames: np.ndarray
-) -> list[Spelled]:
+) -> list[Decoded]:
     """What the attention decoder spells of each utterance at an exit.
 
     Arguments
@@ -526,11 +526,11 @@ def spell_all(
         Valid frames.
     """
     rows = zip(hidden, log_probs, n_frames.tolist(), strict=True)
-    return [engine.decoder.spell(exit_index, states[:n], own[:n]) for states, own, n in rows]
+    return [engine.decoder.decode(exit_index, states[:n], own[:n]) for states, own, n in rows]
 
 
 def searched_words(
-    engine: Engine, log_probs: torch.Tensor, heard: np.ndarray, *, spelled: Spelled | None = None
+    engine: Engine, log_probs: torch.Tensor, heard: np.ndarray, *, spelled: Decoded | None = None
 ) -> tuple[Word, ...]:
     """Words of one utterance by search, sure as its best CTC tokens are between their ends.
 
@@ -545,7 +545,7 @@ def searched_words(
         Of the exit's CTC head, without padding.
     heard : np.ndarray of shape (frames,)
         Probability of each frame's best token.
-    spelled : Spelled or None
+    spelled : Decoded or None
         What the attention decoder spells; None for a CTC beam search.
     """
     frame_s = engine.frame_s

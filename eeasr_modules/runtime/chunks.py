@@ -206,7 +206,7 @@ class Recognise(Protocol):
 
 
 @dataclass
-class Underway:
+class PendingRecording:
     """One recording on its way.
 
     Arguments
@@ -243,14 +243,14 @@ class Underway:
         self.error = fault(err, name="the audio array" if self.audio is None else f"'{self.audio}'")
 
 
-Waiting = tuple[Underway, Chunk, str]  # a recording, a chunk of it, and the chunk's name
+Waiting = tuple[PendingRecording, Chunk, str]  # a recording, a chunk of it, and the chunk's name
 
 
 class _OfTheListener(Exception):
     """Around what `on_draft` raises, which is no recording's fault."""
 
 
-class Pool:
+class ChunkBatches:
     """Chunks of several recordings that are recognised together, in batches of similar length.
 
     Arguments
@@ -270,7 +270,7 @@ class Pool:
     def __init__(
         self,
         recognise: Recognise,
-        finish: Callable[[Underway, str], Transcript],
+        finish: Callable[[PendingRecording, str], Transcript],
         *,
         batch_seconds: float,
         on_draft: OnDraft | None = None,
@@ -281,14 +281,14 @@ class Pool:
         self.limit_s = 0.0 if on_draft is not None else POOL_BATCHES * batch_seconds
         self.seconds = 0.0
         self.waiting: list[Waiting] = []
-        self.open: list[Underway] = []
+        self.open: list[PendingRecording] = []
 
-    def note(self, recording: Underway) -> None:
+    def note(self, recording: PendingRecording) -> None:
         """A recording that was read to its end, or failed."""
         if recording not in self.open:
             self.open.append(recording)
 
-    def add(self, recording: Underway, chunk: Chunk, name: str) -> Iterator[tuple[int, Transcript]]:
+    def add(self, recording: PendingRecording, chunk: Chunk, name: str) -> Iterator[tuple[int, Transcript]]:
         """Take a chunk in; what becomes ready by that."""
         self.note(recording)
         n_before = recording.n_waiting + len(recording.parts)
@@ -298,7 +298,7 @@ class Pool:
         if self.seconds >= self.limit_s or len(self.waiting) >= POOL_CHUNKS:
             yield from self.flush()
 
-    def ended(self, recording: Underway) -> Iterator[tuple[int, Transcript]]:
+    def ended(self, recording: PendingRecording) -> Iterator[tuple[int, Transcript]]:
         """A recording was read to its end, or failed; what becomes ready by that."""
         recording.is_read = True
         self.note(recording)
@@ -363,7 +363,7 @@ class Pool:
 
 
 def assembled(
-    recording: Underway,
+    recording: PendingRecording,
     *,
     policy: str,
     model: str,
@@ -377,7 +377,7 @@ def assembled(
 
     Arguments
     ---------
-    recording : Underway
+    recording : PendingRecording
         Complete.
     policy, model : str
         That decided, and whose.

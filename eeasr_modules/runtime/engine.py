@@ -29,7 +29,7 @@ from eeasr_modules.models.encoders.own_decoder import OwnDecoder
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WordFrames
 from eeasr_modules.models.walk import Encoder, WalkState
-from eeasr_modules.runtime.batch import Leaving, OnExit, Recognised
+from eeasr_modules.runtime.batch import LiveBatch, OnExit, Recognised
 from eeasr_modules.runtime.signals import SignalPlan, spelled
 
 SHAPES = ((1, 50), (1, 200), (2, 400), (4, 200), (8, 50), (8, 200), (16, 100))
@@ -169,9 +169,9 @@ def run_pooled(
     """
     results: list[list[Recognised | None]] = []
     last, last_head = len(engine.exit_layers) - 1, len(engine.model.exit_layers) - 1
-    open_batches: list[tuple[Leaving, list[tuple[int, int]]]] = []
+    open_batches: list[tuple[LiveBatch, list[tuple[int, int]]]] = []
     for number, (wavs, n_samples, utt_ids) in enumerate(batches):  # one front end at a time
-        batch = Leaving.begin(engine, wavs, n_samples, utt_ids)
+        batch = LiveBatch.begin(engine, wavs, n_samples, utt_ids)
         batch.visit(0)
         results.append([None] * len(utt_ids))
         open_batches.append((batch, [(number, i) for i in range(len(utt_ids))]))
@@ -190,9 +190,9 @@ def run_pooled(
 
 
 def _fewer(
-    batches: list[tuple[Leaving, list[tuple[int, int]]]],
+    batches: list[tuple[LiveBatch, list[tuple[int, int]]]],
     rebatch: Callable[[Sequence[float]], list[list[int]]],
-) -> list[tuple[Leaving, list[tuple[int, int]]]]:
+) -> list[tuple[LiveBatch, list[tuple[int, int]]]]:
     """The undecided in fewer batches, where that is possible; the batches as they are where it is not."""
     who = [(b, row) for b, (batch, _) in enumerate(batches) for row in range(len(batch.rows))]
     seconds = [float(batches[b][0].duration_s[batches[b][0].undecided[row]]) for b, row in who]
@@ -206,7 +206,7 @@ def _fewer(
         for b in sorted({b for b, _ in members}):
             parts.append((batches[b][0], np.array([row for at, row in members if at == b], dtype=np.int64)))
         places = [batches[b][1][int(batches[b][0].undecided[row])] for b, row in members]
-        made.append((Leaving.joined(parts), places))
+        made.append((LiveBatch.joined(parts), places))
     return made
 
 
@@ -309,7 +309,7 @@ class Engine:
             In the order of the batch.
         """
         with computed_in(self.precision, self.device):
-            return Leaving.begin(self, wavs, n_samples, utt_ids, on_exit=on_exit).run()
+            return LiveBatch.begin(self, wavs, n_samples, utt_ids, on_exit=on_exit).run()
 
     def run_all(
         self,

@@ -23,7 +23,16 @@ from eeasr_modules.models.fast.switches import check_switches, made_faster
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.transformers_files import write_transformers_files
 from eeasr_modules.runtime.batch import OnExit, Recognised
-from eeasr_modules.runtime.chunks import LONGEST_S, OVERLAP_S, Chunk, OnDraft, Pool, Underway, assembled, chunks
+from eeasr_modules.runtime.chunks import (
+    LONGEST_S,
+    OVERLAP_S,
+    Chunk,
+    ChunkBatches,
+    OnDraft,
+    PendingRecording,
+    assembled,
+    chunks,
+)
 from eeasr_modules.runtime.drift_watch import ON_DRIFT, Audit, LiveRisk, LiveWatch, reference_of
 from eeasr_modules.runtime.engine import Always, Compaction, Engine, measure_compaction
 from eeasr_modules.runtime.fused_words import fusion_of
@@ -413,20 +422,20 @@ class EarlyExitASR:
         """
         if on_draft is not None and self.pool_survivors:
             raise ValueError("drafts come one recording at a time, pooled survivors need several: choose one of them")
-        pool = Pool(
+        batches = ChunkBatches(
             self._recognise, self._transcript, batch_seconds=self.batch_seconds, on_draft=on_draft, strict=strict
         )
         for number, one in enumerate(audio):
             path = str(one) if isinstance(one, str | Path) else None
             name = utt_ids[number] if utt_ids is not None else path or f"array-{number}"
-            recording = Underway(number, path)
+            recording = PendingRecording(number, path)
             for chunk in self._chunks_read(one, recording, sample_rate, strict=strict):
-                yield from pool.add(recording, chunk, name)
-            yield from pool.ended(recording)
-        yield from pool.flush()
+                yield from batches.add(recording, chunk, name)
+            yield from batches.ended(recording)
+        yield from batches.flush()
 
     def _chunks_read(
-        self, one: Audio, recording: Underway, sample_rate: int | None, *, strict: bool
+        self, one: Audio, recording: PendingRecording, sample_rate: int | None, *, strict: bool
     ) -> Iterator[Chunk]:
         """Chunks as far as they can be read; whatever goes wrong becomes the recording's error."""
         try:
@@ -436,7 +445,7 @@ class EarlyExitASR:
                 raise
             recording.failed(err)
 
-    def _chunks(self, one: Audio, recording: Underway, sample_rate: int | None) -> Iterator[Chunk]:
+    def _chunks(self, one: Audio, recording: PendingRecording, sample_rate: int | None) -> Iterator[Chunk]:
         rate = self.engine.sample_rate
         shape = {"sample_rate": rate, "longest_s": self.longest_s, "overlap_s": min(OVERLAP_S, self.longest_s / 7.5)}
         if recording.audio is None:
@@ -450,7 +459,7 @@ class EarlyExitASR:
         for warning in reader.warnings:
             logger.warning("'%s' is %s", recording.audio, warning)
 
-    def _transcript(self, recording: Underway, policy: str) -> Transcript:
+    def _transcript(self, recording: PendingRecording, policy: str) -> Transcript:
         return assembled(
             recording,
             policy=policy,

@@ -121,7 +121,7 @@ def decode(
                     if not spells:
                         hypotheses[i, e] = decoder.text(log_probs)
                         continue
-                    spelled = decoder.spell(e, output.hidden[row, :n], log_probs)
+                    spelled = decoder.decode(e, output.hidden[row, :n], log_probs)
                     hypotheses[i, e], macs[i, e] = vocabulary.decode(spelled.tokens), spelled.macs
                     for name, value in spelled.signals.items():
                         signals[name][i, e] = value

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from eeasr_modules.common.spelling import composed
+from eeasr_modules.common.normalise import composed
 from eeasr_modules.data.manifest import Utterance, write_manifest
 from eeasr_modules.data.own_data import Entry, find_split, is_hub, read_split
 from eeasr_modules.data.text import NORMALISERS

@@ -39,7 +39,7 @@ class AttentionOptions:
 
 
 @dataclass(frozen=True)
-class Spelled:
+class Decoded:
     """What the decoder spells at one exit.
 
     Arguments
@@ -128,7 +128,7 @@ class AttentionSearch:
         return CTCScorerInBounds(self._known, blank_index=self.blank_index, eos_index=self.decoder.end_index)
 
     @torch.no_grad()
-    def spell(self, exit_index: int, hidden: torch.Tensor, log_probs: torch.Tensor) -> Spelled:
+    def decode(self, exit_index: int, hidden: torch.Tensor, log_probs: torch.Tensor) -> Decoded:
         """The best transcript of one utterance.
 
         Arguments
@@ -141,14 +141,14 @@ class AttentionSearch:
             Of the exit's CTC head, likewise.
         """
         if not len(hidden):
-            return Spelled([], _how_sure(0.0, 0.0), 0.0)
+            return Decoded([], _how_sure(0.0, 0.0), 0.0)
         memory = self.decoder.memory(hidden.float()[None], exit_index=exit_index)
         self._counted.macs = self.decoder.memory_macs(len(hidden))
         # beginning and end are no tokens of CTC
         self._known.log_probs = torch.nn.functional.pad(log_probs.float()[None], (0, 2), value=NEVER_SAID)
         found = self._searcher(memory, torch.ones(1, device=memory.device))[0][0]
         tokens = [int(token) for token in found]
-        return Spelled(tokens, self.signals(tokens, memory), self._counted.macs)
+        return Decoded(tokens, self.signals(tokens, memory), self._counted.macs)
 
     def signals(self, tokens: Sequence[int], memory: torch.Tensor) -> dict[str, float]:
         """How sure the decoder is of a transcript: `sequence_log_prob` and `token_entropy`.

@@ -4,6 +4,10 @@
 what they compute; weights, keys of the state dict and the model's class stay. What is foreseen is float32 or bfloat16
 weights, on the CPU, without gradients: in any other case (training the front end, a GPU, tracing for an export) the
 model's own code runs, call by call.
+
+The position embedding, a long grouped convolution over time, is computed by fast Fourier transform: 128 taps over 16
+groups of channels are 128 products a frame and group; in frequency they are one. Time is cut into overlapping blocks of
+a fixed length (overlap-save), so the weights are transformed once, whatever the utterance's length.
 """
 
 from copy import deepcopy
@@ -14,8 +18,80 @@ from torch import nn
 
 from eeasr_modules.models.encoders.huggingface_front_end import conv_frames, shortest
 from eeasr_modules.models.fast import convolutions as fast_convolutions
-from eeasr_modules.models.fast import positions
 from eeasr_modules.models.fast.module import Faster, bring_stock_back, refuse_difference
+
+
+def why_not(conv: nn.Module) -> str | None:
+    """What about the convolution is not foreseen here, in a few words; None if nothing is.
+
+    Arguments
+    ---------
+    conv : nn.Module
+        Of the position embedding.
+    """
+    if not isinstance(conv, nn.Conv1d) or conv.stride != (1,) or conv.dilation != (1,):
+        return "its position convolution is not a plain one-dimensional one of stride 1"
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return "its position convolution is not padded with a number of zeros"
+    return None
+
+
+class SpectralConvolution:
+    """A convolution's weights in frequency.
+
+    Arguments
+    ---------
+    conv : nn.Conv1d
+        Stride 1; grouped or not; weight norm allowed.
+    dtype : torch.dtype
+        Of the products; transforms are float32.
+    block : int or None
+        Length of a block, in frames; None: the power of two that is at least twice the kernel.
+
+    Example
+    -------
+    >>> conv = nn.Conv1d(8, 8, kernel_size=6, padding=3, groups=2)
+    >>> x = torch.randn(1, 8, 50)
+    >>> torch.allclose(SpectralConvolution(conv, torch.float32)(x), conv(x), atol=1e-5)
+    True
+    """
+
+    def __init__(self, conv: nn.Conv1d, dtype: torch.dtype, *, block: int | None = None):
+        self.kernel, self.padding, self.groups = conv.kernel_size[0], conv.padding[0], conv.groups
+        self.block = block or 2 ** (2 * self.kernel - 1).bit_length()
+        self.step = self.block - self.kernel + 1
+        self.width = conv.out_channels
+        self.bias = None if conv.bias is None else conv.bias.detach().float()[:, None]
+        weight = conv.weight.detach().float()  # (width, channels / groups, kernel)
+        spectrum = torch.fft.rfft(weight, n=self.block).conj()  # a layer's "convolution" is a correlation
+        spectrum = spectrum.view(self.groups, -1, *spectrum.shape[1:]).permute(3, 0, 2, 1)
+        # (frequencies, groups, channels in, channels out) -> real and imaginary parts side by side, one product each
+        both = torch.cat([spectrum.real, spectrum.imag], dim=-1)
+        self.weights = both.flatten(0, 1).to(dtype).contiguous()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """As the convolution: (batch, channels, frames) -> (batch, width, its frames), float32."""
+        batch, channels, frames = x.shape
+        made = frames + 2 * self.padding - self.kernel + 1
+        n_blocks = -(-made // self.step)
+        covered = (n_blocks - 1) * self.step + self.block
+        x = nn.functional.pad(x.float(), (self.padding, covered - frames - self.padding))
+        spectrum = torch.fft.rfft(x.unfold(2, self.block, self.step))  # (batch, channels, blocks, frequencies)
+        rows = torch.view_as_real(spectrum).view(batch, self.groups, channels // self.groups, n_blocks, -1, 2)
+        rows = rows.permute(4, 1, 5, 0, 3, 2)  # (frequencies, groups, real and imaginary, batch, blocks, channels)
+        shape = rows.shape
+        products = rows.to(self.weights.dtype).reshape(len(self.weights), -1, shape[-1]) @ self.weights
+        products = products.float().view(shape[0], self.groups, 2, batch, n_blocks, 2, -1)
+        real, imaginary = products.unbind(2)
+        real, imaginary = real[..., 0, :] - imaginary[..., 1, :], real[..., 1, :] + imaginary[..., 0, :]
+        # (frequencies, groups, batch, blocks, channels) -> (batch, groups, channels, blocks, frequencies)
+        spectrum = torch.complex(
+            real.permute(2, 1, 4, 3, 0).contiguous(), imaginary.permute(2, 1, 4, 3, 0).contiguous()
+        )
+        y = torch.fft.irfft(spectrum, n=self.block)[..., : self.step]
+        y = y.reshape(batch, self.width, -1)[..., :made]
+        return y if self.bias is None else y + self.bias
+
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -66,7 +142,7 @@ def faster_front_end(model: nn.Module, *, precision: str | None = None) -> nn.Mo
     stock_front_end(model)
     for extractor, convolutions in _front_ends(model):
         reason = fast_convolutions.why_not(extractor)
-        reason = reason or next((why for why in map(positions.why_not, convolutions) if why), None)
+        reason = reason or next((why for why in map(why_not, convolutions) if why), None)
         if reason:
             raise ValueError(f"the faster front end does not know this model ({reason}): use the stock one")
         faster = [FasterExtractor(extractor, dtype), *(FasterPositions(conv, dtype) for conv in convolutions)]
@@ -164,11 +240,11 @@ class FasterPositions(Faster):
         Of the products; None: as the weights, or as autocast asks.
     """
 
-    def pack(self, dtype: torch.dtype) -> positions.SpectralConvolution:
+    def pack(self, dtype: torch.dtype) -> SpectralConvolution:
         """The weights in frequency."""
-        return positions.SpectralConvolution(self.module, dtype)
+        return SpectralConvolution(self.module, dtype)
 
-    def faster(self, x: torch.Tensor, packed: positions.SpectralConvolution) -> torch.Tensor:
+    def faster(self, x: torch.Tensor, packed: SpectralConvolution) -> torch.Tensor:
         """By transform."""
         return packed(x)
 

@@ -19,7 +19,7 @@ from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.models.encoders import ENCODERS
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WORD_SIGNALS
-from eeasr_modules.runtime.batch import Leaving
+from eeasr_modules.runtime.batch import LiveBatch
 from eeasr_modules.runtime.engine import Engine
 
 
@@ -128,7 +128,7 @@ def averages(engine: Engine) -> bool:
     return not {"hypothesis", *WORD_SIGNALS} & set(engine.plan.names)
 
 
-class AllThenPick(Leaving):
+class AllThenPick(LiveBatch):
     """All layers for everybody, heads and signals at every exit that the policy may read; it picks as it would live."""
 
     def visit(self, k: int) -> None:
@@ -151,7 +151,7 @@ class AllThenPick(Leaving):
         """Nobody leaves."""
 
 
-class WholeBatch(Leaving):
+class WholeBatch(LiveBatch):
     """Everybody stops where the policy says for the mean of the batch's signals."""
 
     def _signals(self, here) -> dict[str, np.ndarray]:
@@ -188,7 +188,7 @@ def _engine_run(engine: Engine):
     return run
 
 
-def _leaving_run(engine: Engine, kind: type[Leaving]):
+def _leaving_run(engine: Engine, kind: type[LiveBatch]):
     @torch.inference_mode()
     def run(wavs, n_samples, utt_ids):
         said = kind.begin(engine, wavs, n_samples, utt_ids).run()

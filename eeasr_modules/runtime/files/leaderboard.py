@@ -10,7 +10,7 @@ from datetime import date
 from pathlib import Path
 
 from eeasr_modules.common.files import write_aside
-from eeasr_modules.common.whisper_text import normalise_whisper, spelling_file
+from eeasr_modules.common.normalise import normalise_whisper, spelling_file
 from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.own_data import Entry, find_split, read_split
 from eeasr_modules.data.waveform import with_segment

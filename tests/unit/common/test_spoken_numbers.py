@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eeasr_modules.common.spoken_numbers import cardinal, ordinal, say_numbers, year
-from eeasr_modules.common.whisper_text import normalise_whisper
+from eeasr_modules.common.normalise import cardinal, normalise_whisper, ordinal, say_numbers, year
 from eeasr_modules.data.text import plain_words
 
 PLACES = """

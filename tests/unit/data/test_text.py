@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from eeasr_modules.common.spelling import normalise_words
+from eeasr_modules.common.normalise import normalise_words
 from eeasr_modules.data.text import (
     BLANK,
     NORMALISERS,

@@ -40,7 +40,7 @@ def spelled(spelling_model, noise):
     with torch.no_grad():
         for wav in noise:
             exits = spelling_model.exits(wav[None], torch.tensor([len(wav)]))
-            rows.append([search.spell(e, one.hidden[0], one.log_probs[0]) for e, one in enumerate(exits)])
+            rows.append([search.decode(e, one.hidden[0], one.log_probs[0]) for e, one in enumerate(exits)])
     return rows
 
 

@@ -285,6 +285,6 @@ def test_the_decoder_learns_the_tones_at_every_exit_and_by_listening(make_config
     for wav, n, words in zip(heard.sig.data, n_samples, heard.words, strict=True):
         with torch.no_grad():
             for e, output in enumerate(model.exits(wav[None, :n], n[None])):
-                text = vocabulary.decode(search.spell(e, output.hidden[0], output.log_probs[0]).tokens)
+                text = vocabulary.decode(search.decode(e, output.hidden[0], output.log_probs[0]).tokens)
                 wrong[e] += sum(count_edits(words, text))
     assert max(wrong) < 0.3 * n_words, wrong

@@ -75,7 +75,7 @@ def test_a_beam_finds_the_transcript_with_the_best_joint_score_per_token(make_mo
         hidden, log_probs = noise(n_tokens=6, seed=seed)
         scores = joint_scores(model, hidden, log_probs, ctc_weight=ctc_weight, longest=5)
         search = AttentionSearch(model, options=AttentionOptions(beam_size=5, ctc_weight=ctc_weight))
-        found = tuple(search.spell(1, hidden, log_probs).tokens)
+        found = tuple(search.decode(1, hidden, log_probs).tokens)
         found_best += found == max(scores, key=scores.get)
     assert found_best >= 5  # what the beam has dropped it cannot find
 
@@ -83,7 +83,7 @@ def test_a_beam_finds_the_transcript_with_the_best_joint_score_per_token(make_mo
 def test_a_beam_of_one_takes_the_decoders_likeliest_token_each_time(model, heard):
     hidden, log_probs = heard
     search = AttentionSearch(model, options=AttentionOptions(beam_size=1))
-    tokens = search.spell(1, hidden, log_probs).tokens
+    tokens = search.decode(1, hidden, log_probs).tokens
     rows = decoder_log_probs(model, hidden, tokens)[1].argmax(dim=-1).tolist()
     assert rows[: len(tokens)] == tokens
     assert len(tokens) == 6 or rows[len(tokens)] == model.decoder.end_index
@@ -91,7 +91,7 @@ def test_a_beam_of_one_takes_the_decoders_likeliest_token_each_time(model, heard
 
 def test_signals_are_means_over_the_tokens_and_the_end(model, heard):
     hidden, log_probs = heard
-    spelled = AttentionSearch(model, options=AttentionOptions(beam_size=4)).spell(1, hidden, log_probs)
+    spelled = AttentionSearch(model, options=AttentionOptions(beam_size=4)).decode(1, hidden, log_probs)
     chosen, rows = decoder_log_probs(model, hidden, spelled.tokens)
     entropies = torch.distributions.Categorical(logits=rows).entropy()
     assert spelled.signals["sequence_log_prob"] == pytest.approx(chosen.mean().item(), abs=1e-5)
@@ -105,7 +105,7 @@ def test_ctc_leads_a_decoder_without_opinions(make_model):
     said = torch.tensor([0, 1, 1, 0, 1, 2])
     log_probs = (8.0 * torch.nn.functional.one_hot(said, 3).float()).log_softmax(dim=-1)
     search = AttentionSearch(model, options=AttentionOptions(beam_size=10, ctc_weight=0.5))
-    assert search.spell(0, torch.randn(6, 16), log_probs).tokens == [1, 1, 2]
+    assert search.decode(0, torch.randn(6, 16), log_probs).tokens == [1, 1, 2]
 
 
 @pytest.mark.parametrize("beam_size", [1, 3, 40])
@@ -113,26 +113,26 @@ def test_ctc_leads_a_decoder_without_opinions(make_model):
 def test_no_blank_is_said_however_few_frames_and_wide_the_beam(model, beam_size, n_frames):
     search = AttentionSearch(model, options=AttentionOptions(beam_size=beam_size))
     log_probs = torch.randn(n_frames, 3, generator=torch.Generator().manual_seed(n_frames)).log_softmax(dim=-1)
-    spelled = search.spell(2, torch.randn(n_frames, 16), log_probs)
+    spelled = search.decode(2, torch.randn(n_frames, 16), log_probs)
     assert set(spelled.tokens) <= {1, 2} and len(spelled.tokens) <= n_frames
     assert all(map(torch.isfinite, map(torch.tensor, spelled.signals.values())))
 
 
 def test_no_frames_say_nothing(model):
-    spelled = AttentionSearch(model, options=AttentionOptions()).spell(0, torch.zeros(0, 16), torch.zeros(0, 3))
+    spelled = AttentionSearch(model, options=AttentionOptions()).decode(0, torch.zeros(0, 16), torch.zeros(0, 3))
     assert spelled.tokens == [] and spelled.signals == {"sequence_log_prob": 0.0, "token_entropy": 0.0}
 
 
 def test_the_same_search_twice_gives_the_same(model, heard):
     search = AttentionSearch(model, options=AttentionOptions(beam_size=5))
-    first = search.spell(1, *heard)
-    search.spell(2, heard[0][:3], heard[1][:3])
-    assert search.spell(1, *heard) == first
+    first = search.decode(1, *heard)
+    search.decode(2, heard[0][:3], heard[1][:3])
+    assert search.decode(1, *heard) == first
 
 
 def test_multiply_accumulates_are_those_of_the_calls(model, heard):
     decoder = model.decoder
-    spelled = AttentionSearch(model, options=AttentionOptions(beam_size=1)).spell(1, *heard)
+    spelled = AttentionSearch(model, options=AttentionOptions(beam_size=1)).decode(1, *heard)
     n_calls = min(6, len(spelled.tokens) + 1)
     steps = sum(decoder.step_macs(1, n, 6) for n in range(1, n_calls + 1))
     assert spelled.macs == decoder.memory_macs(6) + steps + decoder.step_macs(1, len(spelled.tokens) + 1, 6)

@@ -9,8 +9,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCTC, BertConfig, Ber
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.fast import convolutions
 from eeasr_modules.models.fast import module as fast_module
-from eeasr_modules.models.fast.front_end import faster_front_end, stock_front_end
-from eeasr_modules.models.fast.positions import SpectralConvolution
+from eeasr_modules.models.fast.front_end import SpectralConvolution, faster_front_end, stock_front_end
 from eeasr_modules.models.walk import Walk
 
 TINY = {

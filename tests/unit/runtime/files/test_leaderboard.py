@@ -9,8 +9,8 @@ import yaml
 from talkative import audio_folder, dev, model, model_folder, wavs
 
 from eeasr_modules.cli import main
-from eeasr_modules.common import whisper_text
-from eeasr_modules.common.whisper_text import normalise_whisper
+from eeasr_modules.common import normalise
+from eeasr_modules.common.normalise import normalise_whisper
 from eeasr_modules.data.text import NORMALISERS
 from eeasr_modules.exits.tables.plain_transcripts import NORMALISERS as OF_TABLES
 from eeasr_modules.runtime import EarlyExitASR
@@ -100,16 +100,16 @@ def test_what_is_wrong_is_one_sentence(folder, model_folder, capsys, change, say
 
 def test_whisper_is_a_normaliser_everywhere_and_its_spelling_map_is_found(tmp_path, monkeypatch, caplog):
     assert NORMALISERS["whisper"] is OF_TABLES["whisper"] is normalise_whisper
-    whisper_text._normaliser.cache_clear()
+    normalise._normaliser.cache_clear()
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.delenv(whisper_text.VARIABLE, raising=False)
-    if whisper_text.spelling_file() is None:
+    monkeypatch.delenv(normalise.VARIABLE, raising=False)
+    if normalise.spelling_file() is None:
         assert normalise_whisper("The colour, it isn't") == "the colour it is not"
         assert "British spelling counts as an error" in caplog.text
     (tmp_path / "normalizer.json").write_text('{"colour": "color"}')
-    monkeypatch.setenv(whisper_text.VARIABLE, str(tmp_path / "normalizer.json"))
+    monkeypatch.setenv(normalise.VARIABLE, str(tmp_path / "normalizer.json"))
     assert normalise_whisper("The colour, it isn't") == "the color it is not"
-    monkeypatch.setenv(whisper_text.VARIABLE, str(tmp_path / "none.json"))
+    monkeypatch.setenv(normalise.VARIABLE, str(tmp_path / "none.json"))
     with pytest.raises(FileNotFoundError, match="must name Whisper's"):
         normalise_whisper("A")
-    whisper_text._normaliser.cache_clear()
+    normalise._normaliser.cache_clear()
