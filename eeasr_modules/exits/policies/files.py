@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -201,8 +202,7 @@ def read_policies(path: str | Path, *, model_digest: str | None = None) -> list[
         version = content["schema_version"]
         theirs, default = content["model_digest"], content["policy"]
         fitted = dict(content.get("fitted", {}))  # files of before there were fitted policies have none
-        entries = content["policies"]
-        items = [_from_entry(entry, {}) for entry in entries]
+        items = [_from_entry(entry) for entry in content["policies"]]
     except (json.JSONDecodeError, KeyError, TypeError) as err:
         raise ValueError(f"{path} must hold calibrated policies as write_policies leaves them, got {err!r}") from err
     if version != POLICIES_VERSION:
@@ -217,7 +217,7 @@ def read_policies(path: str | Path, *, model_digest: str | None = None) -> list[
             name: read_fitted(path.parent, name, model_digest=model_digest, digest=digest)
             for name, digest in fitted.items()
         }
-        items = [_from_entry(entry, models) for entry in entries]
+        items = [_with_models(item, models) for item in items]
     return sorted(items, key=lambda item: str(item.policy) != default)
 
 
@@ -250,17 +250,23 @@ def _entry(item: Calibrated) -> dict[str, Any]:
     }
 
 
-def _from_entry(entry: dict[str, Any], models: Mapping[str, FittedModel]) -> Calibrated:
+def _with_models(item: Calibrated, models: Mapping[str, FittedModel]) -> Calibrated:
+    """The policies with their fitted models; thousands of points are parsed once."""
+    policies = tuple(with_models(policy, models) for policy in item.grid.policies)
+    return replace(item, policy=with_models(item.policy, models), grid=replace(item.grid, policies=policies))
+
+
+def _from_entry(entry: dict[str, Any]) -> Calibrated:
     grid, drift = entry["grid"], entry.get("drift")  # files of before there was a watch have none
     return Calibrated(
-        policy=with_models(parse_policy(entry["policy"]), models),
+        policy=parse_policy(entry["policy"]),
         open_policy=parse_policy(entry["open_policy"]),
         rule=entry["rule"],
         cost=entry["cost"],
         dev_cost=entry["dev_cost"],
         dev_wer=entry["dev_wer"],
         grid=Curve(
-            tuple(with_models(parse_policy(point["policy"]), models) for point in grid),
+            tuple(parse_policy(point["policy"]) for point in grid),
             np.array([point["cost"] for point in grid]),
             np.array([point["wer"] for point in grid]),
         ),
