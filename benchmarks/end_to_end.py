@@ -1,26 +1,32 @@
-"""From waveform to words, at the same words: transformers, our runtime at full depth, and our runtime with exits.
+"""From waveform to words at the same words: transformers, ONNX Runtime, OpenVINO, our runtime without and with exits.
 
     python benchmarks/end_to_end.py [--shapes base,large] [--seconds 10] [--repeats 5] [--traces TRACES]
+                                    [--batch 1] [--threads 1] [--out results/end_to_end/README.md]
 
-wav2vec2-base and -large shapes with random weights, an exit after every sixth of the layers, 29 tokens, noise, batch 1,
-one thread. Prints Markdown: medians of CPU time over interleaved runs and, round by round, ratios with their quartiles.
+wav2vec2-base and -large shapes with random weights, an exit after every sixth of the layers, 29 tokens, noise.
+Medians over interleaved rounds of CPU time (of wall clock with several threads), each way right after a run that does
+not count, and, round by round, ratios with their quartiles.
 
-Measured: every way, the bare products of full depth in oneDNN (no attention, norms or activations: what is left when
-all else costs nothing), and ours leaving at each exit, where the head and the entropy of every exit passed are read as
-a policy would. Computed: the time of "exits", the mean of those times by the shares of `SHARES`, within each round.
-Those are how often the policy `gain`, cross-fitted on the public exit traces of a trained wav2vec2-base
-(test-clean, budget 9.5 of 12 layers), leaves after each; it gave there a WER 0.09 points above the last exit's.
-`--traces TRACES` works them out again; on "large" shapes the same relative depths are used. The weights here are
-random, so times hold and words mean nothing.
+Measured: every way; "products", the products of full depth in oneDNN and nothing else (no attention, norms or
+activations); "leaving" at each exit, where the head and the entropy of every exit passed are read as a policy would;
+and where the time of full depth goes. Peers run the stock forward and the last head, exported for this one shape;
+their int8 is ONNX Runtime's dynamic quantisation of MatMul, ours that of torch. Computed: "exits", the mean of the
+times of "leaving" by the shares of `SHARES`, within each round: how often the policy `gain`, cross-fitted on the
+public exit traces of a trained wav2vec2-base (test-clean, budget 9.5 of 12 layers), leaves after each; it gave there
+a WER 0.09 points above the last exit's. `--traces TRACES` works them out again; on "large" shapes the same relative
+depths are used. The weights here are random, so times hold and words mean nothing.
 """
 
 import argparse
 import os
+import resource
+import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,6 +45,7 @@ from exit_time import SHAPES, build, inputs, stock_way  # noqa: E402
 from front_end import bare_products, convolution_sizes  # noqa: E402
 from transformers import Wav2Vec2Config  # noqa: E402
 
+from eeasr_modules.common.files import write_aside  # noqa: E402
 from eeasr_modules.data.text import CharVocabulary  # noqa: E402
 from eeasr_modules.exits.policies.rules import Static  # noqa: E402
 from eeasr_modules.models import MultiExit  # noqa: E402
@@ -46,10 +53,30 @@ from eeasr_modules.models.fast.switches import made_faster  # noqa: E402
 from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
 from eeasr_modules.runtime import Engine  # noqa: E402
 from eeasr_modules.runtime.benchmark.peers import missing_peers, peer_ways  # noqa: E402
+from eeasr_modules.runtime.benchmark.text import isa, processor  # noqa: E402
 
 BUDGET = 9.5
 SHARES = (0.0, 0.0015, 0.0363, 0.3405, 0.5011, 0.1206)
 """Of utterances, that leave after each sixth of the layers; from --traces."""
+KINDS = {
+    "products and what is fused in": (
+        "_linear_pointwise",
+        "::mm",
+        "addmm",
+        "bmm",
+        "matmul",
+        "linear",
+        "onednn",
+    ),
+    "attention": ("scaled_dot_product", "_softmax"),
+    "GELU": ("gelu",),
+    "norms": ("layer_norm", "group_norm"),
+    "copies and conversions": ("copy_", "cat", "clone", "contiguous"),
+    "sums": ("::add", "::sub", "::mul", "::sum", "::div"),
+    "transforms": ("fft",),
+    "allocation": ("empty", "resize"),
+}
+"""Operators by what they are, the first that fits."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +132,7 @@ def shares_of(traces: Path) -> tuple[float, ...]:
     return shares
 
 
-def products(shape: str, dtype: torch.dtype, *, seconds: float) -> Callable:
+def products(shape: str, dtype: torch.dtype, *, seconds: float, batch: int) -> Callable:
     """The convolutions' products from the second layer on and the layers', one after the other.
 
     Arguments
@@ -116,10 +143,12 @@ def products(shape: str, dtype: torch.dtype, *, seconds: float) -> Callable:
         Of weights and inputs.
     seconds : float
         Of audio.
+    batch : int
+        Utterances, one below the other.
     """
     config = Wav2Vec2Config(**SHAPES[shape])
     dim, inner = config.hidden_size, config.intermediate_size
-    convolutions = convolution_sizes(config, seconds)
+    convolutions = [(batch * frames, *size) for frames, *size in convolution_sizes(config, seconds)]
     frames = convolutions[-1][0]
     layer = [(frames, dim, 3 * dim), (frames, dim, dim), (frames, dim, inner), (frames, inner, dim)]
     convolve, run_layer = bare_products(convolutions, dtype), bare_products(layer, dtype)
@@ -132,7 +161,7 @@ def products(shape: str, dtype: torch.dtype, *, seconds: float) -> Callable:
     return run
 
 
-def ways_of(shape: str, shares: tuple[float, ...], *, seconds: float) -> dict[str, Callable]:
+def ways_of(shape: str, shares: tuple[float, ...], *, seconds: float, batch: int, threads: int) -> dict[str, Callable]:
     """What is timed, by name; "leaving" is followed by precision and layer.
 
     Arguments
@@ -143,11 +172,13 @@ def ways_of(shape: str, shares: tuple[float, ...], *, seconds: float) -> dict[st
         Exits that nobody leaves at are not run.
     seconds : float
         Of noise.
+    batch, threads : int
+        Utterances at a time, and threads of the peers.
     """
     n_layers = SHAPES[shape].get("num_hidden_layers", 12)
     model = build(shape, every=n_layers // len(shares), padded_front_end=False)
     vocabulary = CharVocabulary()
-    wavs, n_samples, names = inputs(1, seconds)
+    wavs, n_samples, names = inputs(batch, seconds)
     last = Static(n_layers)
 
     def stock(own: MultiExit, dtype: torch.dtype) -> Callable:
@@ -162,27 +193,27 @@ def ways_of(shape: str, shares: tuple[float, ...], *, seconds: float) -> dict[st
         "stock float32": stock(deepcopy(model), torch.float32),
         "stock bfloat16": stock(deepcopy(model), torch.bfloat16),
     }
-    ways |= peer_ways(Engine(deepcopy(model), vocabulary, policy=last), wavs, n_samples)
+    ways |= peer_ways(Engine(deepcopy(model), vocabulary, policy=last), wavs, n_samples, threads=threads)
     for precision in ("float32", "bfloat16"):
-        ways[f"products {precision}"] = products(shape, getattr(torch, precision), seconds=seconds)
+        ways[f"products {precision}"] = products(shape, getattr(torch, precision), seconds=seconds, batch=batch)
         own = made_faster(deepcopy(model), front_end="fast", precision=precision)
         ways[f"full {precision}"] = ours(own, precision, last)
         for share, layer in zip(shares, own.exit_layers, strict=True):
             if share:
                 ways[f"leaving {precision} {layer}"] = ours(own, precision, Leaves(layer))
+    ways["full int8"] = ours(made_faster(model, front_end="fast", precision="int8"), "int8", last)
     return ways
 
 
-def rounds(ways: dict[str, Callable], *, repeats: int) -> dict[str, np.ndarray]:
-    """Milliseconds of CPU time of each way by round, after a run that does not count; the order turns."""
-    for way in ways.values():
-        way()
+def rounds(ways: dict[str, Callable], *, repeats: int, clock: Callable[[], float]) -> dict[str, np.ndarray]:
+    """Milliseconds of each way by round, each right after a run that does not count; the order turns."""
     times, names = {name: np.zeros(repeats) for name in ways}, list(ways)
     for repeat in range(repeats):
         for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
-            start = time.process_time()
+            ways[name]()  # its weights are where the last one's were not
+            start = clock()
             ways[name]()
-            times[name][repeat] = 1000 * (time.process_time() - start)
+            times[name][repeat] = 1000 * (clock() - start)
     return times
 
 
@@ -204,6 +235,24 @@ def with_leaving(times: dict[str, np.ndarray], shares: tuple[float, ...]) -> dic
     return found
 
 
+def time_rows(shape: str, ways: dict[str, Callable]) -> list[list[str]]:
+    """Shares, in percent, of the kinds of operators in full depth, and pages that the system hands out for a run."""
+    rows = []
+    for precision in ("float32", "bfloat16"):
+        run, spent = ways[f"full {precision}"], dict.fromkeys([*KINDS, "the rest"], 0.0)
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        run()
+        faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            run()
+        for event in profile.key_averages():
+            kind = next((kind for kind, names in KINDS.items() if any(name in event.key for name in names)), "the rest")
+            spent[kind] += event.self_cpu_time_total
+        shares = [f"{100 * one / sum(spent.values()):.1f}" for one in spent.values()]
+        rows.append([shape, f"full {precision}", *shares, str(faults)])
+    return rows
+
+
 def ratio_rows(shape: str, times: dict[str, np.ndarray]) -> list[list[str]]:
     """The medians of the rounds' ratios and their quartiles."""
     pairs = {
@@ -221,6 +270,10 @@ def ratio_rows(shape: str, times: dict[str, np.ndarray]) -> list[list[str]]:
         pairs[f"{peer} / stock float32"] = ("stock float32", peer)
         precision = "float32" if peer.endswith("float32") else "bfloat16"
         pairs[f"full {precision} / {peer}"] = (peer, f"full {precision}")
+        pairs[f"exits {precision} / {peer}"] = (peer, f"exits {precision}")
+    pairs["full int8 / full bfloat16"] = ("full bfloat16", "full int8")
+    pairs["full bfloat16 is so many bare products"] = ("full bfloat16", "products bfloat16")
+    pairs["full float32 is so many bare products"] = ("full float32", "products float32")
     rows = []
     for what, (slow, fast) in pairs.items():
         ratios = times[slow] / times[fast]
@@ -236,30 +289,59 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--traces", type=Path)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="also written here")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     shares = shares_of(options.traces) if options.traces else SHARES
     shares = tuple(share / sum(shares) for share in shares)
-    depth = 12 * sum(share * (i + 1) for i, share in enumerate(shares)) / len(shares)
-    print(f"{options.seconds:g} s of noise, batch 1, {options.repeats} rounds, torch {torch.__version__}, 1 thread;")
-    print(f"{torch.backends.cpu.get_cpu_capability()}, {'AMX' if torch.cpu._is_amx_tile_supported() else 'no AMX'};")
-    print(f"leaving after each sixth of the layers: {', '.join(f'{100 * share:.1f} %' for share in shares)}")
-    print(f"(mean depth {depth:.2f} of 12)\n")
-    print("".join(f"{line}.\n" for line in missing_peers()))
-    taken, ratios = [], []
+    taken, ratios, went = [], [], []
+    clock = time.process_time if options.threads == 1 else time.perf_counter
     with torch.inference_mode():
         for shape in options.shapes.split(","):
-            times = with_leaving(
-                rounds(ways_of(shape, shares, seconds=options.seconds), repeats=options.repeats), shares
-            )
+            ways = ways_of(shape, shares, seconds=options.seconds, batch=options.batch, threads=options.threads)
+            times = with_leaving(rounds(ways, repeats=options.repeats, clock=clock), shares)
             for name, values in times.items():
                 low, high = np.percentile(values, [25, 75])
                 how = "computed" if name.startswith("exits") else "measured"
                 taken.append([shape, name, how, f"{np.median(values):.0f}", f"{low:.0f} to {high:.0f}"])
             ratios += ratio_rows(shape, times)
-    print(markdown_table(["shape", "way", "", "CPU ms", "quartiles"], taken), "\n")
+            went += time_rows(shape, ways)
+            print(shape, "done", file=sys.stderr)
+    text = page(options, shares, taken, ratios, went)
+    print(text)
+    if options.out:
+        write_aside(options.out, text)
+
+
+def page(options: argparse.Namespace, shares: tuple[float, ...], taken: list, ratios: list, went: list) -> str:
+    """The results as Markdown."""
+    threads, depth = options.threads, 12 * sum(share * (i + 1) for i, share in enumerate(shares)) / len(shares)
+    clock = "CPU" if threads == 1 else "wall clock"
+    about = __doc__.split("\n\n")
     header = ["shape", "times as fast", "measured as", "median", "quartiles"]
-    print(markdown_table(header, ratios))
+    return (
+        "\n\n".join(
+            [
+                "# End to end at the same words",
+                f"    python {shlex.join(['benchmarks/end_to_end.py', *sys.argv[1:]])}",
+                f"{date.today().isoformat()}, {processor()} ({isa()}), torch {torch.__version__}, {threads} "
+                f"thread{'s' if threads > 1 else ''}, batch {options.batch}, {options.seconds:g} s of noise, "
+                f"{options.repeats} rounds. Leaving after each sixth of the layers: "
+                f"{', '.join(f'{100 * share:.1f} %' for share in shares)} (mean depth {depth:.2f} of 12).",
+                *about[2:],
+                *(f"{line}." for line in missing_peers()),
+                "## Ratios",
+                markdown_table(header, ratios),
+                f"## Times\n\nMilliseconds, {clock}.",
+                markdown_table(["shape", "way", "", "ms", "quartiles"], taken),
+                "## Where the time goes\n\nPercent of a run of full depth in torch's profiler; page faults of another.",
+                markdown_table(["shape", "way", *KINDS, "the rest", "page faults"], went),
+            ]
+        ).rstrip()
+        + "\n"
+    )
 
 
 if __name__ == "__main__":

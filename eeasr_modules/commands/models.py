@@ -39,6 +39,7 @@ def _add_benchmark(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--front-end", "--front_end", default="stock", metavar="NAME", help="of every way: stock (default) or fast"
     )
+    parser.add_argument("--precision", default="float32", metavar="NAME", help="of ours and stock (default: float32)")
     parser.add_argument("--out", metavar="DIR", help="folder for benchmark.md and benchmark.csv")
 
 
@@ -57,7 +58,8 @@ def _benchmark(options: argparse.Namespace) -> None:
     if not 0.1 <= options.seconds <= 30:
         raise ValueError(f"--seconds must be from 0.1 to 30, got {options.seconds:g}")
     # the stock front end, so that the ways differ in when they stop and in nothing else
-    asr = EarlyExitASR.from_pretrained(options.model, device=options.device, front_end=options.front_end)
+    made = {"device": options.device, "front_end": options.front_end, "precision": options.precision}
+    asr = EarlyExitASR.from_pretrained(options.model, **made)
     policies = bench_policies(asr, options.policies, budget=options.budget)
     rate = asr.engine.sample_rate
     if options.inputs:
@@ -78,9 +80,8 @@ def _benchmark(options: argparse.Namespace) -> None:
         progress=lambda line: print(f"eeasr: {line}", file=sys.stderr),
     )
     shown = {"device": asr.engine.device}
-    markdown = benchmark_markdown(
-        results, material, model=options.model, threads=options.threads, command=options.command_line, **shown
-    )
+    about = {"model": options.model, "threads": options.threads, "command": options.command_line}
+    markdown = benchmark_markdown(results, material, precision=options.precision, **about, **shown)
     print(markdown, end="")
     if options.out:
         written = write_benchmark(options.out, markdown, benchmark_csv(results, **shown))

@@ -25,7 +25,14 @@ LEGEND = (
 
 
 def benchmark_markdown(
-    results: Sequence[Result], material: Material, *, model: str, device: torch.device, threads: int, command: str = ""
+    results: Sequence[Result],
+    material: Material,
+    *,
+    model: str,
+    device: torch.device,
+    threads: int,
+    precision: str = "float32",
+    command: str = "",
 ) -> str:
     """The tables, one per batch size, with what they were measured on.
 
@@ -41,6 +48,8 @@ def benchmark_markdown(
         Where it ran.
     threads : int
         Of torch.
+    precision : str
+        Of every way that names none.
     command : str
         As it was typed; "" leaves it out.
 
@@ -51,7 +60,7 @@ def benchmark_markdown(
     on_gpu = device.type == "cuda"
     lines = [f"# Benchmark of {model}", ""]
     lines += [f"`{command}`", ""] if command else []
-    lines += [machine_line(device, threads), ""]
+    lines += [machine_line(device, threads, precision), ""]
     lines += [
         f"{len(material.wavs)} utterances, {results[0].duration_s:.1f} s of audio; {len(results[0].seconds)} "
         "interleaved repeats.",
@@ -154,8 +163,8 @@ def write_benchmark(folder: str | Path, markdown: str, table: str) -> list[Path]
     return [write_aside(Path(folder) / name, text) for name, text in texts.items()]
 
 
-def machine_line(device: torch.device, threads: int) -> str:
-    """Processor or GPU, threads, versions and date.
+def machine_line(device: torch.device, threads: int, precision: str) -> str:
+    """Processor with its instructions, or GPU, threads, precision, versions and date.
 
     Arguments
     ---------
@@ -163,6 +172,8 @@ def machine_line(device: torch.device, threads: int) -> str:
         Where it ran.
     threads : int
         Of torch.
+    precision : str
+        Of products.
 
     Returns
     -------
@@ -170,14 +181,20 @@ def machine_line(device: torch.device, threads: int) -> str:
     """
     import transformers
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()} ({isa()})"
     return (
-        f"{name}, {threads} thread{'s' if threads > 1 else ''}, float32; Python {platform.python_version()}, "
+        f"{name}, {threads} thread{'s' if threads > 1 else ''}, {precision}; Python {platform.python_version()}, "
         f"torch {torch.__version__}, transformers {transformers.__version__}; {date.today().isoformat()}."
     )
 
 
-def _processor() -> str:
+def isa() -> str:
+    """The vector instructions that torch found, and whether there are matrix units."""
+    amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+    return f"{torch.backends.cpu.get_cpu_capability()}, {amx}"
+
+
+def processor() -> str:
     """The processor's name where Linux tells it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
