@@ -126,6 +126,9 @@ def test_variation_over_seeds_stands_apart_and_two_speakers_give_no_conclusion(s
     runs = [a["wer"]["seed_1234"], a["wer"]["seed_1235"]]
     assert a["over_seeds"]["mean"] == pytest.approx(np.mean(runs, axis=0))
     assert a["over_seeds"]["sd"] == pytest.approx(np.std(runs, axis=0, ddof=1))
+    characters = [a["cer"]["seed_1234"], a["cer"]["seed_1235"]]
+    assert a["cer_over_seeds"]["mean"] == pytest.approx(np.mean(characters, axis=0)) and characters != runs
+    assert "CER (%) after each layer" in (study / "tables.tex").read_text().replace("\\", "")
     verdicts = {(row["set"], row["reading"]): row["verdict"] for row in numbers["tests"]}
     assert {verdict for (name, _), verdict in verdicts.items() if name == "B"} == {"no conclusion"}
     assert "no conclusion" not in {verdict for (name, _), verdict in verdicts.items() if name == "A"}

@@ -56,11 +56,11 @@ def probe_numbers(readings: Mapping[str, tuple[ExitTable, Sequence[ExitTable]]])
     -------
     dict
         `layers`; `lens`, what reads them ("own decoder", "own head", null); `sets`, by name: `wer` and `cer` per layer
-        of each reading, `over_seeds` with mean and standard deviation (n - 1; null for one seed); `tests`: the inner
-        layer of the lowest dev WER minus the last, with the interval over speakers and `holm_p`, adjusted over the sets
-        of one reading: another seed asks the same questions again, and no more of them. Below `MIN_SPEAKERS` named
-        speakers `verdict` is "no conclusion".
-        `agreement`: per set, how many seeds come to each verdict.
+        of each reading, `over_seeds` and `cer_over_seeds` with mean and standard deviation (n - 1; null for one seed);
+        `tests`: the inner layer of the lowest dev WER minus the last, with the interval over speakers and `holm_p`,
+        adjusted over the sets of one reading: another seed asks the same questions again, and no more of them. Below
+        `MIN_SPEAKERS` named speakers `verdict` is "no conclusion". `agreement`: per set, how many seeds come to each
+        verdict.
     """
     sets: dict[str, Any] = {}
     tests = []
@@ -77,7 +77,8 @@ def probe_numbers(readings: Mapping[str, tuple[ExitTable, Sequence[ExitTable]]])
             row["holm_p"] = float(p) if np.isfinite(p) else None
             row["verdict"] = _verdict(row)
     for one in sets.values():
-        one["over_seeds"] = _over_seeds([wer for name, wer in one["wer"].items() if name.startswith("seed_")])
+        for name, rates in (("over_seeds", one["wer"]), ("cer_over_seeds", one["cer"])):
+            one[name] = _over_seeds([rates[reading] for reading in _seeds(readings)])
     dev = next(iter(readings.values()))[0]
     lens = None if "lens" not in readings else "own decoder" if dev.metadata.get("decoding") == "own" else "own head"
     of_seeds = [row for row in tests if row["reading"] in _seeds(readings)]
@@ -119,13 +120,13 @@ def _over_seeds(wers: Sequence[Sequence[float]]) -> dict[str, Any] | None:
     return {"n_seeds": len(wers), "mean": np.mean(wers, axis=0).tolist(), "sd": spread}
 
 
-def layer_rows(numbers: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of WER per layer: the lens, the mean of the seeds, and their standard deviation."""
+def layer_rows(numbers: Mapping[str, Any], *, rate: str = "wer") -> tuple[list[str], list[list[str]]]:
+    """Header and rows of WER (or `cer`) per layer: the lens, the mean of the seeds, and their standard deviation."""
     rows = []
     for name, one in numbers["sets"].items():
-        seeds = one["over_seeds"]
+        seeds = one["over_seeds" if rate == "wer" else "cer_over_seeds"]
         lines = {
-            "lens": one["wer"].get("lens"),
+            "lens": one[rate].get("lens"),
             "heads": seeds and seeds["mean"],
             "sd over seeds": seeds and seeds["sd"],
         }
@@ -216,11 +217,17 @@ def write_probe(
         The content of `probe.json`.
     """
     numbers = {"checkpoint": checkpoint, **probe_numbers(readings)}
-    layers, tests = layer_rows(numbers), paired_rows(numbers)
-    captions = ("WER (%) after each layer", "The inner layer of the lowest dev WER against the last layer")
-    tex = [latex_table(*table, caption=caption) for table, caption in zip((layers, tests), captions, strict=True)]
+    tables = {
+        "WER (%) after each layer": layer_rows(numbers),
+        "CER (%) after each layer": layer_rows(numbers, rate="cer"),
+        "The inner layer of the lowest dev WER against the last layer": paired_rows(numbers),
+    }
+    tex = [latex_table(*table, caption=caption) for caption, table in tables.items()]
     page = "\n\n".join(
-        [f"# Does `{checkpoint}` overthink?", markdown_table(*layers, n_left=2), markdown_table(*tests, n_left=2)]
+        [
+            f"# Does `{checkpoint}` overthink?",
+            *(f"{caption}:\n\n{markdown_table(*table, n_left=2)}" for caption, table in tables.items()),
+        ]
     )
     seeds = _seeds(readings)
     said = [
