@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
@@ -303,9 +304,10 @@ class EarlyExitASR:
     def _recognise(
         self, wavs: list[torch.Tensor], utt_ids: list[str], *, on_exit: OnExit | None = None
     ) -> tuple[list[Recognised], str]:
-        """What is heard, and the policy that decided; one thread at a time, as encoders note a batch's padding."""
-        with self._running:
-            engine = self.engine
+        """What is heard, and the policy that decided; one thread at a time where a decoder searches (with a state)."""
+        engine = self.engine
+        searches = engine.decoder is not None or engine.own is not None
+        with self._running if searches else contextlib.nullcontext():
             results = engine.run_all(
                 wavs,
                 utt_ids=utt_ids,
@@ -313,6 +315,7 @@ class EarlyExitASR:
                 pool_survivors=self.pool_survivors,
                 on_exit=on_exit,
             )
+        with self._running:
             self._look_for_drift(results)
             self._look_for_risk(engine, results, wavs, utt_ids)
         return results, self._rule(engine.policy)

@@ -6,6 +6,8 @@ their way into that convolution, by a hook. Filterbanks are normalised per utter
 elements from each 64-bit draw (rates are multiples of 1/256): torch's own took a third of a training step on a CPU.
 """
 
+from contextvars import ContextVar
+
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -13,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from eeasr_modules.models.encoders.downsampling import build_downsampler
 from eeasr_modules.models.walk import WalkState, shallow
 
+_PADDED: ContextVar[torch.Tensor | None] = ContextVar("padded", default=None)  # of the batch in this thread's layer
 _BYTES = 8  # mask elements per 64-bit draw
 _LOWEST = -(2**63)
 
@@ -233,7 +236,6 @@ class ConformerEncoder(nn.Module):
         self.positions = RelPosEncXL(dim)
         self.conformer = Layers(n_layers, dim, ffn_dim, n_heads, kernel_size=kernel_size, dropout=dropout)
         cheapen_dropout(self.conformer)
-        self._padded: torch.Tensor | None = None
         for layer in self.conformer.layers:
             layer.convolution_module.conv.register_forward_pre_hook(self._silence_padding)
 
@@ -248,9 +250,10 @@ class ConformerEncoder(nn.Module):
         return self.downsampler is not None and self.downsampler.kind == "signal"
 
     def _silence_padding(self, module, inputs):
-        if self._padded is None:
+        padded = _PADDED.get()
+        if padded is None:
             return None
-        return (inputs[0].masked_fill(self._padded.unsqueeze(1), 0.0),)  # (batch, dim, frames)
+        return (inputs[0].masked_fill(padded.unsqueeze(1), 0.0),)  # (batch, dim, frames)
 
     def front_end(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> WalkState:
         """Waveforms (batch, samples) -> the input of layer 1 at 25 frames a second, fewer where it is downsampled."""
@@ -283,11 +286,11 @@ class ConformerEncoder(nn.Module):
 
     def _layer(self, layer: nn.Module, hidden: torch.Tensor, padded, positions) -> torch.Tensor:
         """One layer's output, with padding silenced on its way; the backward pass may ask for it again."""
-        self._padded = padded
+        token = _PADDED.set(padded)
         try:
             return layer(hidden, src_key_padding_mask=padded, pos_embs=positions)[0]
         finally:
-            self._padded = None
+            _PADDED.reset(token)
 
     def exit_view(self, layer: int, hidden: torch.Tensor) -> torch.Tensor:
         """The layer's output; after the last layer, normalised as SpeechBrain's encoder does."""

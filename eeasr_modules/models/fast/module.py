@@ -64,7 +64,7 @@ class Faster:
         """Packed weights, made again after a load, a cast or an optimiser's step."""
         tensors = (*self.module.parameters(), *self.module.buffers())
         state = dtype, tuple((id(one), one.data_ptr(), -1 if one.is_inference() else one._version) for one in tensors)
-        packed, packed_from = self.packed, self.packed_from
+        packed_from, packed = self.packed_from, self.packed  # in this order: other threads set them in the other
         if packed_from != state:
             packed = self.pack(dtype)
             self.packed, self.packed_from = packed, state

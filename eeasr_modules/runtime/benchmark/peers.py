@@ -45,7 +45,9 @@ def missing_peers() -> list[str]:
     return lines
 
 
-def peer_ways(engine: Engine, wavs: torch.Tensor, n_samples: torch.Tensor, *, threads: int = 1) -> dict[str, Callable]:
+def peer_ways(
+    engine: Engine, wavs: torch.Tensor, n_samples: torch.Tensor, *, threads: int = 1, int8: bool = True
+) -> dict[str, Callable]:
     """Peers whose packages are installed, by name and precision; each call gives log-probabilities.
 
     Arguments
@@ -58,6 +60,8 @@ def peer_ways(engine: Engine, wavs: torch.Tensor, n_samples: torch.Tensor, *, th
         Valid samples.
     threads : int
         Of each peer.
+    int8 : bool
+        Also in 8 bits; making the graph takes several times the model's memory.
 
     Returns
     -------
@@ -74,9 +78,10 @@ def peer_ways(engine: Engine, wavs: torch.Tensor, n_samples: torch.Tensor, *, th
         path, small = Path(folder) / "stock.onnx", Path(folder) / "int8.onnx"
         write_graph(_ToLogProbs(engine, n_samples), wavs, path, names=("wavs", "log_probs"))
         if "ONNX Runtime" in there:
-            _quantise(path, small)
             ways["ONNX Runtime float32"] = _onnx_runtime(path, given, threads)
-            ways["ONNX Runtime int8"] = _onnx_runtime(small, given, threads)
+            if int8:
+                _quantise(path, small)
+                ways["ONNX Runtime int8"] = _onnx_runtime(small, given, threads)
         if "OpenVINO" in there:
             ways["OpenVINO float32"] = _openvino(path, given, threads, "f32")
             ways["OpenVINO bfloat16"] = _openvino(path, given, threads, "bf16")
