@@ -2,7 +2,7 @@
 
     python benchmarks/first_page.py
 
-reads results/exit-traces/results.json and results/end_to_end/README.md and writes README.md between its marks.
+reads results/exit-traces/results.json and results/end_to_end and writes README.md between its marks.
 """
 
 import json
@@ -61,7 +61,8 @@ def times_text(measured: str) -> str:
 def with_tables(page: str) -> str:
     """The README with both tables written anew."""
     results = json.loads((ROOT / "results/exit-traces/results.json").read_text(encoding="utf-8"))
-    measured = (ROOT / "results/end_to_end/README.md").read_text(encoding="utf-8")
+    pages = (ROOT / f"results/end_to_end/{name}.md" for name in ("README", "large"))
+    measured = "\n".join(page.read_text(encoding="utf-8") for page in pages)
     for name, table in (("exits", exits_text(results)), ("times", times_text(measured))):
         begin, end = f"<!-- {name}: written by benchmarks/first_page.py -->", f"<!-- /{name} -->"
         page = f"{page.split(begin)[0]}{begin}\n\n{table}\n\n{end}{page.split(end)[1]}"
