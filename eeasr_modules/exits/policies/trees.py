@@ -9,7 +9,7 @@ No pickle is read or written.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -178,6 +178,7 @@ class Trees:
             early_stopping=False,
             random_state=0,
         )
+        model._bin_data = partial(_binned, model, bins.intervals)  # where a release lacks it, it only sorts again
         trees = cls.from_sklearn(model.fit(bins.intervals, target, sample_weight=weights))
         # between two intervals: the edge that the lower one ends with
         inner = trees.feature >= 0
@@ -285,6 +286,14 @@ class Trees:
             raise ValueError(f"fitted trees must come with the arrays {', '.join(missing)}; the file is not whole")
         loaded = {name: np.asarray(arrays[f"{prefix}{name}"]) for name in _ARRAYS}
         return cls(**loaded, baseline=float(arrays[f"{prefix}baseline"]))
+
+
+def _binned(model, intervals: np.ndarray, rows: np.ndarray, *_, **__) -> np.ndarray:
+    """What scikit-learn's own bins of the rows are, from the intervals that occur: it would sort each feature again."""
+    occur = [np.flatnonzero(np.bincount(column)) for column in intervals.T]
+    longest = max(map(len, occur))
+    levels = [np.pad(one.astype(rows.dtype), (0, longest - len(one)), mode="edge") for one in occur]
+    return model._bin_mapper.fit(np.stack(levels, axis=1)).transform(rows)
 
 
 def mean_of_trees(several: Sequence[Trees]) -> Trees:
