@@ -2,55 +2,61 @@
 
     python benchmarks/risk_simulation.py --sets clean.parquet,other.parquet [--sets A.parquet,B.parquet,...]
         [--policies "between(8, 12, entropy)"] [--certificate_policies "gain"] [--draws 500] [--out results/risk]
+        [--parts exits_known,exit_splits]
 
-Each `--sets` names exit tables of one model (`eeasr import-transcripts`, or a run's `tables/`). Writes `risk.json`
-and `risk.md`. *Violated* is a promise of which some part is not so (`exits.tuning.risk`): the excess outside the tail,
-the share in the tail, or the bound on all blocks where none loses more than 100 points. Tables:
+Each `--sets` names exit tables of one model (`eeasr import-transcripts`, or a run's `tables/`). Writes `risk.json` and
+`risk.md`, and what docs/risk.md says of them. All draws of a case are tested at once, as columns of the library's own
+tests. *Violated* is a promise of which some part is not so (`exits.tuning.risk`): the excess outside the tail, the
+share in the tail, or the bound on all blocks where none loses more than 100 points. Tables:
 
 1. *known truth*: made-up losses whose mean is exactly the limit: how often a p-value is at most delta.
 2. *heavy tails*: made-up speakers of whom few lose much; policies that harm more and more. True numbers from a large
    draw of the same population.
 3. *speaker splits*: calibrated on a random half of the speakers; judged on the other half (whose own sampling noise is
    included) and on the whole set (the truth of a finite population).
-4. *certificate under shift*: thresholds, bets and fit from the other sets, tested with 50 labelled utterances of the
+4. *exit by exit*: 2 and 3 for certificates `per_exit` (`risk_simulation_exits`).
+5. *certificate under shift*: thresholds, bets and fit from the other sets, tested with 50 labelled utterances of the
    new one, drawn at random with replacement, so that the whole new set is the population.
-5. *what the tail costs*: layers saved by these certificates and by those of before, which tested the clipped mean alone
+6. *what the tail costs*: layers saved by these certificates and by those of before, which tested the clipped mean alone
    at delta and said nothing of the tail.
-6. *shift*: calibrated on one whole set, used on another, where nothing is promised.
-7. *speakers needed*: arithmetic, see `exits.tuning.risk_terms`.
+7. *shift*: calibrated on one whole set, used on another, where nothing is promised.
+8. *speakers needed*: arithmetic, see `exits.tuning.risk_terms`.
 """
 
 import argparse
-import os
+import json
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from risk_simulation_text import json_lines, page
+from risk_simulation_draws import certified, draw_halves, kept, shares_saved, tested
+from risk_simulation_exits import exit_splits, exits_known
+from risk_simulation_text import docs_lines, json_lines, page, put_between
 
-from eeasr_modules.exits import ExitTable, Policy, parse_policies, policy_curve, read_table, replay
+from eeasr_modules.common.files import write_aside
+from eeasr_modules.exits import ExitTable, Policy, parse_policies, policy_curve, read_table
 from eeasr_modules.exits.policies.combine import Between, open_leaf
 from eeasr_modules.exits.policies.fitted import Fitted
 from eeasr_modules.exits.tuning.p_values import P_VALUES
 from eeasr_modules.exits.tuning.risk import control_risk, risk_outcome
 from eeasr_modules.exits.tuning.risk_losses import (
-    WORST_POINTS,
     RiskTarget,
     block_numbers,
     block_p_values,
     block_sums,
-    excess_errors,
-    first_failure,
+    loss_moments,
     mean_block_words,
-    reference_errors,
-    scaled_losses,
 )
-from eeasr_modules.exits.tuning.risk_sequence import above_clip, sequence_tests
 from eeasr_modules.exits.tuning.risk_terms import needed_table
 
+ROOT = Path(__file__).resolve().parents[1]
 DELTA = 0.1
 N_LABELLED = 50
+SPLIT_EPS = (0.5, 1.0)
+PARTS = ("known_truth", "heavy_tails", "splits", "exits_known", "exit_splits", "certificate", "shift")
 N_THRESHOLDS = 60
 JOINED = (
     "hypotheses",
@@ -66,84 +72,12 @@ JOINED = (
 )
 
 
-class Tested:
-    """Errors above the last exit and costs of a sequence of policies, costliest first, on one table.
-
-    Arguments
-    ---------
-    policies : sequence of policies
-        In the order of the tests.
-    table : ExitTable
-        What was recorded.
-    """
-
-    def __init__(self, policies: Sequence[Policy], table: ExitTable) -> None:
-        rows = np.arange(table.n_utterances)
-        self.excess = excess_errors(table, policies, reference_errors(table, "last"))
-        self.cost = np.stack([table.cost_layers[rows, replay(policy, table)] for policy in policies], axis=1)
-        self.full, self.words = table.cost_layers[:, -1], table.n_ref_words
-
-    def points(self, rows: np.ndarray, at: int) -> float:
-        """Excess in WER points of the policy number `at` on some utterances; 0 for at = -1, the last exit."""
-        return 0.0 if at < 0 else float(100.0 * self.excess[rows, at].sum() / self.words[rows].sum())
-
-    def saved(self, rows: np.ndarray, at: int) -> float:
-        """Share of the last exit's cost that it saves there."""
-        return 0.0 if at < 0 else float(1.0 - self.cost[rows, at].sum() / self.full[rows].sum())
-
-
 def sequence(policy: Policy, table: ExitTable) -> list[Policy]:
     """Thresholds of a policy, costliest first; where windows are open, the best of them on the table."""
     curve = policy_curve(policy, table, n_thresholds=N_THRESHOLDS)
     if isinstance(policy, Between) and policy.has_open_window:
         curve = curve.frontier()
     return [curve.policies[i] for i in np.argsort(-curve.cost, kind="stable")]
-
-
-class Judge:
-    """What is true of each policy over some blocks, and whether a certificate's promise is.
-
-    Arguments
-    ---------
-    excess : np.ndarray of shape (n_blocks, n_policies)
-        Errors above the last exit.
-    words : np.ndarray of shape (n_blocks,)
-        Reference words.
-    target : RiskTarget
-        What is promised.
-    scale : float
-        Words of a mean block.
-    """
-
-    def __init__(self, excess: np.ndarray, words: np.ndarray, *, target: RiskTarget, scale: float) -> None:
-        self.target, self.clip = target, target.clip_at(scale)
-        above = above_clip(excess, words, eps=target.eps, clip=self.clip, block_words=scale)
-        counted = np.where(above, 0, words[:, None]).sum(axis=0)
-        self.outside = 100.0 * np.where(above, 0.0, excess).sum(axis=0) / np.maximum(counted, 1)
-        self.tail, self.over_all = above.mean(axis=0), 100.0 * excess.sum(axis=0) / words.sum()
-        worst = (100.0 * excess - target.eps * words[:, None]) / scale + target.eps
-        self.bounded = (worst <= max(WORST_POINTS, self.clip)).all(axis=0)
-
-    def violated(self, at: int, tail: float) -> bool:
-        """Whether a part of what a certificate for the policy number `at` says is not so; -1 promises nothing."""
-        if at < 0:
-            return False
-        slack = 1 + 1e-9
-        all_above = self.over_all[at] > self.target.bound_on_all(clip=self.clip, tail=tail) * slack
-        return bool(
-            self.outside[at] > self.target.eps * slack or self.tail[at] > tail * slack or self.bounded[at] & all_above
-        )
-
-
-def clip_alone(
-    excess: np.ndarray, words: np.ndarray, *, target: RiskTarget, scale: float, rng: np.random.Generator, prior: Any
-) -> int:
-    """The policy that the clipped mean alone would certify at delta, as before there was a test of the tail."""
-    clip = target.clip_at(scale)
-    losses = scaled_losses(excess, words, eps=target.eps, clip=clip, block_words=scale)[rng.permutation(len(words))]
-    uniforms = rng.uniform(size=len(words))
-    found = block_p_values(losses, target, limit=target.eps / clip, uniforms=uniforms, prior=prior)
-    return first_failure(found, target.delta) - 1
 
 
 def known_truth(n_draws: int) -> list[dict[str, Any]]:
@@ -213,54 +147,45 @@ def heavy_tails(n_draws: int, *, eps: float = 0.5) -> list[dict[str, Any]]:
     rows, harms = [], np.array(HARMS)
     for name, draw in heavy_populations().items():
         points, words = draw(np.random.default_rng(10), 400_000)
-        truths = 0.01 * points[:, None] * harms * words[:, None], words
+        truth = 0.01 * points[:, None] * harms * words[:, None], words[:, None]
         for clip in (None, 100.0):
             target = RiskTarget(eps, DELTA, clip=clip)
-            judge = Judge(*truths, target=target, scale=1000.0)
+            true = kept(*truth, target=target, scale=1000.0)
             for n_speakers in (20, 50, 100, 200, 1000):
-                rng, seen = np.random.default_rng(n_speakers), []
-                for _ in range(n_draws):
-                    points, words = draw(rng, n_speakers)
-                    excess = 0.01 * points[:, None] * harms * words[:, None]
-                    found = sequence_tests(excess, words, target=target, block_words=1000.0, rng=rng)
-                    at = found.n_certified - 1
-                    before = clip_alone(excess, words, target=target, scale=1000.0, rng=rng, prior=None)
-                    false_before = before >= 0 and judge.over_all[before] > eps
-                    seen.append((at >= 0, judge.violated(at, found.tail), false_before))
-                issued, violated, false_before = np.mean(seen, axis=0)
+                rng = np.random.default_rng(n_speakers)
+                points, words = draw(rng, (n_speakers, n_draws))
+                excess = 0.01 * points[..., None] * harms * words[..., None]
+                found = certified(excess, words, target=target, scale=1000.0, rng=rng)
+                false, before = true.broken(found.tail), true.over_all[found.before]
                 rows.append(
                     {
                         "population": name,
                         "n_speakers": n_speakers,
                         "clip": target.clip_at(1000.0),
-                        "issued": issued,
-                        "violated": violated,
-                        "said_of_all_before": false_before,
+                        "issued": np.mean(found.at >= 0),
+                        "violated": np.mean((found.at >= 0) & false[found.at]),
+                        "said_of_all_before": np.mean((found.before >= 0) & (before > eps)),
                     }
                 )
     return rows
 
 
-def speaker_splits(table: ExitTable, policy: Policy, *, eps: float, n_draws: int) -> list[dict[str, Any]]:
+def speaker_splits(
+    table: ExitTable, policy: Policy, *, eps_values: Sequence[float], n_draws: int
+) -> list[dict[str, Any]]:
     """Violations and layers saved of each method over random halves of the speakers."""
     policies = sequence(policy, table)
-    tested, speaker = Tested(policies, table), block_numbers(table, "speakers")
-    excess, words = block_sums(tested.excess, speaker), np.bincount(speaker, tested.words)
+    speaker = block_numbers(table, "speakers")
+    excess, cost = (block_sums(one, speaker) for one in tested(policies, table))
+    words, full = np.bincount(speaker, table.n_ref_words), np.bincount(speaker, table.cost_layers[:, -1])
     n_speakers, scale, rows = len(words), mean_block_words(table, "speakers"), []
-    for method in P_VALUES:
-        target, rng, seen = RiskTarget(eps, DELTA, p_value=method), np.random.default_rng(1), []
-        whole = Judge(excess, words, target=target, scale=scale)
-        for _ in range(n_draws):
-            ours = np.isin(np.arange(n_speakers), rng.permutation(n_speakers)[: n_speakers // 2])
-            found = sequence_tests(excess[ours], words[ours], target=target, block_words=scale, rng=rng)
-            at, outside = found.n_certified - 1, np.flatnonzero(~ours[speaker])
-            before = at
-            if method == "betting":
-                before = clip_alone(excess[ours], words[ours], target=target, scale=scale, rng=rng, prior=None)
-            held_out = Judge(excess[~ours], words[~ours], target=target, scale=scale)
-            broken = held_out.violated(at, found.tail), whole.violated(at, found.tail)
-            seen.append((*broken, tested.saved(outside, at), at < 0, tested.saved(outside, before)))
-        violated_held_out, violated_whole, saved, none, saved_before = np.mean(seen, axis=0)
+    halves, others = draw_halves(n_speakers, n_draws)
+    for eps, method in [(eps, method) for eps in eps_values for method in P_VALUES]:
+        target, rng = RiskTarget(eps, DELTA, p_value=method), np.random.default_rng(1)
+        found = certified(excess[halves], words[halves], target=target, scale=scale, rng=rng)
+        chosen, some = (excess[:, found.at], words[:, None]), found.at >= 0
+        held_out, whole = (kept(*chosen, target=target, scale=scale, among=of) for of in (others, None))
+        saved, saved_before = (shares_saved(cost, full, at, others) for at in (found.at, found.before))
         rows.append(
             {
                 "set": table.metadata.get("set_name"),
@@ -268,13 +193,13 @@ def speaker_splits(table: ExitTable, policy: Policy, *, eps: float, n_draws: int
                 "eps": eps,
                 "p_value": method,
                 "clip": target.clip_at(scale),
-                "tail": target.tail_at(n_speakers // 2),
+                "tail": found.tail,
                 "n_speakers": n_speakers // 2,
-                "violated_held_out": violated_held_out,
-                "violated_whole_set": violated_whole,
-                "saved": saved,
-                "none_certified": none,
-                **({"saved_before": saved_before} if method == "betting" else {}),
+                "violated_held_out": np.mean(some & held_out.broken(found.tail)),
+                "violated_whole_set": np.mean(some & whole.broken(found.tail)),
+                "saved": saved.mean(),
+                "none_certified": np.mean(~some),
+                **({"saved_before": saved_before.mean()} if method == "betting" else {}),
             }
         )
     return rows
@@ -304,43 +229,36 @@ def certificate(
 ) -> list[dict[str, Any]]:
     """Thresholds, first bets and fit from the source; tested with `N_LABELLED` random utterances of the new set."""
     policies = sequence(policy, source)
-    at_home, tested = Tested(policies, source), Tested(policies, new)
-    scale, everyone, rows = mean_block_words(source, "utterances"), np.arange(new.n_utterances), []
+    home, (excess, cost) = tested(policies, source)[0], tested(policies, new)
+    words, scale, rows = new.n_ref_words, mean_block_words(source, "utterances"), []
+    home_points = 100.0 * home.sum(axis=0) / source.n_ref_words.sum()
+    true = 100.0 * excess.sum(axis=0) / words.sum()
+    saved = 1.0 - cost.sum(axis=0) / new.cost_layers[:, -1].sum()
     for eps in eps_values:
-        true = np.array([tested.points(everyone, at) for at in range(len(policies))])
-        saved = np.array([tested.saved(everyone, at) for at in range(len(policies))])
         target = RiskTarget(eps, DELTA, blocks="utterances")
-        losses = scaled_losses(at_home.excess, at_home.words, eps=eps, clip=target.clip_at(scale), block_words=scale)
-        learned = losses.mean(axis=0), losses.var(axis=0)
+        learned = loss_moments(home, source.n_ref_words, target=target, block_words=scale)
         methods = {
             "betting, bets learned on the source": (target, learned),
             "betting": (target, None),
             "hoeffding_bentkus": (RiskTarget(eps, DELTA, blocks="utterances", p_value="hoeffding_bentkus"), None),
         }
-        home = np.array([at_home.points(np.arange(len(at_home.words)), at) for at in range(len(policies))])
-        uncertified = int(np.flatnonzero(home <= eps)[-1]) if (home <= eps).any() else 0
+        uncertified = int(np.flatnonzero(home_points <= eps)[-1]) if (home_points <= eps).any() else 0
         for name, (how, prior) in methods.items():
-            rng, seen, judge = np.random.default_rng(2), [], Judge(tested.excess, tested.words, target=how, scale=scale)
-            for _ in range(n_draws):
-                drawn = rng.choice(len(everyone), N_LABELLED)
-                ours, given = (tested.excess[drawn], tested.words[drawn]), {"target": how, "rng": rng, "prior": prior}
-                found = sequence_tests(*ours, block_words=scale, **given)
-                at = before = found.n_certified - 1
-                if prior is not None:  # the cases whose price is shown
-                    before = clip_alone(*ours, scale=scale, **given)
-                gained = [saved[one] if one >= 0 else 0.0 for one in (at, before)]
-                seen.append((judge.violated(at, found.tail), gained[0], at < 0, gained[1]))
-            violated, mean_saved, none, saved_before = np.mean(seen, axis=0)
+            rng = np.random.default_rng(2)
+            drawn = rng.choice(len(words), (N_LABELLED, n_draws))
+            found = certified(excess[drawn], words[drawn], target=how, scale=scale, rng=rng, prior=prior)
+            false = kept(excess, words[:, None], target=how, scale=scale).broken(found.tail)
+            gained = [np.where(at >= 0, saved[at], 0.0).mean() for at in (found.at, found.before)]
             rows.append(
                 {
                     "new": new.metadata.get("set_name"),
                     "policy": str(policy),
                     "eps": eps,
                     "method": name,
-                    "violated": violated,
-                    "saved": mean_saved,
-                    "none_certified": none,
-                    **({} if prior is None else {"saved_before": saved_before}),
+                    "violated": np.mean((found.at >= 0) & false[found.at]),
+                    "saved": gained[0],
+                    "none_certified": np.mean(found.at < 0),
+                    **({} if prior is None else {"saved_before": gained[1]}),  # the cases whose price is shown
                     "best_possible": float(np.where(true <= eps, saved, 0.0).max()),
                     "source_threshold_excess": float(true[uncertified]),
                     "source_threshold_saved": float(saved[uncertified]),
@@ -371,6 +289,42 @@ def together(tables: Sequence[ExitTable], name: str) -> ExitTable:
     )
 
 
+def measure(
+    groups: Sequence[Sequence[ExitTable]], arguments: argparse.Namespace, parts: Sequence[str]
+) -> dict[str, list]:
+    """The tables that `parts` names; `groups` are the sets of one model each."""
+    draws, found = arguments.draws, {part: [] for part in parts}
+    made_up = {"known_truth": known_truth, "heavy_tails": heavy_tails, "exits_known": partial(exits_known, delta=DELTA)}
+    for part in set(made_up) & set(parts):
+        found[part] = made_up[part](draws)
+    print(f"made-up losses and speakers done, {time.process_time():.0f} s", flush=True)
+    eps_values = [float(eps) for eps in arguments.certificate_eps.split(",")]
+    for tables in groups:
+        for i, table in enumerate(tables):
+            others = [other for k, other in enumerate(tables) if k != i]
+            for policy in parse_policies(arguments.policies):
+                fixed = isinstance(policy, Between) and not policy.has_open_window
+                if fixed and policy.ceiling_layer > int(table.exit_layers[-1]):
+                    continue
+                if len(set(table.speakers)) < 18 or _is_unfitted(policy):
+                    continue
+                given = {"eps_values": SPLIT_EPS, "n_draws": draws}
+                if "splits" in parts:
+                    found["splits"] += speaker_splits(table, policy, **given)
+                if "exit_splits" in parts:
+                    found["exit_splits"] += exit_splits(table, policy, sequence(policy, table), delta=DELTA, **given)
+                if "shift" in parts:
+                    found["shift"] += [
+                        under_shift(table, other, policy, eps=eps) for eps in SPLIT_EPS for other in others
+                    ]
+            if "certificate" in parts:
+                source = others[0] if len(others) == 1 else together(others, "all others")
+                for policy in parse_policies(arguments.certificate_policies):
+                    found["certificate"] += certificate(source, table, policy, eps_values=eps_values, n_draws=draws)
+            print(f"{table.metadata.get('set_name')} done, {time.process_time():.0f} s", flush=True)
+    return found
+
+
 def main() -> None:
     """Simulate and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -379,46 +333,29 @@ def main() -> None:
     parser.add_argument("--certificate_policies", default="gain, between(entropy), between(patience(1))")
     parser.add_argument("--certificate_eps", default="0.5,1,2,4", help="WER points, by commas")
     parser.add_argument("--draws", type=int, default=500)
-    parser.add_argument("--out", type=Path, default=Path("results/risk"))
+    parser.add_argument("--out", type=Path, default=ROOT / "results" / "risk")
+    parser.add_argument("--parts", default=",".join(PARTS), help="tables to measure; the others stay as recorded")
     arguments = parser.parse_args()
-    found: dict[str, list] = {"known_truth": known_truth(arguments.draws), "heavy_tails": heavy_tails(arguments.draws)}
-    found |= {"splits": [], "certificate": [], "shift": []}
-    print("made-up losses and speakers done", flush=True)
-    eps_values = [float(eps) for eps in arguments.certificate_eps.split(",")]
-    for names in arguments.sets:
-        tables = [read_table(name) for name in names.split(",")]
-        for i, table in enumerate(tables):
-            others = [other for k, other in enumerate(tables) if k != i]
-            n_layers = int(table.exit_layers[-1])
-            for policy in parse_policies(arguments.policies):
-                if isinstance(policy, Between) and not policy.has_open_window and policy.ceiling_layer > n_layers:
-                    continue
-                for eps in (0.5, 1.0):
-                    if len(set(table.speakers)) >= 18 and not _is_unfitted(policy):
-                        found["splits"] += speaker_splits(table, policy, eps=eps, n_draws=arguments.draws)
-                        for other in others:
-                            found["shift"].append(under_shift(table, other, policy, eps=eps))
-            source = others[0] if len(others) == 1 else together(others, "all others")
-            for policy in parse_policies(arguments.certificate_policies):
-                found["certificate"] += certificate(
-                    source, table, policy, eps_values=eps_values, n_draws=arguments.draws
-                )
-            print(table.metadata.get("set_name"), "done", flush=True)
+    parts, at = [part.strip() for part in arguments.parts.split(",")], arguments.out / "risk.json"
+    unknown, recorded = set(parts) - set(PARTS), json.loads(at.read_text(encoding="utf-8")) if at.is_file() else {}
+    if unknown or (set(PARTS) - set(parts) and recorded.get("draws") != arguments.draws):
+        parser.error(
+            f"--parts takes {', '.join(PARTS)}; the others need {at} with as many draws, got {arguments.parts}"
+        )
+    groups = [[read_table(name) for name in names.split(",")] for names in arguments.sets]
+    content = {**recorded, "delta": DELTA, "draws": arguments.draws, **measure(groups, arguments, parts)}
+    content = {key: content[key] for key in ("delta", "draws", *PARTS) if key in content}
     arguments.out.mkdir(parents=True, exist_ok=True)
-    content = {"delta": DELTA, "draws": arguments.draws, **found}
-    _write(arguments.out / "risk.md", page(content, n_labelled=N_LABELLED, needed=needed_table(DELTA)))
-    _write(arguments.out / "risk.json", json_lines(content))
+    write_aside(at, json_lines(content))
+    write_aside(arguments.out / "risk.md", page(content, n_labelled=N_LABELLED, needed=needed_table(DELTA)))
+    if arguments.out == ROOT / "results" / "risk" and content.get("exit_splits"):
+        docs = ROOT / "docs" / "risk.md"
+        write_aside(docs, put_between(docs.read_text(encoding="utf-8"), "exit by exit", docs_lines(content)))
 
 
 def _is_unfitted(policy: Policy) -> bool:
     leaf = open_leaf(policy)
     return isinstance(leaf, Fitted) and leaf.model is None
-
-
-def _write(path: Path, text: str) -> None:
-    aside = path.with_name(path.name + ".part")
-    aside.write_text(text, encoding="utf-8")
-    os.replace(aside, path)
 
 
 if __name__ == "__main__":
