@@ -3,7 +3,7 @@
 import os
 
 from eeasr_modules.data.manifest import audio_digest, audio_state
-from eeasr_modules.data.own_data import _file_of
+from eeasr_modules.data.saved_sets import _file_of
 
 
 def test_state_follows_size_and_time_and_digest_the_content(tmp_path):
@@ -20,13 +20,9 @@ def test_state_follows_size_and_time_and_digest_the_content(tmp_path):
 
 
 def test_rows_of_a_dataset_that_change_places_keep_their_own_bytes(tmp_path):
-    def written(utt_id, content):
-        return _file_of({"bytes": content, "path": "x.wav"}, utt_id, tmp_path / "audio", tmp_path).read_bytes()
+    def written(content):
+        return _file_of({"bytes": content, "path": "x.wav"}, tmp_path / "audio", root=tmp_path, place="row 0 of x")
 
-    assert written("000000", b"aaaa") == b"aaaa" and written("000001", b"bbbb") == b"bbbb"
-    assert written("000000", b"bbbb") == b"bbbb" and written("000001", b"aaaa") == b"aaaa"
-
-
-def test_ids_that_differ_by_a_slash_have_files_of_their_own(tmp_path):
-    files = [_file_of({"bytes": b, "path": None}, i, tmp_path, tmp_path) for i, b in (("t/0", b"aa"), ("t_0", b"bb"))]
-    assert [file.read_bytes() for file in files] == [b"aa", b"bb"]
+    names = [written(content) for content in (b"aaaa", b"bbbb", b"aaaa")]
+    assert [(tmp_path / "audio" / name).read_bytes() for name in names] == [b"aaaa", b"bbbb", b"aaaa"]
+    assert names[0] == names[2] != names[1]
