@@ -1,6 +1,7 @@
 """`eeasr accelerate` through files: tiny saved checkpoints, and the shipped model on real speech."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +12,16 @@ from transformers import AutoModelForCTC
 
 from eeasr_modules.cli import main
 from eeasr_modules.data.manifest import read_manifest
+from eeasr_modules.data.text import load_vocabulary
+from eeasr_modules.exits import read_table
 from eeasr_modules.exits.policies.files import read_policies
 from eeasr_modules.models.decoding.greedy import greedy_decode
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.weights import model_digest
 from eeasr_modules.runtime import EarlyExitASR
+from eeasr_modules.training.initialisation import take_over
+
+SHIPPED = Path(__file__).resolve().parents[2] / "eeasr_modules/shipped/base"
 
 
 def checkpoint(folder, kind):
@@ -131,13 +137,44 @@ def test_too_few_recordings_are_one_sentence(tmp_path, capsys):
     assert "expected recordings of at least 8 speakers (or so many recordings), got 3" in capsys.readouterr().err
 
 
+def last_exit_alone(folder):
+    """The shipped model as a fine-tuned checkpoint comes: its encoder and the last head."""
+    shipped = MultiExit.load(SHIPPED)
+    model = MultiExit({**shipped.config, "exit_layers": [shipped.encoder.n_layers]})
+    take_over(shipped, model, folder=SHIPPED)
+    model.save(folder)
+    load_vocabulary(SHIPPED).save(folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_a_fine_tuned_encoder_with_one_head_gets_inner_exits_and_keeps_its_words(
+    shared_data, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("eeasr_modules.training.accelerate.TIMED_S", 20.0)
+    recordings = sorted((shared_data / "unlabelled" / "librispeech").glob("*.opus"))[::6]
+    (tmp_path / "talks.txt").write_text("\n".join(map(str, recordings)))
+    given, out = last_exit_alone(tmp_path / "alone"), tmp_path / "fast"
+    argv = ["accelerate", str(given), f"{tmp_path}/talks.txt", "--changed", "15", "--epochs", "2", "-o", str(out)]
+    assert main(argv) == 0
+    result = json.loads((out / "accelerate.json").read_text())
+    assert capsys.readouterr().out.strip().splitlines()[-1] == result["sentence"]
+    holdout = read_table(out / "work" / "holdout.parquet")
+    assert holdout.exit_layers.tolist() == [2, 3, 4, 5, 6, 7, 8] and result["speakers"]["holdout"] == len(
+        holdout.utt_ids
+    )
+    stock = EarlyExitASR.from_pretrained(given, front_end="stock", device="cpu").transcribe([*holdout.utt_ids])
+    assert [one.text for one in stock] == holdout.hypotheses[:, -1].tolist()
+
+
 @pytest.mark.slow
 @pytest.mark.shared_data
 def test_real_speech_ends_in_a_sentence_and_its_last_exit_is_the_shipped_one(shared_data, tmp_path, capsys):
     found = sorted((shared_data / "unlabelled" / "commonvoice").glob("*.opus"))[::18][:160]
     (tmp_path / "talks.txt").write_text("\n".join(map(str, found)))
     out = tmp_path / "fast"
-    shipped = "eeasr_modules/shipped/base"
+    shipped = str(SHIPPED)
     assert main(["accelerate", shipped, str(tmp_path / "talks.txt"), "--changed", "5", "-o", str(out)]) == 0
     result = json.loads((out / "accelerate.json").read_text())
     assert capsys.readouterr().out.strip().splitlines()[-1] == result["sentence"]
