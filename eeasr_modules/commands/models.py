@@ -196,6 +196,7 @@ def _add_probe(commands: argparse._SubParsersAction) -> None:
         "--ood-splits", default="test", metavar="A[/B]", help="of every --ood, or each its own (default: test)"
     )
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="heads trained so often; 0: the lens alone")
+    parser.add_argument("--no-lens", action="store_true", help="heads alone; a decoder's lens is slow")
     parser.add_argument("--epochs", type=int, metavar="N", help="of heads (default: 10)")
     parser.add_argument("--limit", type=int, metavar="N", help="utterances of each split at most")
     parser.add_argument("--train-limit", type=int, metavar="N", help="of those to learn from (default: --limit)")
@@ -238,11 +239,11 @@ def _probe(options: argparse.Namespace) -> None:
             ood_splits=ood_parts,
             options=_as_train(options),
             encoder=options.encoder,
+            lens=not options.no_lens,
         )
         if not probe.has_lens and not options.seeds:
-            raise ValueError(
-                f"'{options.checkpoint}' has no decoder and no CTC head that spells the texts: give --seeds 1 or more"
-            )
+            lacks = f"'{options.checkpoint}' has no decoder and no CTC head that spells the texts"
+            raise ValueError(f"{'--no-lens' if options.no_lens else lacks}: give --seeds 1 or more")
         needs = probe.needs(options.seeds)
         print(f"eeasr: {needs}", file=sys.stderr)
         readings = [probe.lens()] if probe.has_lens else []

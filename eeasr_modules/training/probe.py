@@ -109,6 +109,8 @@ class Probe:
         Of everything that is written.
     speechbrain : SpeechBrainRun or None
         The checkpoint, where it is one of SpeechBrain; `config` then names its encoder.
+    wants_lens : bool
+        False: heads alone.
     """
 
     config: Config
@@ -116,10 +118,13 @@ class Probe:
     corpora: Corpora
     folder: Path
     speechbrain: SpeechBrainRun | None = None
+    wants_lens: bool = True
 
     @property
     def has_lens(self) -> bool:
-        """Whether the checkpoint has a decoder, or a CTC head that spells the texts."""
+        """Whether it is wanted, and the checkpoint has a decoder or a CTC head that spells the texts."""
+        if not self.wants_lens:
+            return False
         if self.has_decoder:
             return True
         vocabulary = self._vocabulary(self.folder / "lens" / "model")
@@ -176,7 +181,7 @@ class Probe:
         shares = {"the encoder": encoder * ((learned if n_seeds else 0.0) + tested * passes)}
         epochs = self.config.n_epochs * n_seeds
         shares[f"{epochs} epochs of heads"] = heads * epochs * (learned + by_set[0] / 3)
-        if self.has_decoder:
+        if self.has_lens and self.has_decoder:
             began = time.perf_counter()
             self.decoder_lens.read(wav)
             shares["its own decoder"] = (time.perf_counter() - began) * tested
@@ -260,6 +265,7 @@ def set_up(
     ood_splits: Sequence[Sequence[str]] = (("test",),),
     options: Sequence[str] = (),
     encoder: str | None = None,
+    lens: bool = True,
 ) -> Probe:
     """Everything checked and listed; nothing computed. A SpeechBrain run's encoder is written into `folder`.
 
@@ -281,6 +287,8 @@ def set_up(
         As `train.py` takes them.
     encoder : str or None
         See `read_run`.
+    lens : bool
+        False: heads alone.
 
     Raises
     ------
@@ -308,7 +316,7 @@ def set_up(
         if name in {one.name for one in tests}:
             name = f"{other.folder.resolve().parent.name}_{name}_{i + 1}"
         tests.append(EvaluationSet(name, tuple(found), other.corpus, "ood", None, seen(train, found)))
-    return Probe(config, run_opts, Corpora(train, valid, dev, tests), folder, run)
+    return Probe(config, run_opts, Corpora(train, valid, dev, tests), folder, run, lens)
 
 
 def _prepared(source: Source, folder: Path, splits: Sequence[str], *, recipes: Path) -> dict[str, Path]:

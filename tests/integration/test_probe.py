@@ -184,6 +184,8 @@ def test_a_checkpoint_without_a_head_has_no_lens_and_needs_seeds(corpora, tmp_pa
     argv = ["probe", str(corpora / "wavlm"), "--data", str(corpora / "A"), "-o", str(tmp_path / "x")]
     assert main([*argv, "--seeds", "0"]) == 2
     assert "has no decoder and no CTC head that spells the texts: give --seeds 1 or more" in capsys.readouterr().err
+    assert main([*argv, "--seeds", "0", "--no-lens"]) == 2
+    assert "--no-lens: give --seeds 1 or more" in capsys.readouterr().err
     assert main([*argv, "--seeds", "1", "--epochs", "1"]) == 0
     assert "No lens" in (tmp_path / "x" / "methods.md").read_text()
     assert not (tmp_path / "x" / "lens" / "tables").exists()

@@ -263,7 +263,7 @@ def _methods(readings, *, lens: str | None, checkpoint: str, command: str, overl
         for table in tables
     ]
     header = ["set", "kind", "utterances", "speakers", "hours", "speakers in training", "texts in training", "digest"]
-    said = ["No lens: the checkpoint has no decoder and no CTC head that spells the texts."]
+    said = ["No lens: not asked for (--no-lens), or no decoder and no CTC head that spells the texts."]
     if lens is not None:
         own = {"own decoder": "decoder (greedy)", "own head": "CTC head"}[lens]
         said = [f"lens: the checkpoint's own {own} after every layer, with the encoder's final norm if any, untrained."]
