@@ -1,4 +1,4 @@
-"""Commands on exit tables: `analyze`, `import-transcripts`, `score`."""
+"""Commands on exit tables: `analyze`, `import-transcripts`, `score`, `label`."""
 
 import argparse
 import sys
@@ -8,10 +8,11 @@ from eeasr_modules.commands.options import Parser, add_command, numbers
 
 
 def add(commands: argparse._SubParsersAction) -> None:
-    """Add `analyze`, `import-transcripts`, `score` to the parser's commands."""
+    """Add `analyze`, `import-transcripts`, `score`, `label` to the parser's commands."""
     _add_analyze(commands)
     _add_import_transcripts(commands)
     _add_score(commands)
+    _add_label(commands)
 
 
 def _add_analyze(commands: argparse._SubParsersAction) -> None:
@@ -208,3 +209,51 @@ def _scored_table(options: argparse.Namespace):
     if options.references or options.set_name or options.drop_incomplete or options.normaliser != "none":
         raise ValueError("--references, --normaliser, --set-name and --drop-incomplete are for plain files, not tables")
     return read_table(options.source)
+
+
+def _add_label(commands: argparse._SubParsersAction) -> None:
+    about = "certify a threshold for new recordings from few labels, and say which to label next"
+    parser = add_command(commands, "label", _label, about)
+    parser.add_argument(
+        "table", metavar="TABLE", help="exit table of the recordings (.parquet); references are not read"
+    )
+    parser.add_argument(
+        "labels", metavar="LABELS", help="rows id, reference; made, and filled up with whom to label next"
+    )
+    parser.add_argument("--policy", required=True, metavar="TEXT", help='threshold open, such as "between(entropy)"')
+    parser.add_argument("--risk", default="1,0.1", metavar="EPS,DELTA", help="WER points, and doubt (default: 1,0.1)")
+    parser.add_argument("--budget", type=int, default=50, metavar="N", help="most labels (default: 50)")
+    parser.add_argument("--per-round", type=int, default=10, metavar="N", help="asked for at once (default: 10)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws; never tried out (default: 0)")
+    parser.add_argument("--dev", metavar="TABLE", help="labelled speech that gain or lexical is fitted on")
+    parser.add_argument("-o", "--output", metavar="FILE", help="policy.json to write when it is certified")
+
+
+def _label(options: argparse.Namespace) -> None:
+    from eeasr_modules.exits import parse_policy, read_table, write_policies
+    from eeasr_modules.exits.tables.label_file import read_labels, write_labels
+    from eeasr_modules.exits.tuning.few_labels import LabelTarget, few_labels
+
+    given = numbers("--risk", options.risk)
+    if len(given) != 2:
+        raise ValueError(f"--risk must be eps in WER points and delta, such as 1,0.1, got {options.risk!r}")
+    target = LabelTarget(*given, budget=options.budget, per_round=options.per_round, seed=options.seed)
+    references = read_labels(options.labels)
+    found = few_labels(
+        read_table(options.table),
+        parse_policy(options.policy),
+        target=target,
+        references=references,
+        source_table=read_table(options.dev) if options.dev else None,
+    )
+    write_labels(options.labels, found.order, references)
+    if found.certified:
+        print(f"{found.policy}: {found.statement}")
+        if options.output:
+            write_policies(options.output, [found.calibrated()])
+    else:
+        print(found.statement)
+    if found.to_label:
+        print(
+            f"{options.labels}: {len(found.to_label)} to label next; write what is said (- for nothing), run this again"
+        )

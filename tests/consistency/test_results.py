@@ -50,6 +50,17 @@ def test_the_page_on_public_exits_shows_the_committed_results(root, monkeypatch)
     assert writing["baselines_text"](found) == baselines.read_text(encoding="utf-8")
 
 
+def test_the_pages_on_few_labels_and_on_the_watch_show_what_was_measured(root):
+    for script, folder, found, page in (
+        ("few_labels", "few-labels", "results.json", "README.md"),
+        ("risk_watch", "risk", "watch.json", "watch.md"),
+    ):
+        measured = json.loads((root / "results" / folder / found).read_text(encoding="utf-8"))
+        n = measured.get("draws") or measured["rows"][0]["streams"]
+        text = runpy.run_path(str(root / "benchmarks" / f"{script}.py"))["page"](measured["rows"], n)
+        assert text == (root / "results" / folder / page).read_text(encoding="utf-8")
+
+
 def test_the_first_page_shows_what_was_measured(root, monkeypatch):
     monkeypatch.syspath_prepend(root / "benchmarks")
     first_page = runpy.run_path(str(root / "benchmarks" / "first_page.py"))
