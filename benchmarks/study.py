@@ -23,6 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from study_runs import against_single, compared, fused, taxed, trimmed  # noqa: E402
 from study_tables import (  # noqa: E402
+    OWN,
     STUDY,
     corpus_rows,
     fused_depth_rows,
@@ -50,7 +51,7 @@ def draw_exits(path: Path) -> None:
     """WER of every exit relative to the last: above 0 worse than the last, below 0 overthinking."""
     import matplotlib.pyplot as plt
 
-    found = models()
+    found = {model: summary for model, summary in models().items() if model != OWN}  # another scale
     rows = -(-len(found) // 4)
     figure, axes = plt.subplots(rows, 4, figsize=(16, 4.2 * rows), squeeze=False, sharey=True)
     colours = {"in_domain": "#1b7837", "shifted": "#e08214", "ood": "#b2182b"}
@@ -85,9 +86,10 @@ def draw_growth(path: Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axis = plt.subplots(figsize=(7, 5))
-    markers = dict(zip(models(), "osD^v<>PXphH8d*+x12", strict=False))
+    found = {model: summary for model, summary in models().items() if model != OWN}  # another scale
+    markers = dict(zip(found, "osD^v<>PXphH8d*+x12", strict=False))
     colours = {"in_domain": "#1b7837", "shifted": "#e08214", "ood": "#b2182b"}
-    for model, summary in models().items():
+    for model, summary in found.items():
         for one in summary["sets"].values():
             share = 100 * one["overthinking"]["inner_better_share"]
             axis.plot(one["wer_per_exit"][-1], share, markers[model], color=colours[one["label"]], alpha=0.8)

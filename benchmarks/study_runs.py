@@ -45,11 +45,13 @@ def trimmed(summary: dict) -> dict:
 
 
 def compared(run: Path, other: Path) -> dict:
-    """Per set and exit layer: WER of `run` minus WER of `other`, with its interval over speakers."""
+    """Per set and exit layer that both have: WER of `run` minus WER of `other`, with its interval over speakers."""
     found = {}
     for name, ours, theirs in same_sets(run, other):
         found[name] = []
         for k, layer in enumerate(ours.exit_layers):
+            if layer not in theirs.exit_layers:
+                continue
             others = theirs.errors[:, list(theirs.exit_layers).index(layer)]
             one = minus(ours.errors[:, k], others, n_ref_words=ours.n_ref_words, speakers=ours.speakers)
             other_wer = rounded(100 * others.sum() / ours.n_ref_words.sum())
