@@ -108,7 +108,7 @@ def check_run_folder(config: Config, folder: Path) -> None:
         Naming the first key that differs.
     """
     note = folder / "run.json"
-    fixed = (*ENCODERS[config.encoder].fixed, *FIXED)  # source first: it changes others
+    fixed = ("source", *FIXED, *ENCODERS[config.encoder].fixed)  # source first: it changes others
     shape = {name: config.values[name] for name in fixed if name in config.values}
     shape["decoder"] = decoder_settings(config)
     shape["own_decoder"] = own_decoder_settings(config)

@@ -390,6 +390,10 @@ class ExitTable:
         >>> table.with_emitted(np.array([["a b", "a b"]], dtype=object)).wer_per_exit
         array([0., 0.])
         """
+        if np.shape(emitted) != self.hypotheses.shape:
+            raise ValueError(
+                f"emitted must have shape {self.hypotheses.shape} (utterances, exits), got {np.shape(emitted)}"
+            )
         counts = {} if self.references is None else edit_counts(emitted, self.references)
         return replace(self, emitted=emitted, **counts, averaged=None)
 

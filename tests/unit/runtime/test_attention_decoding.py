@@ -47,13 +47,13 @@ def spelled(spelling_model, noise):
 @pytest.fixture
 def count(monkeypatch):
     """Exits at which the decoder spells, in turn."""
-    exits, spell = [], AttentionSearch.spell
+    exits, decode = [], AttentionSearch.decode
 
     def counted(self, exit_index, hidden, log_probs):
         exits.append(exit_index)
-        return spell(self, exit_index, hidden, log_probs)
+        return decode(self, exit_index, hidden, log_probs)
 
-    monkeypatch.setattr(AttentionSearch, "spell", counted)
+    monkeypatch.setattr(AttentionSearch, "decode", counted)
     return exits
 
 
