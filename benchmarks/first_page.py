@@ -1,8 +1,10 @@
-"""The README's two tables: exits and policies of a public wav2vec 2.0, and seconds against transformers.
+"""The README's tables: exits and policies of a public wav2vec 2.0, seconds against transformers, and words and seconds
+of a checkpoint's own decoder behind the exits against Whisper's.
 
     python benchmarks/first_page.py
 
-reads results/exit-traces/results.json and results/end_to_end and writes README.md between its marks.
+reads results/exit-traces/results.json, results/end_to_end and results/own_decoder/own_decoder.json and writes README.md
+between its marks.
 """
 
 import json
@@ -58,12 +60,31 @@ def times_text(measured: str) -> str:
     return table_text(["shape", "ours in", "as fast as transformers in float32", "quartiles"], rows)
 
 
+def decoder_text(measured: dict[str, Any]) -> str:
+    """WER (Whisper's normaliser) and seconds of each way on each set.
+
+    Arguments
+    ---------
+    measured : dict
+        results/own_decoder/own_decoder.json.
+    """
+    sets = measured["sets"]
+    rows = []
+    for way in ("own decoder, exits off", "faster-whisper float32", "faster-whisper int8", "Whisper, transformers"):
+        found = [one["ways"][way] for one in sets.values()]
+        rows.append([way, *(cell for one in found for cell in (f"{one['wer_whisper']:.1f}", f"{one['ratio'][0]:.2f}"))])
+    header = ["way", *(cell for name in sets for cell in (f"WER {name}", "seconds"))]
+    return table_text(header, rows)
+
+
 def with_tables(page: str) -> str:
-    """The README with both tables written anew."""
+    """The README with its tables written anew."""
+    decoded = json.loads((ROOT / "results/own_decoder/own_decoder.json").read_text(encoding="utf-8"))
     results = json.loads((ROOT / "results/exit-traces/results.json").read_text(encoding="utf-8"))
     pages = (ROOT / f"results/end_to_end/{name}.md" for name in ("README", "large"))
     measured = "\n".join(page.read_text(encoding="utf-8") for page in pages)
-    for name, table in (("exits", exits_text(results)), ("times", times_text(measured))):
+    tables = {"exits": exits_text(results), "times": times_text(measured), "decoder": decoder_text(decoded)}
+    for name, table in tables.items():
         begin, end = f"<!-- {name}: written by benchmarks/first_page.py -->", f"<!-- /{name} -->"
         page = f"{page.split(begin)[0]}{begin}\n\n{table}\n\n{end}{page.split(end)[1]}"
     return page
