@@ -86,13 +86,14 @@ def test_the_page_on_the_paper_shows_the_committed_results(root):
     assert rules["page_text"](found) in (root / "docs" / "paper.md").read_text(encoding="utf-8")
 
 
-def test_the_probe_of_moonshine_shows_the_committed_results(root):
+@pytest.mark.parametrize("name", ["moonshine-base", "whisper-base"])
+def test_the_probes_of_checkpoints_show_the_committed_results(root, name):
     page = (root / "results" / "probe" / "README.md").read_text(encoding="utf-8")
-    numbers = json.loads((root / "results" / "probe" / "probe.json").read_text(encoding="utf-8"))
+    numbers = json.loads((root / "results" / "probe" / name / "probe.json").read_text(encoding="utf-8"))
     for table in (layer_rows(numbers), paired_rows(numbers)):
         assert markdown_table(*table, n_left=2) in page
-    counts = [str(row["n_speakers"]) for row in numbers["tests"]]
-    assert f"Small: {' and '.join(counts)} speakers" in page
+    speakers = [f"{row['n_speakers']} ({row['set']})" for row in numbers["tests"]]
+    assert f"Speakers: {', '.join(speakers)}." in page
 
 
 def test_decoding_starts_from_the_shipped_models_results(root):
