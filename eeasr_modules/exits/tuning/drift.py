@@ -191,7 +191,52 @@ def dealt(shares: np.ndarray, log_wealth: np.ndarray, *, odds: np.ndarray) -> tu
     return won / total[..., None], log_wealth + np.log(total)
 
 
-class DriftWatch:
+class Wealth:
+    """The money of bets that are dealt out anew, and the alarm when there is too much of it.
+
+    Arguments
+    ---------
+    alpha : float
+        Probability of ever raising a false alarm, above 0 and below 1.
+    n_bets : int
+        That run side by side.
+
+    Raises
+    ------
+    ValueError
+        When alpha is out of range.
+    """
+
+    def __init__(self, alpha: float, *, n_bets: int) -> None:
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+        self.alpha, self.n_seen = float(alpha), 0
+        self.alarm_at: int | None = None  # utterances seen when the alarm came
+        self._shares = np.full((len(JUMP_RATES), n_bets), 1 / n_bets)
+        self._log_wealth = np.zeros(len(JUMP_RATES))
+
+    @property
+    def wealth(self) -> float:
+        """Evidence against what is watched: 1 at the start, 1 / alpha raises the alarm; inf beyond floats."""
+        log_mean = self._log_mean_wealth()
+        return math.exp(log_mean) if log_mean < 700 else math.inf
+
+    @property
+    def alarm(self) -> bool:
+        """Whether wealth has ever reached 1 / alpha."""
+        return self.alarm_at is not None
+
+    def _log_mean_wealth(self) -> float:
+        return float(np.logaddexp.reduce(self._log_wealth)) - math.log(len(JUMP_RATES))
+
+    def _looked(self) -> bool:
+        """Whether there has been an alarm, this utterance's bets among them."""
+        if self.alarm_at is None and self._log_mean_wealth() >= -math.log(self.alpha):
+            self.alarm_at = self.n_seen
+        return self.alarm
+
+
+class DriftWatch(Wealth):
     """Watches scores one at a time and raises an alarm when they no longer look like calibration.
 
     Arguments
@@ -228,29 +273,12 @@ class DriftWatch:
         scores = np.asarray(calibration_scores, dtype=np.float64).ravel()
         if not len(scores) or not np.isfinite(scores).all():
             raise ValueError(f"calibration_scores must be finite numbers, at least one, got {len(scores)} scores")
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+        super().__init__(alpha, n_bets=N_BETS)
         if len(scores) > max_scores:
             raise ValueError(f"max_scores must hold the {len(scores)} calibration scores, got {max_scores}")
-        self.alpha = float(alpha)
         self.max_scores = max_scores
-        self.n_seen = 0
-        self.alarm_at: int | None = None  # utterances seen when the alarm came
         self._ranked = array("d", np.sort(scores).tolist())
         self._rng = np.random.default_rng(seed)
-        self._shares = np.full((len(JUMP_RATES), N_BETS), 1 / N_BETS)
-        self._log_wealth = np.zeros(len(JUMP_RATES))
-
-    @property
-    def wealth(self) -> float:
-        """Evidence against exchangeability: 1 at the start, 1 / alpha raises the alarm; inf beyond floats."""
-        log_mean = self._log_mean_wealth()
-        return math.exp(log_mean) if log_mean < 700 else math.inf
-
-    @property
-    def alarm(self) -> bool:
-        """Whether wealth has ever reached 1 / alpha."""
-        return self.alarm_at is not None
 
     @property
     def full(self) -> bool:
@@ -282,9 +310,7 @@ class DriftWatch:
         if self.full:
             return self.alarm
         self._shares, self._log_wealth = bet(self._shares, self._log_wealth, p=self._rank(score))
-        if self.alarm_at is None and self._log_mean_wealth() >= -math.log(self.alpha):
-            self.alarm_at = self.n_seen
-        return self.alarm
+        return self._looked()
 
     def _rank(self, score: float) -> float:
         """Smoothed rank of a score among all so far and itself, 0 to 1; the score is remembered."""
@@ -292,6 +318,3 @@ class DriftWatch:
         above = bisect_right(self._ranked, score)
         self._ranked.insert(above, score)
         return (below + self._rng.random() * (above - below + 1)) / len(self._ranked)
-
-    def _log_mean_wealth(self) -> float:
-        return float(np.logaddexp.reduce(self._log_wealth)) - math.log(len(JUMP_RATES))

@@ -24,13 +24,13 @@ import math
 import numpy as np
 
 from eeasr_modules.exits.measure.edits import count_word_edits
-from eeasr_modules.exits.tuning.drift import JUMP_RATES, dealt
+from eeasr_modules.exits.tuning.drift import Wealth, dealt
 
 BETS = np.array([0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 0.95])  # never all: one utterance could ruin such a bet
 WORDS_CAP = 100
 
 
-class RiskWatch:
+class RiskWatch(Wealth):
     """Watches losses one at a time and raises an alarm when they are above the limit.
 
     Arguments
@@ -61,27 +61,11 @@ class RiskWatch:
     def __init__(self, limit: float, *, alpha: float = 0.01, credit: int = 0, words_cap: int = WORDS_CAP) -> None:
         if not (math.isfinite(limit) and limit > 0):
             raise ValueError(f"limit must be above 0 (errors per 100 words that may be lost), got {limit}")
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha must lie between 0 and 1, got {alpha}")
+        super().__init__(alpha, n_bets=len(BETS))
         if credit < 0 or words_cap < 1:
             raise ValueError(f"credit must be at least 0 and words_cap at least 1, got {credit} and {words_cap}")
-        self.limit, self.alpha = float(limit), float(alpha)
-        self.credit, self.words_cap = credit, words_cap
-        self.n_seen = self.n_errors = self.n_words = 0
-        self.alarm_at: int | None = None  # utterances seen when the alarm came
-        self._shares = np.full((len(JUMP_RATES), len(BETS)), 1 / len(BETS))
-        self._log_wealth = np.zeros(len(JUMP_RATES))
-
-    @property
-    def wealth(self) -> float:
-        """Evidence that too much is lost: 1 at the start, 1 / alpha raises the alarm; inf beyond floats."""
-        log_mean = self._log_mean_wealth()
-        return math.exp(log_mean) if log_mean < 700 else math.inf
-
-    @property
-    def alarm(self) -> bool:
-        """Whether wealth has ever reached 1 / alpha."""
-        return self.alarm_at is not None
+        self.limit, self.credit, self.words_cap = float(limit), credit, words_cap
+        self.n_errors = self.n_words = 0
 
     @property
     def lost(self) -> float:
@@ -109,9 +93,7 @@ class RiskWatch:
         bound = self.limit * self.words_cap + 100.0 * self.credit
         loss = 100.0 * max(errors, -self.credit) - self.limit * min(words, self.words_cap)
         self._shares, self._log_wealth = dealt(self._shares, self._log_wealth, odds=1 + BETS * loss / bound)
-        if self.alarm_at is None and self._log_mean_wealth() >= -math.log(self.alpha):
-            self.alarm_at = self.n_seen
-        return self.alarm
+        return self._looked()
 
     def add_texts(self, said: str, last: str, reference: str | None = None) -> bool:
         """The same from transcripts.
@@ -129,6 +111,3 @@ class RiskWatch:
             return self.add(count_word_edits(said, last), len(last.split()))
         errors = count_word_edits(said, reference) - count_word_edits(last, reference)
         return self.add(errors, len(reference.split()))
-
-    def _log_mean_wealth(self) -> float:
-        return float(np.logaddexp.reduce(self._log_wealth)) - math.log(len(JUMP_RATES))
