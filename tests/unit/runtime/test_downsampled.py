@@ -30,12 +30,13 @@ def folder(request, tmp_path_factory):
     return folder
 
 
-def test_words_are_the_same_alone_and_in_a_batch_and_lie_within_the_recording(folder, tmp_path):
+def test_words_are_the_same_alone_and_in_a_batch_and_lie_within_the_recording(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # `random` goes by the path
     asr = EarlyExitASR.from_pretrained(folder, policy="random(0.4)")
     upsampling = 2 if asr.engine.model.config["upsample"] else 1
     assert asr.engine.frame_s == pytest.approx(0.08 / upsampling, rel=0.01)
     wavs = noises(8)
-    paths = [tmp_path / f"{i}.wav" for i in range(len(wavs))]
+    paths = [f"{i}.wav" for i in range(len(wavs))]
     for path, wav in zip(paths, wavs, strict=True):
         soundfile.write(path, wav.numpy(), 16000)
     together, alone = asr.transcribe(paths), [asr.transcribe(path) for path in paths]
