@@ -21,12 +21,11 @@ from eeasr_modules.data.text import NORMALISERS, plain_words, split_language
 from eeasr_modules.exits.tables.parquet import read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.models.encoders import build_encoder
-from eeasr_modules.models.encoders.own_decoder import cache_name, new_cache
+from eeasr_modules.models.encoders.own_decoder import cache_name, most_tokens, new_cache
 from eeasr_modules.models.walk import Walk
 from eeasr_modules.training.corpora import EvaluationSet
 
 logger = logging.getLogger(__name__)
-TOKENS_PER_S, MORE_TOKENS = 6.5, 8  # 6.5 is what Moonshine's authors advise; more for short utterances
 WHISPER_SAMPLES = 480_000  # 30 s
 MULTILINGUAL_TOKENS = 51_865  # Whisper's English vocabulary is one smaller
 SIGNALS = ("token_entropy", "sequence_log_prob")
@@ -182,20 +181,9 @@ class OwnDecoderLens:
     def read(self, wav: torch.Tensor) -> tuple[list[str], dict[str, np.ndarray], list[float]]:
         """Texts, signals and decoder MACs of every layer for one waveform (samples,) at 16 kHz."""
         states = self.states(wav)
-        tokens, signals = self.spell(states, most=most_tokens(len(wav) / 16000))
+        tokens, signals = self.spell(states, most=most_tokens(len(wav)))
         costs = [self.macs(len(one) + 1, states.shape[1]) for one in tokens]
         return [self.text(one) for one in tokens], signals, costs
-
-
-def most_tokens(duration_s: float) -> int:
-    """How many tokens an utterance of this length may have.
-
-    Example
-    -------
-    >>> most_tokens(10.0)
-    73
-    """
-    return int(TOKENS_PER_S * duration_s) + MORE_TOKENS
 
 
 def normalised(text: str, normaliser: str) -> str:

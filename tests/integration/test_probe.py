@@ -30,9 +30,10 @@ from transformers.modeling_outputs import BaseModelOutput
 from eeasr_modules.cli import main
 from eeasr_modules.exits.tables.parquet import read_table
 from eeasr_modules.models.decoding.greedy import greedy_decode
+from eeasr_modules.models.encoders.own_decoder import most_tokens
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.report.render.probe import probe_numbers
-from eeasr_modules.training.own_decoder_lens import OwnDecoderLens, most_tokens
+from eeasr_modules.training.own_decoder_lens import OwnDecoderLens
 
 pytestmark = pytest.mark.shared_data
 
@@ -254,7 +255,7 @@ def test_the_lens_of_a_checkpoint_with_a_decoder_is_what_transformers_generates_
             for e in range(2):
                 memory = BaseModelOutput(last_hidden_state=stock.model.encoder.layer_norm(outputs[e]))
                 memory.attention_mask = None
-                most = most_tokens(samples.shape[1] / 16000)
+                most = most_tokens(samples.shape[1])
                 (ids,) = stock.generate(encoder_outputs=memory, max_new_tokens=most, do_sample=False)
                 spoken = " ".join(WORDS[t].upper() for t in ids.tolist() if t > 2)
                 assert table.hypotheses[i, e] == spoken

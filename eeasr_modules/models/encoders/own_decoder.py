@@ -26,7 +26,8 @@ import torch
 
 from eeasr_modules.models.encoders.huggingface_checkpoint import WITH_DECODER, as_json, checkpoint_config, quiet
 
-NOMINAL_S, TOKENS_PER_S = 10.0, 4.0  # by which the exit gets its layer; MACs are counted as they run
+NOMINAL_S, NOMINAL_TOKENS_PER_S = 10.0, 4.0  # by which the exit gets its layer; MACs are counted as they run
+TOKENS_PER_S, MORE_TOKENS = 6.5, 4  # what Moonshine's authors advise at most, and a word more for the shortest
 FRAMES_PER_S = {"moonshine": 16000 / 384, "whisper": 50.0}
 WHISPER_BEGINS = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")
 SENTENCE_ENDS = (".", "?", "!")
@@ -115,12 +116,23 @@ class DecoderShape:
         33
         """
         heard = NOMINAL_S * FRAMES_PER_S[self.kind]
-        n_frames, n_tokens = self.padded_frames or round(heard), round(NOMINAL_S * TOKENS_PER_S)
+        n_frames, n_tokens = self.padded_frames or round(heard), round(NOMINAL_S * NOMINAL_TOKENS_PER_S)
         steps = sum(self.pass_macs(1, n, n_frames, n_read=1) for n in range(n_tokens))
         macs = beams * (self.memory_macs(n_frames) + steps)
         if self.padded_frames is not None:
             macs += self.encoder_layers * self.layer_macs(self.padded_frames)
         return self.encoder_layers + max(1, round(macs / self.layer_macs(heard)))
+
+
+def most_tokens(n_samples: int) -> int:
+    """Tokens that a recording of so many samples at 16 kHz may get: a decoder that goes on for ever is stopped there.
+
+    Example
+    -------
+    >>> most_tokens(160_000), most_tokens(4_800)
+    (69, 5)
+    """
+    return int(TOKENS_PER_S * n_samples / 16_000) + MORE_TOKENS
 
 
 def cache_name(module) -> str:
@@ -361,11 +373,12 @@ class OwnDecoder:
         Said
         """
         states, macs = encoder.decoder_states(hidden, wav)
+        most = min(self.most_tokens, most_tokens(len(wav)))
         spelling = _Spelling(self, states.float()[None].to(self.device), macs)
         if self.beams > 1:
-            return self._searched(spelling)
+            return self._searched(spelling, most)
         candidates = self.drafted(draft) if self.draft and draft else []
-        candidates = candidates[: self.most_tokens - 1]
+        candidates = candidates[: most - 1]
         rows = spelling.read([*self._begins, *candidates], n_read=len(candidates) + 1)
         n_accepted, ended = self._accepted(rows, candidates)
         spelling.forget(len(candidates) - n_accepted)
@@ -374,12 +387,12 @@ class OwnDecoder:
         while True:
             token = self._end if ended else int(row.argmax())
             spelling.say([token], row[None])
-            if token == self._end or len(spelling.tokens) >= self.most_tokens:
+            if token == self._end or len(spelling.tokens) >= most:
                 break
             row = spelling.read([token], n_read=1)[0]
         return spelling.said(n_drafted=len(candidates), n_accepted=n_accepted)
 
-    def _searched(self, spelling: _Spelling) -> Said:
+    def _searched(self, spelling: _Spelling, most: int) -> Said:
         """By transformers' beam search; then one pass over what it found says how sure the decoder is."""
         from transformers import GenerationMixin, LogitsProcessorList
         from transformers.modeling_outputs import BaseModelOutput
@@ -407,7 +420,7 @@ class OwnDecoder:
                 logits_processor=LogitsProcessorList([allowed]),
                 num_beams=self.beams,
                 do_sample=False,
-                max_length=start + self.most_tokens,
+                max_length=start + most,
                 eos_token_id=self._end,
                 pad_token_id=self._end,
                 suppress_tokens=None,
@@ -422,7 +435,7 @@ class OwnDecoder:
 
     @cached_property
     def most_tokens(self) -> int:
-        """Longest transcript, in tokens."""
+        """Longest transcript that the decoder can count, in tokens."""
         longest = self._model.generation_config.max_length or self.shape.most_tokens
         return min(longest, self.shape.most_tokens) - len(self._begins)
 

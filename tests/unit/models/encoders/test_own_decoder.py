@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from eeasr_modules.models.encoders import build_encoder
-from eeasr_modules.models.encoders.own_decoder import OwnDecoder, shape_of_decoder
+from eeasr_modules.models.encoders.own_decoder import OwnDecoder, most_tokens, shape_of_decoder
 from eeasr_modules.models.walk import Walk
 
 KINDS = tuple(SHAPE)
@@ -54,7 +54,8 @@ class TestTransformersOwnWords:
         stock = MoonshineForConditionalGeneration.from_pretrained(folders["moonshine"]).eval()
         said = said_of(folders["moonshine"], wavs)
         for wav, one in zip(wavs, said, strict=True):
-            theirs = stock.generate(input_values=wav[None], max_length=32, do_sample=False)[0].tolist()
+            most = min(32, 1 + most_tokens(len(wav)))
+            theirs = stock.generate(input_values=wav[None], max_length=most, do_sample=False)[0].tolist()
             assert one.tokens == [token for token in theirs[1:] if token != 2]
         assert len({tuple(one.tokens) for one in said}) > 1 and all(one.tokens for one in said)
 
@@ -67,7 +68,7 @@ class TestTransformersOwnWords:
             features = extractor(wav.numpy(), sampling_rate=16000, return_tensors="pt").input_features
             tokens, start = [*decoder._begins], len(decoder._begins)
             with torch.no_grad():  # transformers' forward, without a cache, and the rules of its generate
-                while len(tokens) - start < decoder.most_tokens:
+                while len(tokens) - start < min(decoder.most_tokens, most_tokens(len(wav))):
                     logits = stock(features, decoder_input_ids=torch.tensor([tokens])).logits[0, -1]
                     logits[[stock.generation_config.suppress_tokens[0], *range(decoder._end + 1, len(logits))]] = -1e9
                     if len(tokens) == start:
@@ -84,8 +85,9 @@ class TestTransformersOwnWords:
 def test_beams_find_what_transformers_beams_find(folders, wavs, kind):
     decoder = decoder_of(folders[kind], beams=3)
     greedy, said = said_of(folders[kind], wavs), said_of(folders[kind], wavs, beams=3)
-    options = {"max_length": 32, "num_beams": 3, "do_sample": False}
+    options = {"num_beams": 3, "do_sample": False}
     for wav, one in zip(wavs, said, strict=True):
+        options["max_length"] = min(32, len(decoder._begins) + most_tokens(len(wav)))
         if kind == "moonshine":
             stock = MoonshineForConditionalGeneration.from_pretrained(folders[kind]).eval()
             theirs = stock.generate(input_values=wav[None], **options)
@@ -100,6 +102,20 @@ def test_beams_find_what_transformers_beams_find(folders, wavs, kind):
         assert one.tokens == [token for token in theirs[0, len(decoder._begins) :].tolist() if token != decoder._end]
     assert [one.tokens for one in said] != [one.tokens for one in greedy]
     assert all(one.macs > 2 * other.macs for one, other in zip(said, greedy, strict=True) if kind == "moonshine")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("options", [{}, {"beams": 3}, {"draft": True, "floor": 0.0}], ids=["greedy", "beams", "draft"])
+def test_who_never_ends_is_stopped_by_the_length_of_the_recording(folders, wavs, kind, options):
+    encoder = build_encoder({"encoder": "huggingface", "source": folders[kind]}).eval()
+    decoder = decoder_of(folders[kind], **options)
+    decoder._never[:, decoder._end] = -torch.inf
+    short = [wav[:n] for wav, n in zip(wavs, (4000, 8000, 12000), strict=False)]
+    for states, wav in zip(states_of(encoder, short), short, strict=True):
+        said = decoder.decode(encoder, states, wav, draft="YES NO MAYBE FIVE YES NO MAYBE FIVE YES")
+        most = most_tokens(len(wav))
+        assert len(said.tokens) == (most - 1 if said.n_drafted else most) < decoder.most_tokens
 
 
 @pytest.mark.parametrize("kind", KINDS)
