@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from exit_traces_text import SINGLE_EXIT, points_of, policy_names, readme_text
+from saved import few_colours, json_lines
 
 from eeasr_modules.common.files import rounded, write_aside
 
@@ -23,7 +24,7 @@ def write_results(results: dict[str, Any], folder: Path, *, root: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = public(results)
-    write_aside(folder / "results.json", json.dumps(kept, indent=1) + "\n")
+    write_aside(folder / "results.json", json_lines(kept, depth=4))
     write_aside(folder / "README.md", readme_text(kept))
     for name in ("clean", "other"):
         draw(kept, name, folder / f"frontier_{name}.png")
@@ -114,4 +115,5 @@ def draw(results: dict[str, Any], name: str, path: Path) -> None:
     axes.legend(fontsize=8)
     figure.tight_layout()
     write_aside(path, lambda aside: figure.savefig(aside, format="png"))
+    few_colours(path)
     plt.close(figure)

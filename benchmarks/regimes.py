@@ -23,8 +23,7 @@ the last exit and its head (`cost_macs`, `head_macs` of the exit tables). Writes
 trains nothing: several sittings in one table, seeds side by side and their means, and, of sittings whose runs are there
 with their `joint` and `last_only`, what is better than joint training and what exits cost against the single-exit model
 at 70 % of its operations (or against the last exit of another regime: `--against joint`, where a single exit has learnt
-nothing). Writes the file, and its tables into the pages that have a region for it: results/regimes/README.md,
-recipes/*/README.md.
+nothing). Writes the file, and its tables into results/regimes/README.md.
 """
 
 import argparse
@@ -49,6 +48,7 @@ ensure_torchaudio()
 
 import torch  # noqa: E402
 from regimes_tables import PAGES, SINGLE, as_markdown, folder_name, joined, with_tables  # noqa: E402
+from saved import json_lines  # noqa: E402
 
 from eeasr_modules.training.config.config import load_yaml  # noqa: E402
 from eeasr_modules.training.fit import fit  # noqa: E402
@@ -225,7 +225,7 @@ def main() -> int:
     arguments = parse(sys.argv[1:])
     if arguments.join:
         found = joined(arguments.join, order=list(REGIMES), against=arguments.against, usual="joint")
-        write_aside(arguments.output, json.dumps(found, indent=1) + "\n")
+        write_aside(arguments.output, json_lines(found))
         for page in PAGES:
             write_aside(page, with_tables(page.read_text(encoding="utf-8")))
         return 0

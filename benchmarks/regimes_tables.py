@@ -17,7 +17,7 @@ from eeasr_modules.exits import ExitTable
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results/regimes"
-PAGES = [RESULTS / "README.md", *sorted(ROOT.glob("recipes/*/README.md"))]
+PAGES = [RESULTS / "README.md"]
 SINGLE = "last_only"  # the regime of a single exit
 LEFT_OUT = (
     *("downsampled x2, exits", "averaged x2, exits", "downsampled x3, exits", "resampled x2, exits"),

@@ -1,7 +1,8 @@
 """The overthinking study: RESULTS.md and its figures, from what is committed.
 
     python benchmarks/study.py                                    # RESULTS.md and results/study/*.png
-    python benchmarks/study.py --collect NAME=RUN [NAME=RUN ...]  # first: results/study/NAME.json from a run's folder
+    python benchmarks/study.py --collect NAME=RUN [NAME=RUN ...]  # first: results/study/NAME.json from a run's folder;
+                                                                  # of base and an4 results/NAME/summary.json
     python benchmarks/study.py --compare NAME=RUN,OTHER_RUN       # likewise: paired differences, exit by exit
     python benchmarks/study.py --fuse NAME=RUN                    # likewise: exits fused, by trees fitted on dev
     python benchmarks/study.py --tax NAME=RUN,SINGLE_EXIT_RUN     # likewise: exits, alone and fused, against one exit
@@ -21,6 +22,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
+from saved import few_colours, json_lines  # noqa: E402
 from study_runs import against_single, compared, fused, taxed, trimmed  # noqa: E402
 from study_tables import (  # noqa: E402
     OWN,
@@ -77,7 +79,8 @@ def draw_exits(path: Path) -> None:
     handles = [plt.Line2D([], [], color=colour) for colour in colours.values()]
     figure.legend(handles, ["in domain", "shifted", "out of domain"], loc="lower center", ncol=3)
     figure.tight_layout(rect=(0, 0.06, 1, 1))
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
+    few_colours(path)
     plt.close(figure)
 
 
@@ -104,7 +107,8 @@ def draw_growth(path: Path) -> None:
     axis.set(xlabel="WER of the last exit (%)", ylabel="utterances with a better inner exit (%)")
     axis.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=90)
+    few_colours(path)
     plt.close(figure)
 
 
@@ -144,7 +148,8 @@ def main() -> None:
     options = parser.parse_args()
     for name, run in (one.split("=", 1) for one in options.collect):
         summary = json.loads((Path(run) / "report/summary.json").read_text(encoding="utf-8"))
-        write_json(STUDY / f"{name}.json", trimmed(summary))
+        path = ROOT / "results" / name / "summary.json" if name in ("base", "an4") else STUDY / f"{name}.json"
+        write_json(path, trimmed(summary))
     for name, runs in (one.split("=", 1) for one in options.compare):
         write_json(STUDY / f"{name}.json", compared(*map(Path, runs.split(","))))
     for name, runs in (one.split("=", 1) for one in options.tax):
@@ -162,7 +167,7 @@ def main() -> None:
 
 def write_json(path: Path, content: dict) -> None:
     """JSON, and say so."""
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json_lines(content), encoding="utf-8")
     print(path.relative_to(ROOT))
 
 

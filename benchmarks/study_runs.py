@@ -17,31 +17,26 @@ from eeasr_modules.exits.measure.fusion import FusionModel, fuse, fused_table
 
 KEPT = (
     *("label", "n_utterances", "n_speakers", "n_ref_words", "n_layers", "exit_layers", "wer_per_exit"),
-    *("wer_interval_per_exit", "intervals", "overthinking", "oracle_a", "oracle_b", "words", "at_budgets"),
+    *("wer_interval_per_exit", "intervals", "overthinking", "oracle_a", "oracle_b", "words", "corpus"),
 )
 KEPT_OF_POLICY = (
-    "budget",
-    "calibrated",
-    "depth",
-    "wer",
-    "static",
-    "oracle_c",
-    "minus_static",
-    "minus_last",
-    "gap_closed",
+    *("budget", "depth", "emitted_depth", "depth_share", "macs_share", "wer", "interval", "static", "oracle_c"),
+    *("minus_static", "minus_last", "gap_closed"),
 )
+KEPT_OF_RUN = ("date", "budget", "chosen_policy", "dev")
 
 
 def trimmed(summary: dict) -> dict:
-    """What the study reads of a run's summary."""
+    """What the study and the pages of runs read of a run's summary; at several budgets, of the first."""
     sets = {}
     for name, one in summary["sets"].items():
-        policies = {
-            policy: [{key: at[key] for key in KEPT_OF_POLICY if key in at} for at in found["at_budgets"]]
-            for policy, found in one["policies"].items()
-        }
+        policies = {}
+        for text, found in one["policies"].items():
+            at = found["at_budgets"][0] if "at_budgets" in found else found["at_budget"]
+            calibrated = at.get("calibrated", found["calibrated"])
+            policies[text] = {"calibrated": calibrated, "at_budget": {k: at[k] for k in KEPT_OF_POLICY if k in at}}
         sets[name] = {**{key: one[key] for key in KEPT if key in one}, "policies": policies}
-    return {"date": summary["date"], "dev": summary["dev"], "sets": sets}
+    return {**{key: summary[key] for key in KEPT_OF_RUN}, "sets": sets}
 
 
 def compared(run: Path, other: Path) -> dict:

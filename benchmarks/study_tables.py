@@ -17,7 +17,7 @@ KINDS = {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain"}
 FUSED = {"shipped": "fusion_shipped", "small": "fusion"}
 FUSED |= {f"without {name}": f"fusion_without_{name.lower()}" for name in ("AN4", "LibriSpeech")}
 # Models that the pages of corpora show, beside those that lacked the corpus.
-CORPUS_MODELS = ("shipped", "small", "AN4 only", "pretrained", "from scratch")
+CORPUS_MODELS = ("shipped", "small", "AN4 only")
 OWN = "frozen, own decoder"
 # Model and set of the rows that are shown; the others are in the summaries.
 SHOWN = (
@@ -48,7 +48,7 @@ def models() -> dict[str, dict]:
     found = {
         "shipped": read("results/base/summary.json"),
         OWN: read("results/study/frozen.json"),
-        "small": read("results/small/summary.json"),
+        "small": read("results/study/small.json"),
         "AN4 only": read("results/an4/summary.json"),
         "pretrained": read("results/study/pretrained.json"),
         "from scratch": read("results/study/scratch.json"),
@@ -140,18 +140,11 @@ def policy_rows() -> tuple[list[str], list[list[str]]]:
     names = POLICIES
     rows = []
     for model, name, one in shown_sets():
-        found = [at_budget(one["policies"].get(policy)) for policy in names]
+        found = [one["policies"].get(policy, {}).get("at_budget") for policy in names]
         static = next(at["static"] for at in found if at)
         rows.append([model, name, f"{number(static)} / {number(next(at['oracle_c'] for at in found if at))}"])
         rows[-1] += [brief(at, few=too_few_speakers(one)) for at in found]
     return ["model", "set", "static line / oracle C", *(f"`{name}`" for name in names)], rows
-
-
-def at_budget(found: dict | list | None) -> dict | None:
-    """A policy at the first budget."""
-    if not found:
-        return None
-    return (found if isinstance(found, list) else found.get("at_budgets") or [found["at_budget"]])[0]
 
 
 def brief(at: dict | None, *, few: bool = False) -> str:

@@ -11,7 +11,6 @@ last of which is that of `eeasr confidence`. Prints Markdown tables.
 
 # ruff: noqa: E402 (threads are told how to wait before torch is loaded)
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,7 +272,9 @@ def main():
         found["reliability"] += reliability_rows(manifest.stem, words, maps, shown)
     found = {"exit_layers": list(layers), **found}
     if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1) + "\n")
+        from saved import json_lines  # of this folder
+
+        Path(options.json).write_text(json_lines(found, depth=3))
     print("\n\n".join(tables(found)))
 
 

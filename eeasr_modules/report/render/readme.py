@@ -11,11 +11,12 @@ from typing import Any
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.report.render.tables import (
     LABELS,
+    difference_text,
+    interval,
     markdown_table,
     number,
     percent,
     plain_name,
-    policies_table,
     set_interval,
 )
 
@@ -39,15 +40,26 @@ def exits_table(summary: dict[str, Any]) -> str:
     return markdown_table(header + ["oracle A", "chosen policy", "overthought", "gap closed"], rows, n_left=2)
 
 
+def policies_table(one: dict[str, Any]) -> str:
+    """One row for each policy at the budget, on one set."""
+    rows = []
+    for text, policy in one["policies"].items():
+        at = policy["at_budget"]
+        rows.append([f"`{text}`", f"`{policy['calibrated']}`", f"{number(at['wer'])} {interval(at['interval'])}"])
+        rows[-1] += [number(at["depth"]), percent(at["macs_share"])]
+        rows[-1] += [difference_text(at["minus_static"]), percent(at["gap_closed"])]
+    header = ["policy", "as calibrated", "WER [95 %]", "depth", "of full MACs", "minus static line [95 %]"]
+    return markdown_table([*header, "gap closed"], rows, n_left=2)
+
+
 def results_text(summary: dict[str, Any]) -> str:
     """Everything that stands between the page's two marks."""
     first = next(iter(summary["sets"]))
     return "\n\n".join(
         [
             BEGIN,
-            "WER (%) of every exit, and what leaving early is worth; `@`: mean depth in layers, by duration; "
-            "*overthought*: utterances on which an inner exit has strictly fewer errors than the last; *gap closed*: "
-            "0 % on the static line, 100 % on oracle C.",
+            "WER (%) of every exit; `@`: mean depth in layers, by duration; *overthought*: utterances on which an "
+            "inner exit has strictly fewer errors; *gap closed*: 0 % on the static line, 100 % on oracle C.",
             exits_table(summary),
             f"The policies on {plain_name(first)}, floor, ceiling and threshold chosen on dev:",
             policies_table(summary["sets"][first]),
