@@ -2,6 +2,7 @@
 
     python benchmarks/own_decoder.py RUN/model MANIFEST.csv... --whisper openai/whisper-base --faster_whisper FOLDER \
         [--dev_table RUN/tables/mixed_dev.parquet] [--first eeasr_modules/shipped/base] [--dev MANIFEST.csv]
+    python benchmarks/own_decoder.py RUN/model MANIFEST.csv... --draft_floors 0.3 0.7    draft and verify alone
     python benchmarks/own_decoder.py --write                     the page again, from what was saved
 
 Every utterance goes through all ways, one after another, the order turned by one from utterance to utterance; one
@@ -10,7 +11,9 @@ last CTC exit; Whisper in transformers, padded to 30 s; faster-whisper (FOLDER: 
 `ct2-transformers-converter`) in float32 and int8; all greedy, in English, without timestamps. `--dev_table` adds the
 policy of `RULES` that leaves earliest on dev with a WER of at most 0.3 points above the last exit's. `--first` adds a
 cascade of two models: that one's words where the mean confidence of its words is above a threshold, else the last
-exit's; the threshold is the lowest that costs at most 0.3 points of WER on the `--dev` utterances.
+exit's; the threshold is the lowest that costs at most 0.3 points of WER on the `--dev` utterances. `--draft_floors`
+times the decoder with the last CTC exit's transcript as its draft against the decoder alone, and adds that to what is
+saved.
 Saves `results/own_decoder/own_decoder.json` and writes its README.md.
 """
 
@@ -66,6 +69,42 @@ def early_exit(asr: EarlyExitASR) -> Way:
         return found.text, float(np.mean([word.confidence for word in found.words] or [0.0]))
 
     return way
+
+
+def drafted(model: str, layer: int, floor: float, counts: list[int]) -> Way:
+    """The decoder that checks the last CTC exit's transcript; adds tokens drafted and accepted to `counts`."""
+    asr = EarlyExitASR.from_pretrained(model, policy=f"static({layer})")
+    own = asr.engine.own
+    own.draft, own.floor, decode = True, floor, own.decode
+
+    def counted(*arguments, **named):
+        said = decode(*arguments, **named)
+        counts[0] += said.n_drafted
+        counts[1] += said.n_accepted
+        return said
+
+    own.decode = counted
+    return early_exit(asr)
+
+
+def measured_drafts(options: argparse.Namespace) -> dict:
+    """What drafts win and cost on each manifest: WER (plain), seconds over the decoder's alone, share accepted."""
+    last = json.loads((Path(options.model) / "config.json").read_text(encoding="utf-8"))["own_decoder"]["exit_layer"]
+    counts = {floor: [0, 0] for floor in options.draft_floors}
+    ways = {EXITS_OFF: early_exit(EarlyExitASR.from_pretrained(options.model, policy=f"static({last})"))}
+    ways |= {f"draft, floor {floor}": drafted(options.model, last, floor, counts[floor]) for floor in counts}
+    found = {"command": command(), "date": date.today().isoformat(), "sets": {}}
+    for manifest in options.manifests:
+        rows = measure(ways, manifest_items([manifest], limit=options.limit), title=manifest.stem)
+        made, alone = summary(rows), sum(row["ways"][EXITS_OFF]["s"] for row in rows)
+        found["sets"][manifest.stem] = {"n": len(rows), "ways": {}}
+        for way, one in made.items():
+            found["sets"][manifest.stem]["ways"][way] = {"wer_plain": one["wer_plain"], "ratio": one["s"] / alone}
+        for floor, (n_drafted, n_accepted) in counts.items():
+            one = found["sets"][manifest.stem]["ways"][f"draft, floor {floor}"]
+            one["accepted"] = n_accepted / max(1, n_drafted)
+            counts[floor][:] = 0, 0
+    return found
 
 
 def transformers_whisper(checkpoint: str) -> Way:
@@ -228,6 +267,22 @@ def page(saved: dict) -> str:
         rows = [_row(way, one) for way, one in found["ways"].items()]
         lines += [f"## {name}: {found['n']} utterances, {found['audio_s']:.0f} s", "", markdown_table(header, rows), ""]
     lines += ["Command:", "", f"    {saved['command']}", "", f"on {saved['date']}, torch {saved['torch']}."]
+    if drafts := saved.get("drafts"):
+        rows = [
+            (name, way, f"{one['wer_plain']:.2f}", f"{one['ratio']:.2f}", f"{100 * one.get('accepted', 0):.0f} %")
+            for name, found in drafts["sets"].items()
+            for way, one in found["ways"].items()
+        ]
+        lines += [
+            "",
+            "## Draft and verify",
+            "",
+            "The draft is the last CTC exit's transcript (`decoder_draft: true`); seconds over the decoder's alone.",
+            "",
+            markdown_table(("set", "way", "WER plain", "ratio", "tokens accepted"), rows),
+            "",
+            f"    {drafts['command']}",
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -255,12 +310,16 @@ def main() -> None:
     parser.add_argument("--first", help="model folder of the cascade's first model")
     parser.add_argument("--policies", nargs="*", default=[], help="policy texts")
     parser.add_argument("--limit", type=int, default=150, help="utterances of a set, evenly spaced")
+    parser.add_argument("--draft_floors", nargs="*", type=float, default=[], help="measure drafts alone, at these")
     parser.add_argument("--about", default="", help="a sentence on the model, for the page")
     parser.add_argument("--write", action="store_true", help="only the page, from what was saved")
     options = parser.parse_args()
     path = FOLDER / "own_decoder.json"
-    if not options.write:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
+    if options.draft_floors:
+        saved = json.loads(path.read_text(encoding="utf-8")) | {"drafts": measured_drafts(options)}
+        write_aside(path, json.dumps(saved, indent=1) + "\n")
+    elif not options.write:
         if options.dev_table:
             options.policies.append(nearly_last(options.dev_table))
         ways, threshold = ways_of(options), None
@@ -276,7 +335,7 @@ def main() -> None:
             "isa": torch.backends.cpu.get_cpu_capability(),
             "torch": torch.__version__,
             "threshold": threshold,
-            "command": " ".join(["python", "benchmarks/own_decoder.py", *_told()]),
+            "command": command(),
             "sets": {},
         }
         for manifest in options.manifests:
@@ -294,12 +353,11 @@ def main() -> None:
     print(page(saved))
 
 
-def _told() -> list[str]:
+def command() -> str:
     """The command line, folders outside the repository by their names."""
-    return [
-        Path(word).name if Path(word).is_absolute() else (f'"{word}"' if " " in word or "(" in word else word)
-        for word in sys.argv[1:]
-    ]
+    words = (Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:])
+    quoted = (f'"{word}"' if " " in word or "(" in word else word for word in words)
+    return " ".join(["python", "benchmarks/own_decoder.py", *quoted])
 
 
 if __name__ == "__main__":

@@ -320,7 +320,9 @@ def calibrate(run: Run, dev: ExitTable, tests: Sequence[ExitTable] = ()) -> tupl
     tests : sequence of ExitTable
         Of whose corpora there is no dev speech is said.
     """
-    calibrated = [choose(dev, policy, budget=run.config.exit_budget) for policy in compared_policies(run.config)]
+    excess = run.config.exit_excess
+    rule = {"budget": run.config.exit_budget} if excess is None else {"excess": excess}
+    calibrated = [choose(dev, policy, **rule) for policy in compared_policies(run.config)]
     risk = run.config.exit_risk if calibrated else None
     parts = [dev]
     if risk is not None and run.config.words == "fused":

@@ -1,4 +1,4 @@
-"""Calibration: fill in what a policy left open, on dev, to a budget or to a word error rate.
+"""Calibration: fill in what a policy left open, on dev, to a budget, to a WER, or to a WER above the last exit's.
 
 The rule for a budget: among the thresholds (and windows, where those are open) whose mean cost on dev is within it, the
 lowest WER, then the lowest cost. The rule for a WER: the lowest cost within it, then the lowest WER. Neither promises
@@ -76,6 +76,7 @@ def choose(
     *,
     budget: float | None = None,
     wer: float | None = None,
+    excess: float | None = None,
     cost: str = "cost_layers",
     n_thresholds: int = 200,
 ) -> Calibrated:
@@ -90,7 +91,9 @@ def choose(
     budget : float or None
         Largest mean cost: up to 1 a share of the last exit's, above 1 layers (for `cost_layers` only).
     wer : float or None
-        Largest WER in percent. Exactly one of budget and wer must be given.
+        Largest WER in percent.
+    excess : float or None
+        Most WER points above the last exit's. Exactly one of budget, wer and excess must be given.
     cost : str
         "cost_layers" or "cost_macs".
     n_thresholds : int
@@ -112,16 +115,19 @@ def choose(
     >>> print(calibrated.policy, calibrated.dev_cost, calibrated.dev_wer)
     entropy(0.5) 3.0 0.0
     """
-    if (budget is None) == (wer is None):
-        raise ValueError(f"give exactly one of budget and wer to calibrate, got budget {budget} and wer {wer}")
+    if sum(one is not None for one in (budget, wer, excess)) != 1:
+        given = f"budget {budget}, wer {wer} and excess {excess}"
+        raise ValueError(f"give exactly one of budget, wer and excess to calibrate, got {given}")
     curve = policy_curve(open_policy, dev_table, cost=cost, n_thresholds=n_thresholds)
     if not leaves_choice(open_policy):
         best, rule = 0, "as given"
     elif budget is not None:
         limit = budget_cost(budget, dev_table, cost=cost)
         best, rule = best_within_budget(curve, limit, open_policy, budget=budget), f"exit_budget {budget:g}"
+    elif wer is not None:
+        best, rule = within_wer(curve, wer, open_policy), f"exit_wer {wer:g}"
     else:
-        best, rule = _within_wer(curve, wer, open_policy), f"exit_wer {wer:g}"
+        best, rule = within_wer(curve, dev_table.wer_per_exit[-1] + excess, open_policy), f"exit_excess {excess:g}"
     policy, point = curve.policies[best], (float(curve.cost[best]), float(curve.wer[best]))
     if leaves_choice(open_policy) and (plain := _named_plainly(policy, dev_table)) is not policy:
         policy = plain
@@ -270,7 +276,8 @@ def best_within_budget(curve: Curve, limit: float, policy: Policy, *, budget: fl
     return best
 
 
-def _within_wer(curve: Curve, wer: float, policy: Policy) -> int:
+def within_wer(curve: Curve, wer: float, policy: Policy) -> int:
+    """Which point has the lowest cost within a WER in percent, then the lowest WER; a `ValueError` where none has."""
     rows = np.flatnonzero(curve.wer <= wer * (1 + 1e-9))
     if len(rows) == 0:
         raise ValueError(

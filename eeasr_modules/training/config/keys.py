@@ -133,6 +133,7 @@ COMMON_KEYS: dict[str, Key] = {
     "exit_layers": Key(int, many=True, text=EVERY.pattern),
     "exit_policy": Key(str),
     "exit_budget": Key(float, low=0.0),
+    "exit_excess": Key(float, low=0.0, optional=True, default=None),
     "exit_risk": Key(float, many=True, optional=True, above=0.0, named=True),
     "compare_policies": Key(str),
     "words": Key(str, choices=("exit", "fused"), default="exit"),

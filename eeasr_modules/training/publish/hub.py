@@ -125,7 +125,7 @@ def _text(config: Config, summary: dict) -> str:
             f"({one['n_speakers']}) | {wer[0]:.2f} | {best} | {wer[-1]:.2f} "
             f"{_interval(one['wer_interval_per_exit'][-1], one)} |"
         )
-    lines += _policies(summary)
+    lines += _policies(summary, excess=config.exit_excess)
     lines += [
         "",
         "## Limits",
@@ -141,7 +141,7 @@ def _text(config: Config, summary: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _policies(summary: dict) -> list[str]:
+def _policies(summary: dict, *, excess: float | None) -> list[str]:
     chosen, rows = summary["chosen_policy"], []
     for name, one in summary["sets"].items():
         policy = one["policies"].get(chosen) if chosen else None
@@ -154,12 +154,13 @@ def _policies(summary: dict) -> list[str]:
         )
     if not rows:
         return []
+    goal = f"a budget of {summary['budget']:g}" if excess is None else f"{excess:g} WER points above the last exit"
     return [
         "",
         "## Leaving early",
         "",
-        f"By `{chosen}`, calibrated on {(summary['dev'] or {}).get('set_name', 'the test sets')} to a budget of "
-        f"{summary['budget']:g}; `policy.json` holds it and others.",
+        f"By `{chosen}`, calibrated on {(summary['dev'] or {}).get('set_name', 'the test sets')} to {goal}; "
+        "`policy.json` holds it and others.",
         "",
         "| set | WER [95 %] | mean depth | of all layers |",
         "|---|---:|---:|---:|",

@@ -44,6 +44,9 @@ def test_a_wer_gives_the_lowest_cost_within_it(make_table):
     assert calibrated.dev_cost == pytest.approx(curve.cost[curve.wer <= target + 1e-9].min())
     assert calibrated.dev_wer <= target + 1e-9
     assert calibrated.rule.startswith("exit_wer")
+    excess = target - float(table.wer_per_exit[-1])
+    above = choose(table, parse_policy("between(entropy)"), excess=excess)
+    assert (str(above.policy), above.rule) == (str(calibrated.policy), f"exit_excess {excess:g}")
 
 
 def test_a_share_of_full_cost_holds_for_macs_and_counts_heads(make_table):
@@ -66,7 +69,7 @@ def test_budgets_that_cannot_be_are_refused_with_what_can(make_table):
         choose(table, parse_policy("entropy"), budget=0)
     with pytest.raises(ValueError, match="counts layers; for cost_macs give a share"):
         choose(table, parse_policy("entropy"), budget=4, cost="cost_macs")
-    with pytest.raises(ValueError, match="exactly one of budget and wer"):
+    with pytest.raises(ValueError, match="exactly one of budget, wer and excess"):
         choose(table, parse_policy("entropy"))
     with pytest.raises(ValueError, match="at most one threshold"):
         choose(table, parse_policy("any(entropy, margin)"), budget=0.5)
