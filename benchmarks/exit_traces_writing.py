@@ -26,8 +26,7 @@ def write_results(results: dict[str, Any], folder: Path, *, root: Path) -> None:
     kept = public(results)
     write_aside(folder / "results.json", json_lines(kept, depth=4))
     write_aside(folder / "README.md", readme_text(kept))
-    for name in ("clean", "other"):
-        draw(kept, name, folder / f"frontier_{name}.png")
+    draw(kept, "clean", folder / "frontier_clean.png")
     write_aside(root / "eeasr_modules" / "exits" / "measure" / "exitbench_baselines.json", baselines_text(kept))
 
 

@@ -8,13 +8,14 @@ between its marks.
 """
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from exit_traces_text import INTERVAL_AT, at_budget, minus_static, points_of, table_text
 
 ROOT = Path(__file__).resolve().parents[1]
-TIMES = ("float32 / stock float32", "bfloat16 / stock float32")
+TIMES = {"exits float32": "float32", "exits bfloat16": "bfloat16"}
 
 
 def exits_text(results: dict[str, Any]) -> str:
@@ -56,7 +57,8 @@ def times_text(measured: str) -> str:
     for line in measured.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         if line.startswith("|") and len(cells) == 5 and cells[1] in TIMES:
-            rows.append([f"wav2vec 2.0 {cells[0]}", cells[1].split(" /")[0], f"{cells[3]} x", cells[4]])
+            middle, low, high = re.findall(r"[\d.]+", cells[3])
+            rows.append([f"wav2vec 2.0 {cells[0]}", TIMES[cells[1]], f"{middle} x", f"{low} to {high}"])
     return table_text(["shape", "ours in", "as fast as transformers in float32", "quartiles"], rows)
 
 

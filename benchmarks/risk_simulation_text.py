@@ -44,7 +44,7 @@ def markdown(title: str, rows: Sequence[dict[str, Any]], *, across: str) -> str:
     return "\n".join([*lines, ""])
 
 
-def page(content: dict[str, Any], *, n_labelled: int, needed: str) -> str:
+def page(content: dict[str, Any], *, n_labelled: int) -> str:
     """All tables, in Markdown; `n_labelled` utterances were there for certificates under shift."""
     delta = content["delta"]
     limit = binom.ppf(0.99, content["draws"], delta) / content["draws"]
@@ -55,27 +55,23 @@ def page(content: dict[str, Any], *, n_labelled: int, needed: str) -> str:
         "certificate": f"Certificate under shift, {n_labelled} labelled utterances: layers saved (violated)",
         "shift": "Calibrated on one set, used on another, no promise: layers saved (excess in WER points)",
     }
-    largest = _worst(content)
-    text = (
-        f"# Risk control, simulated\n\n{content['draws']} draws each, delta {delta}. Of a method that fails with "
-        f"probability {delta:g} exactly, 99 % of such simulations stay at or below {100 * limit:.1f} %. "
-        f"{largest}\n\nA certificate says, of speakers exchangeable with those of calibration: "
-        f"at most eps WER points above the "
-        f"last exit over the speakers that lose at most the clip B; at most a share of them lose more; over all "
-        f"at most eps + share x (100 - B) points, if none loses more than 100. Violated is one of which any part is "
-        f"not so.\n\n"
-    )
     across = {"known_truth": "p_value", "heavy_tails": "clip", "splits": "p_value", "certificate": "method"}
     across["shift"] = "recalibration"
-    before, means = _before(content["heavy_tails"]), _mean_costs(content)
-    content = content | {part: [row for row in content.get(part, ()) if one(row)] for part, one in SHOWN.items()}
-    parts = {key: markdown(titles[key], content[key], across=across[key]) for key in titles}
-    if content.get("exits_known") and content.get("exit_splits"):
-        parts["splits"] += "\n" + _exits(content)
-    parts["heavy_tails"] += f"\n{before}\n"
-    shift = parts.pop("shift")
-    text += "\n".join([*parts.values(), _costs(content), means, shift])
-    return f"{text}\n## Speakers needed, even without any excess error, delta {delta:g}\n\n{needed}\n"
+    after = {"heavy_tails": _before(content["heavy_tails"]), "splits": _mean_costs(content)}
+    after |= {"known_truth": "", "certificate": "", "shift": ""}
+    shown = content | {part: [row for row in content.get(part, ()) if one(row)] for part, one in SHOWN.items()}
+    parts = [
+        f"# Risk control, simulated\n\nDo certificates ([what they say](../../docs/risk.md)) keep their promise? "
+        f"{content['draws']} draws each, delta {delta}. Of a method that fails with probability {delta:g} exactly, "
+        f"99 % of such simulations stay at or below {100 * limit:.1f} %. {_worst(content)} Violated is a certificate "
+        f"of which any part is not so. All rows: `risk.json`. Written by benchmarks/risk_simulation.py.\n"
+    ]
+    for key, title in titles.items():
+        parts.append(markdown(title, shown[key], across=across[key]))
+        parts += [after[key] + "\n"] if after[key] else []
+        if key == "splits" and content.get("exits_known"):
+            parts.append(_exits(content))
+    return "\n".join(parts)
 
 
 def _worst(content: dict[str, Any]) -> str:
@@ -118,27 +114,13 @@ def _exits(content: dict[str, Any]) -> str:
         "| points above the last exit | exit by exit | over all utterances | of all draws, an exit above eps |",
         "|---|---:|---:|---:|",
     ]
-    for row in content["exits_known"]:
+    for row in filter(SHOWN["exits_known"], content["exits_known"]):
         said = f"{_share(row['issued'])} ({_share(row['violated'])})", _share(row["issued_over_all"])
         lines.append(f"| {row['population']} | {' | '.join(said)} | {_share(row['bad_exit_over_all'])} |")
     rows = content["exit_splits"]
-    lines += [
-        "",
-        "## Every exit by itself, random halves of the speakers: layers saved",
-        "",
-        "Violated on the other half / on the whole set. *Above eps*: draws certified with some exit, where at least a "
-        "fifth of the words leave, above eps on the whole set, nothing clipped. The layers are those of most draws.",
-        "",
-        "| n speakers | set | policy | eps | exit by exit | none | after layer | above eps | over all | above eps |",
-        "|---:|---|---|---:|---:|---:|---|---:|---:|---:|",
-    ]
-    for row in rows:
-        violated = f"{_share(row['violated_held_out'])} / {_share(row['violated_whole_set'])}"
-        shares = _share(row["none_certified"]), row["exit_layers"], *map(_share, (row[key] for key in EXIT_NUMBERS[1:]))
-        named = row["n_speakers"], row["set"], row["policy"], f"{row['eps']:.2f}"
-        lines.append(f"| {' | '.join(map(str, named))} | {_share(row['saved'])} ({violated}) | {' | '.join(shares)} |")
     means = [_share(sum(row[key] for row in rows) / max(len(rows), 1)) for key in ("saved", "saved_over_all")]
-    lines += ["", f"Mean over all {len(rows)}: {means[0]} exit by exit, {means[1]} over all utterances.", ""]
+    lines += ["", "On random halves of the speakers ([table](../../docs/risk.md#for-every-exit-by-itself)) this saves "]
+    lines[-1] += f"{means[0]} of the layers exit by exit, {means[1]} over all utterances, mean of {len(rows)} cases.\n"
     return "\n".join(lines)
 
 
@@ -173,35 +155,16 @@ def put_between(page: str, name: str, lines: str) -> str:
     return f"{before}{begin}\n\n{lines}\n\n{end}{rest.partition(end)[2]}"
 
 
-def _costs(content: dict[str, Any]) -> str:
-    """Layers saved by these certificates and by those of before, betting, one row a set and eps."""
-    splits = [row for row in content["splits"] if row["p_value"] == "betting"]
-    shifted = [row for row in content["certificate"] if row["method"].startswith("betting, bets learned")]
-    lines = [
-        "## What the tail costs: layers saved by these certificates and by the clipped mean alone (before)",
-        "",
-        "| calibrated on | policy | eps | before | now | less | no certificate now |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
-    named = [(f"half of {row['set']}, {row['n_speakers']} speakers", row) for row in splits]
-    named += [(f"50 utterances of {row['new']}", row) for row in shifted]
-    for name, row in named:
-        less = row["saved_before"] - row["saved"]
-        numbers = [f"{row['eps']:g}", *map(_share, (row["saved_before"], row["saved"], less, row["none_certified"]))]
-        lines.append("| " + " | ".join([name, row["policy"], *numbers]) + " |")
-    return "\n".join([*lines, ""])
-
-
 def _mean_costs(content: dict[str, Any]) -> str:
-    """The same over all cases, the shown and the others."""
+    """Layers saved by these certificates, betting, and by those of before, over all cases."""
     splits = [row for row in content["splits"] if row["p_value"] == "betting"]
     shifted = [row for row in content["certificate"] if row["method"].startswith("betting, bets learned")]
     said = []
     for title, rows in (("random halves of speakers", splits), (f"all {len(shifted)} cases under shift", shifted)):
         if rows:
             before, now = (sum(row[key] for row in rows) / len(rows) for key in ("saved_before", "saved"))
-            said.append(f"Mean over {title}: {_share(before)} before, {_share(now)} now.")
-    return " ".join(said) + "\n"
+            said.append(f"{_share(before)} before, {_share(now)} now over {title}")
+    return f"What counting the tail costs, layers saved: {'; '.join(said)}."
 
 
 def json_lines(content: dict[str, Any]) -> str:
