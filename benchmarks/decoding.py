@@ -25,8 +25,7 @@ from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
 from eeasr_modules.data.text import load_vocabulary
 from eeasr_modules.exits.measure.edits import count_edits
-from eeasr_modules.models.decoding.beam import BeamDecoder, BeamOptions
-from eeasr_modules.models.decoding.greedy import greedy_decode
+from eeasr_modules.models.decoding.ctc import BeamDecoder, BeamOptions, greedy_decode
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.report.render.tables import markdown_table
 

@@ -8,7 +8,7 @@ import numpy as np
 from eeasr_modules.exits import ExitTable, Policy
 from eeasr_modules.exits.tuning.replay import decide
 from eeasr_modules.exits.tuning.risk_losses import WORST_POINTS, RiskTarget, block_losses, first_failure
-from eeasr_modules.exits.tuning.risk_sequence import above_clip, failing_p, sequence_tests
+from eeasr_modules.exits.tuning.risk_tests import above_clip, failing_p, sequence_tests
 
 AT_ONCE = 1_000_000  # losses that are tested at once: what fits a cache is faster than all draws together
 SLACK = 1 + 1e-9

@@ -10,15 +10,15 @@ from risk_simulation_draws import AT_ONCE, SLACK, Kept, certified, draw_halves, 
 from eeasr_modules.exits import ExitTable, Policy
 from eeasr_modules.exits.policies.combine import Between
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget, block_numbers, block_sums, first_failure
-from eeasr_modules.exits.tuning.risk_per_exit import (
+from eeasr_modules.exits.tuning.risk_tests import (
     LEAST_SHARE,
     ExitSums,
     certifiable,
     exit_sums,
+    failing_p,
     per_exit_tests,
     stairs,
 )
-from eeasr_modules.exits.tuning.risk_sequence import failing_p
 
 HARMS = (0.1, 0.25, 0.5, 0.75, 1.0)  # of the sequence of made-up policies, as a share of the last one's
 WORDS = 500.0  # of a speaker at each of two exits

@@ -19,10 +19,9 @@ from scipy.stats import binom  # noqa: E402
 
 from eeasr_modules.common.files import write_aside  # noqa: E402
 from eeasr_modules.exits import import_transcripts, parse_policy, policy_curve  # noqa: E402
-from eeasr_modules.exits.tuning.drift import JUMP_RATES, dealt  # noqa: E402
 from eeasr_modules.exits.tuning.replay import decide  # noqa: E402
 from eeasr_modules.exits.tuning.risk_losses import against_last  # noqa: E402
-from eeasr_modules.exits.tuning.risk_watch import BETS, WORDS_CAP  # noqa: E402
+from eeasr_modules.exits.tuning.watches import BETS, JUMP_RATES, WORDS_CAP, dealt  # noqa: E402  # noqa: E402
 
 ALPHAS, LENGTH, CREDIT = (0.01, 0.1), 1000, 5
 KINDS = ("Poisson", "rare and large", "some mended")

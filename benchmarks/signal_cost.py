@@ -29,8 +29,11 @@ import torch  # noqa: E402
 
 from eeasr_modules.exits.tables.text_signals import text_signals_at_exit  # noqa: E402
 from eeasr_modules.models import MultiExit, Walk  # noqa: E402
-from eeasr_modules.models.decoding.beam import NBest  # noqa: E402
-from eeasr_modules.models.decoding.greedy import average_posteriors, greedy_decode  # noqa: E402
+from eeasr_modules.models.decoding.ctc import (  # noqa: E402
+    NBest,
+    average_posteriors,
+    greedy_decode,
+)
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, WordFrames, acoustic_signals, word_signals  # noqa: E402  # noqa: E402
 from eeasr_modules.training.config.config import load  # noqa: E402
 

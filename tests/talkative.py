@@ -10,7 +10,7 @@ import torch
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import ExitTable, choose, parse_policy, write_policies
 from eeasr_modules.models import MultiExit
-from eeasr_modules.models.weights import model_digest
+from eeasr_modules.models.folder import model_digest
 from eeasr_modules.training.test_pass import read_exits
 
 ENCODER = {

@@ -133,7 +133,7 @@ def _add_fusion(commands: argparse._SubParsersAction) -> None:
 def _fusion(options: argparse.Namespace) -> None:
     from eeasr_modules.exits import read_table
     from eeasr_modules.exits.measure.fusion import keep_fusion
-    from eeasr_modules.models.weights import model_digest
+    from eeasr_modules.models.folder import model_digest
     from eeasr_modules.runtime.sources import find_source
 
     find_source(options.model).refuse_own_decoder("eeasr fusion")

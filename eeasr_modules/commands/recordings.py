@@ -75,7 +75,7 @@ def _add_decoding(parser: Parser) -> None:
 
 def _decoding(options: argparse.Namespace):
     from eeasr_modules.models.decoding.attention import AttentionOptions
-    from eeasr_modules.models.decoding.beam import BeamOptions
+    from eeasr_modules.models.decoding.ctc import BeamOptions
 
     if options.decoding == "attention":
         if options.lm is not None:

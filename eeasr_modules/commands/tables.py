@@ -174,8 +174,7 @@ def _add_score(commands: argparse._SubParsersAction) -> None:
 
 def _score(options: argparse.Namespace) -> None:
     from eeasr_modules.exits import parse_policies
-    from eeasr_modules.exits.measure.exitbench import BUDGETS, read_choices, score_table
-    from eeasr_modules.exits.measure.exitbench_text import score_markdown, write_score
+    from eeasr_modules.exits.measure.exitbench import BUDGETS, read_choices, score_markdown, score_table, write_score
 
     table = _scored_table(options)
     try:
@@ -231,8 +230,7 @@ def _add_label(commands: argparse._SubParsersAction) -> None:
 
 def _label(options: argparse.Namespace) -> None:
     from eeasr_modules.exits import parse_policy, read_table, write_policies
-    from eeasr_modules.exits.tables.label_file import read_labels, write_labels
-    from eeasr_modules.exits.tuning.few_labels import LabelTarget, few_labels
+    from eeasr_modules.exits.tuning.few_labels import LabelTarget, few_labels, read_labels, write_labels
 
     given = numbers("--risk", options.risk)
     if len(given) != 2:

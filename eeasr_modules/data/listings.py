@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eeasr_modules.common.text_files import lines_of, read_text
+from eeasr_modules.common.files import lines_of, read_text
 from eeasr_modules.data.waveform import split_segment
 
 logger = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 A shift is applied when a test set is read. What it draws depends on the utterance's id and the seed alone,
 never on the order or the batch, so two runs hear the same noise and two noise levels add the same noise,
 only louder. Applied to the corpus a model was trained on, a shift makes a "shifted" set (see
-`labels.set_label`).
+`training.corpora.set_label`).
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ temperature 1), transcripts by CTC (sequence-level distillation, Kim & Rush 2016
 import torch
 from torch.nn.functional import ctc_loss
 
-from eeasr_modules.models.decoding.greedy import greedy_decode, valid_frames
+from eeasr_modules.models.decoding.ctc import greedy_decode, valid_frames
 
 EXIT_WEIGHTS = ("uniform", "linear", "increasing", "last")
 

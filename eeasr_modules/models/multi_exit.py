@@ -13,10 +13,9 @@ from torch import nn
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.models.attention_decoder import AttentionDecoder
 from eeasr_modules.models.encoders import build_encoder
+from eeasr_modules.models.folder import of_the_model, read_weights, weight_files, write_weights
 from eeasr_modules.models.heads import SelfConditioning, build_heads
-from eeasr_modules.models.transformers_files import of_the_model
 from eeasr_modules.models.walk import Walk
-from eeasr_modules.models.weights import read_weights, weight_files, write_weights
 
 FOLDER_VERSION = 1
 DEFAULTS = {
@@ -368,7 +367,7 @@ class MultiExit(nn.Module):
         half : bool
             16 bits a weight.
         bits : int or None
-            32, 16 or 8 (`models.weights`); None: as `half` says.
+            32, 16 or 8 (`models.folder`); None: as `half` says.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

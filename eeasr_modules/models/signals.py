@@ -16,7 +16,7 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
-from eeasr_modules.models.decoding.greedy import run_starts, valid_frames
+from eeasr_modules.models.decoding.ctc import run_starts, valid_frames
 
 MOST_LAGS = 4  # exits back that posteriors are compared with; `exits.policies.protocol` has the same number
 LAGS = range(1, MOST_LAGS + 1)

@@ -17,8 +17,7 @@ from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, pla
 from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.policies.protocol import Policy, exits_back
 from eeasr_modules.models.decoding.attention import AttentionSearch, Decoded
-from eeasr_modules.models.decoding.beam import BeamDecoder
-from eeasr_modules.models.decoding.greedy import aligned_path
+from eeasr_modules.models.decoding.ctc import BeamDecoder, aligned_path
 from eeasr_modules.models.encoders.own_decoder import OwnDecoder
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WordFrames, word_signals

@@ -71,7 +71,7 @@ def fit_confidence(
         When the model is no folder, there are no references, or an exit has too few words.
     """
     from eeasr_modules.exits.tables.plain_transcripts import NORMALISERS
-    from eeasr_modules.models.weights import model_digest
+    from eeasr_modules.models.folder import model_digest
     from eeasr_modules.runtime.files.inputs import read_material
     from eeasr_modules.runtime.recogniser import EarlyExitASR
 

@@ -1,7 +1,7 @@
 """Watching live speech while it is transcribed: is it still that of calibration, is no more lost than allowed?
 
 The drift watch reads what comes out; the watch on the risk lets a random share of the utterances run to the end as
-well, and compares words (`exits.tuning.risk_watch`).
+well, and compares words (`exits.tuning.watches`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import numpy as np
 
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.tuning.calibration import Calibrated
-from eeasr_modules.exits.tuning.drift import DriftReference, DriftWatch, drift_score
-from eeasr_modules.exits.tuning.risk_watch import RiskWatch
+from eeasr_modules.exits.tuning.watches import DriftReference, DriftWatch, RiskWatch, drift_score
 from eeasr_modules.runtime.batch import Recognised
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.policies.combine import check_against
 from eeasr_modules.exits.policies.protocol import Policy, reach_of
 from eeasr_modules.models.decoding.attention import AttentionSearch
-from eeasr_modules.models.decoding.beam import BeamDecoder
+from eeasr_modules.models.decoding.ctc import BeamDecoder
 from eeasr_modules.models.device import computed_in, wait_for
 from eeasr_modules.models.encoders.own_decoder import OwnDecoder
 from eeasr_modules.models.multi_exit import MultiExit

@@ -14,7 +14,7 @@ import numpy as np
 from eeasr_modules.exits.measure.fusion import FUSION_FILE, FusionModel, read_fusion
 from eeasr_modules.exits.measure.regions import Heard
 from eeasr_modules.exits.policies.protocol import Policy, reach_of
-from eeasr_modules.models.weights import model_digest
+from eeasr_modules.models.folder import model_digest
 from eeasr_modules.runtime.sources import Source
 from eeasr_modules.runtime.transcript import Word, spell_words
 

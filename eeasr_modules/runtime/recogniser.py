@@ -18,11 +18,11 @@ from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
-from eeasr_modules.models.decoding.beam import BeamDecoder, BeamOptions
+from eeasr_modules.models.decoding.ctc import BeamDecoder, BeamOptions
 from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.fast.switches import check_switches, made_faster
+from eeasr_modules.models.folder import write_transformers_files
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.transformers_files import write_transformers_files
 from eeasr_modules.runtime.batch import OnExit, Recognised
 from eeasr_modules.runtime.chunks import (
     LONGEST_S,

@@ -11,8 +11,8 @@ from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, loa
 from eeasr_modules.exits.policies.files import read_policies
 from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.exits.words.confidence import MAP_FILE, ConfidenceMap, read_confidence_map
+from eeasr_modules.models.folder import model_digest, weight_files
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.weights import model_digest, weight_files
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The model as transformers knows models: `AutoModelForCTC` and `pipeline` leave early by the same engine.
 
-A model folder's `modeling_eeasr.py` fetches these classes (`models.transformers_files` writes it).
+A model folder's `modeling_eeasr.py` fetches these classes (`models.folder` writes it).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.audio import as_waveform
 from eeasr_modules.data.text import WORD_START, CharVocabulary, SentencePieceVocabulary
+from eeasr_modules.models.folder import MODEL_TYPE
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.transformers_files import MODEL_TYPE
 from eeasr_modules.runtime.engine import Engine
 from eeasr_modules.runtime.policy_choice import choose_policy
 from eeasr_modules.runtime.recogniser import EarlyExitASR

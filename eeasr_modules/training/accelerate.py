@@ -33,13 +33,13 @@ from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.exits.tuning.curve import policy_curve
-from eeasr_modules.exits.tuning.drift import drift_reference
 from eeasr_modules.exits.tuning.risk import certify, risk_outcome
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget, against_last
 from eeasr_modules.exits.tuning.risk_terms import blocks_needed
+from eeasr_modules.exits.tuning.watches import drift_reference
+from eeasr_modules.models.folder import model_digest
 from eeasr_modules.models.losses import greedy_targets, utterance_ctc_losses
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.weights import model_digest
 from eeasr_modules.runtime.benchmark.bench import compared, run_benchmark
 from eeasr_modules.runtime.chunks import chunks
 from eeasr_modules.runtime.files.inputs import Material, find_recordings

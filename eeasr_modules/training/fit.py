@@ -20,9 +20,8 @@ from eeasr_modules.data.manifest import read_description
 from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batches, manifest_items
 from eeasr_modules.data.text import BLANK, CharVocabulary, load_vocabulary, split_language, train_sentencepiece
 from eeasr_modules.models.encoders import ENCODERS
+from eeasr_modules.models.folder import is_pretrained_encoder, pretrained_weights, write_transformers_files
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.transformers_files import write_transformers_files
-from eeasr_modules.models.weights import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.training.config.checks import decoder_settings, own_decoder_settings
 from eeasr_modules.training.config.config import Config, corpora_of
 from eeasr_modules.training.corpora import Corpora, is_trained, note_heard, texts_of

@@ -29,12 +29,12 @@ from eeasr_modules.exits.tables.parquet import read_table
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.calibration import Calibrated, choose
-from eeasr_modules.exits.tuning.drift import drift_reference
 from eeasr_modules.exits.tuning.risk import certify
 from eeasr_modules.exits.tuning.risk_losses import target_of
 from eeasr_modules.exits.tuning.risk_terms import certificate_lines
+from eeasr_modules.exits.tuning.watches import drift_reference
 from eeasr_modules.models.device import checked_device
-from eeasr_modules.models.weights import model_digest
+from eeasr_modules.models.folder import model_digest
 from eeasr_modules.training.config.checks import all_exit_layers
 from eeasr_modules.training.config.config import Config, load, parse
 from eeasr_modules.training.corpora import Corpora, heard_by, is_trained, prepare_corpora

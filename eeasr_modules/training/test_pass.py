@@ -27,8 +27,7 @@ from eeasr_modules.data.text import split_language
 from eeasr_modules.exits.policies.protocol import MOST_LAGS
 from eeasr_modules.exits.tables.parquet import read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable
-from eeasr_modules.models.decoding.beam import NBEST_SIGNAL, NBest
-from eeasr_modules.models.decoding.greedy import average_posteriors, greedy_decode
+from eeasr_modules.models.decoding.ctc import NBEST_SIGNAL, NBest, average_posteriors, greedy_decode
 from eeasr_modules.models.device import computed_in
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, WORD_SIGNALS, WordFrames, acoustic_signals, word_signals

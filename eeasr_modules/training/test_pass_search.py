@@ -20,7 +20,7 @@ from eeasr_modules.exits.tables.parquet import read_table, write_table
 from eeasr_modules.exits.tables.parts import join_tables
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
-from eeasr_modules.models.decoding.beam import BeamDecoder, BeamOptions
+from eeasr_modules.models.decoding.ctc import BeamDecoder, BeamOptions
 from eeasr_modules.models.device import computed_in
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.config.config import Config

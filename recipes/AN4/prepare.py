@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from eeasr_modules.common.text_files import read_lines, read_text
+from eeasr_modules.common.files import read_lines, read_text
 from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.download import download, unpack
 from eeasr_modules.data.manifest import Utterance, require_files, write_manifest

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from eeasr_modules.common.text_files import read_lines
+from eeasr_modules.common.files import read_lines
 from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.manifest import Utterance, write_manifest
 from eeasr_modules.data.text import normalise_ml_superb

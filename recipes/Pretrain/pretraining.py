@@ -20,8 +20,8 @@ from eeasr_modules.data.manifest import audio_path, read_description, read_manif
 from eeasr_modules.data.pipeline import AudioCache, build_dataset, dynamic_batches, evenly_spaced, n_samples_of
 from eeasr_modules.models.device import checked_device
 from eeasr_modules.models.encoders import CONFORMER_KEYS, build_encoder
+from eeasr_modules.models.folder import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.weights import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.training.config.config import load_yaml, parse
 from eeasr_modules.training.optimiser import warmup_cosine
 from eeasr_modules.training.run_folder import WholeCheckpointer, hold

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from eeasr_modules.common.text_files import read_lines
+from eeasr_modules.common.files import read_lines
 from eeasr_modules.data.audio_files import find_audio
 from eeasr_modules.data.manifest import Utterance, write_manifest
 from eeasr_modules.data.text import normalise_english

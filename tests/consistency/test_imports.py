@@ -46,7 +46,7 @@ ONLY_IN = {
         {
             "attention_decoder.py",
             "attention.py",
-            "beam.py",
+            "ctc.py",
             "conformer.py",
             "downsampling.py",
             "heads.py",

@@ -15,9 +15,9 @@ from eeasr_modules.data.manifest import read_manifest
 from eeasr_modules.data.text import load_vocabulary
 from eeasr_modules.exits import read_table
 from eeasr_modules.exits.policies.files import read_policies
-from eeasr_modules.models.decoding.greedy import greedy_decode
+from eeasr_modules.models.decoding.ctc import greedy_decode
+from eeasr_modules.models.folder import model_digest
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.weights import model_digest
 from eeasr_modules.runtime import EarlyExitASR
 from eeasr_modules.training.initialisation import take_over
 

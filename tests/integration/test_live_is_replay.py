@@ -14,7 +14,7 @@ from eeasr_modules.data.manifest import Utterance, write_manifest
 from eeasr_modules.data.pipeline import AudioCache, manifest_items
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import POLICIES, choose, decide, parse_policy, read_table
-from eeasr_modules.models.weights import model_digest
+from eeasr_modules.models.folder import model_digest
 from eeasr_modules.runtime import EarlyExitASR, Engine
 from eeasr_modules.training.corpora import EvaluationSet, load_recipe
 from eeasr_modules.training.test_pass import collect, hear, table_metadata

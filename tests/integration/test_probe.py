@@ -29,7 +29,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from eeasr_modules.cli import main
 from eeasr_modules.exits.tables.parquet import read_table
-from eeasr_modules.models.decoding.greedy import greedy_decode
+from eeasr_modules.models.decoding.ctc import greedy_decode
 from eeasr_modules.models.encoders.own_decoder import most_tokens
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.report.render.probe import probe_numbers

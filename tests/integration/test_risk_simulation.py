@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
-from eeasr_modules.exits.tuning.risk_per_exit import ExitSums, certifiable, per_exit_tests
-from eeasr_modules.exits.tuning.risk_sequence import sequence_tests
+from eeasr_modules.exits.tuning.risk_tests import ExitSums, certifiable, per_exit_tests, sequence_tests
 
 N_SPEAKERS, N_DRAWS = 40, 25
 

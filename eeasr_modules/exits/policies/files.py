@@ -19,8 +19,8 @@ from eeasr_modules.exits.policies.fitted import KINDS, FittedModel
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.exits.tuning.curve import Curve
-from eeasr_modules.exits.tuning.drift import DriftReference
 from eeasr_modules.exits.tuning.fit import models_of, with_models
+from eeasr_modules.exits.tuning.watches import DriftReference
 
 FITTED_VERSION = 1
 

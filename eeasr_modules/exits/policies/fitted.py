@@ -67,8 +67,8 @@ class Kind:
         return getattr(importlib.import_module(self.module), self.class_name)
 
 
-_GAIN = ("eeasr_modules.exits.policies.gain", "GainModel")
-_LEXICAL = ("eeasr_modules.exits.policies.lexical", "LexicalModel")
+_GAIN = ("eeasr_modules.exits.policies.lexical_gain", "GainModel")
+_LEXICAL = ("eeasr_modules.exits.policies.lexical_gain", "LexicalModel")
 _WORD_GAIN = ("eeasr_modules.exits.policies.word_gain", "WordGainModel")
 # name in a policy's text -> how it is fitted; names with _text need transcripts alone
 KINDS: dict[str, Kind] = {

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from eeasr_modules.common.files import decoded
 from eeasr_modules.common.normalise import composed, normalise_whisper, normalise_words, upper_case
-from eeasr_modules.common.text_files import decoded
 from eeasr_modules.exits.tables.table import CHARS_PER_S, PAUSE_S, ExitTable
 from eeasr_modules.exits.tables.text_signals import TEXT_SIGNALS
 

@@ -19,7 +19,6 @@ from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.curve import Curve, policy_curve
-from eeasr_modules.exits.tuning.drift import DriftReference
 from eeasr_modules.exits.tuning.replay import (
     choice_point,
     decide,
@@ -29,6 +28,7 @@ from eeasr_modules.exits.tuning.replay import (
     policy_costs,
     replay,
 )
+from eeasr_modules.exits.tuning.watches import DriftReference
 
 
 @dataclass(frozen=True, eq=False)

@@ -37,7 +37,7 @@ that (docs/risk.md proves what follows for the WER); all else is the same.
 transcript: full depth is then no safe fallback.
 
 *For every exit by itself* (`per_exit`) all this is promised of those who leave there, or the exit is closed:
-`exits.tuning.risk_per_exit` says how and why that costs none of delta.
+`exits.tuning.risk_tests` says how and why that costs none of delta.
 
 *What is assumed.* Blocks exchangeable with those of calibration (independent draws from the same speakers): other
 corpora, noise or microphones void it. A grid and a scale S from the calibration data's own signals and words are not
@@ -69,9 +69,16 @@ from eeasr_modules.exits.tuning.risk_losses import (
     mean_block_words,
     reference_errors,
 )
-from eeasr_modules.exits.tuning.risk_per_exit import exit_by_exit, exit_sums, per_exit_promise, stairs
-from eeasr_modules.exits.tuning.risk_sequence import SequenceTests, above_clip, sequence_tests
 from eeasr_modules.exits.tuning.risk_terms import assumptions, promise, refusal, smallest_eps
+from eeasr_modules.exits.tuning.risk_tests import (
+    SequenceTests,
+    above_clip,
+    exit_by_exit,
+    exit_sums,
+    per_exit_promise,
+    sequence_tests,
+    stairs,
+)
 
 OF_EMITTED = "; what counts are the fused words that come out, against the last exit's own"
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.common.text_files import neutral
+from eeasr_modules.common.files import neutral
 from eeasr_modules.exits import ExitTable, Policy, oracle_a, oracle_b
 from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.tuning.curve import Curve

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from eeasr_modules.common.text_files import read_lines, read_text
+from eeasr_modules.common.files import read_lines, read_text
 from eeasr_modules.data.audio import AudioReader
 from eeasr_modules.data.audio_files import APPLE_DOUBLE, AV_SUFFIXES
 from eeasr_modules.data.listings import DATA_ROOT, read_listing

@@ -12,8 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eeasr_modules.common.files import write_aside
-from eeasr_modules.common.text_files import as_it_was, neutral
+from eeasr_modules.common.files import as_it_was, neutral, write_aside
 from eeasr_modules.data.waveform import split_segment
 from eeasr_modules.runtime.transcript import Transcript, Word
 
@@ -43,7 +42,7 @@ def json_line(transcript: Transcript) -> str:
 
 
 def csv_line(transcript: Transcript) -> str:
-    """The values of `COLUMNS`; words are left out, and no text is a formula (`text_files.neutral`)."""
+    """The values of `COLUMNS`; words are left out, and no text is a formula (`files.neutral`)."""
     values = {**transcript.as_dict(), "audio": in_line(transcript.audio), "warnings": "; ".join(transcript.warnings)}
     return _csv_row([values[name] for name in COLUMNS])
 

@@ -23,9 +23,8 @@ from eeasr_modules.models.encoders.huggingface_conformer import OfConformers
 from eeasr_modules.models.encoders.huggingface_front_end import shortest, with_positions
 from eeasr_modules.models.encoders.moonshine import SHORTEST, MoonshineEncoder
 from eeasr_modules.models.encoders.whisper import FRAME, HOP, WINDOW, WhisperEncoder
+from eeasr_modules.models.folder import FILES, INDEX, model_digest
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.transformers_files import FILES
-from eeasr_modules.models.weights import INDEX, model_digest
 from eeasr_modules.runtime.fused_words import fusion_of
 from eeasr_modules.runtime.onnx.loop import MANIFEST, MANIFEST_VERSION, check_computed
 from eeasr_modules.runtime.policy_choice import choose_policy

@@ -18,9 +18,9 @@ from speechbrain.utils.parameter_transfer import Pretrainer
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.pipeline import n_samples_of
 from eeasr_modules.data.text import SENTENCEPIECE_FILE, VOCABULARY_FILE, load_vocabulary
-from eeasr_modules.models.decoding.greedy import greedy_decode, valid_frames
+from eeasr_modules.models.decoding.ctc import greedy_decode, valid_frames
+from eeasr_modules.models.folder import INDEX, WEIGHTS, read_weights, weight_files
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.weights import INDEX, WEIGHTS, read_weights, weight_files
 
 FILE = "hyperparams.yaml"
 TAGS = {"!ref", f"!name:{__name__}.greedy"} | {

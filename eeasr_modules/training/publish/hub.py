@@ -11,8 +11,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.text import SENTENCEPIECE_FILE, VOCABULARY_FILE, load_vocabulary
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
-from eeasr_modules.models.transformers_files import write_transformers_files
-from eeasr_modules.models.weights import weight_files
+from eeasr_modules.models.folder import weight_files, write_transformers_files
 from eeasr_modules.training.config.config import Config
 
 LIBRARY = "eeasr"
@@ -263,7 +262,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, dry_run: bo
 
 
 def add_transformers_files(folder: str | Path) -> None:
-    """Let stock transformers load a model folder (`models.transformers_files`); its digest stays."""
+    """Let stock transformers load a model folder (`models.folder`); its digest stays."""
     vocabulary = load_vocabulary(folder)
     shown = {"spellings": vocabulary.spellings, "blank_index": vocabulary.blank_index}
     write_transformers_files(folder, vocabulary.tokens, **shown)

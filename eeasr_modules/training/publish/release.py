@@ -21,8 +21,8 @@ from eeasr_modules.exits.policies.files import read_policies, write_policies
 from eeasr_modules.exits.tables.parquet import read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.calibration import Calibrated, within_wer
-from eeasr_modules.exits.tuning.drift import drift_reference
 from eeasr_modules.exits.tuning.replay import replay
+from eeasr_modules.exits.tuning.watches import drift_reference
 
 
 def wrong_words(hypothesis: str, reference: str) -> np.ndarray:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eeasr_modules.data.text import CharVocabulary, train_sentencepiece
-from eeasr_modules.models.decoding.greedy import greedy_decode
+from eeasr_modules.models.decoding.ctc import greedy_decode
 from eeasr_modules.models.signals import WORD_SIGNALS, WordFrames, word_signals
 
 SPELLINGS = ("", " ", "A", "B")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from eeasr_modules.data.labels import describe, n_seen_speakers, set_label
 from eeasr_modules.data.manifest import read_description, read_manifest
+from eeasr_modules.training.corpora import describe, n_seen_speakers, set_label
 from recipes.AN4.prepare import fetch, prepare, texts_in_training
 
 SUFFIXES = (".wav", ".flac", ".opus", ".sph", ".raw")

@@ -316,7 +316,7 @@ def test_texts_of_a_hugging_face_set_may_be_nothing_or_numbers(recipe, folder, t
 
 
 def test_a_test_split_of_links_to_training_files_is_the_same_audio(recipe, folder, tmp_path):
-    from eeasr_modules.data.labels import describe, set_label
+    from eeasr_modules.training.corpora import describe, set_label
 
     (folder / "t.wav").symlink_to(folder / "a" / "1.wav")
     (folder / "train.csv").write_text("wav,text\na/1.wav,one\n")

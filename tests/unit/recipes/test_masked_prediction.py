@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eeasr_modules.models.weights import is_pretrained_encoder, pretrained_weights
+from eeasr_modules.models.folder import is_pretrained_encoder, pretrained_weights
 from recipes.Pretrain.masked_prediction import ClusterTargets, MaskedPredictor
 
 ENCODER = {"encoder": "conformer", "n_layers": 2, "dim": 16, "n_heads": 2, "ffn_dim": 32, "n_mels": 20, "dropout": 0.0}

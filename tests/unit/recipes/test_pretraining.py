@@ -8,8 +8,8 @@ import torch
 from tiny_run import TINY, tiny_argv
 
 import train
+from eeasr_modules.models.folder import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.weights import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.training.config.config import load
 from eeasr_modules.training.fit import build_model
 from recipes.Pretrain.pretraining import KEYS, list_audio, load_settings, main, pretrain

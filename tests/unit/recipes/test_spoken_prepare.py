@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from eeasr_modules.data.audio_files import find_audio
-from eeasr_modules.data.labels import describe, set_label
 from eeasr_modules.data.manifest import read_description, read_manifest
+from eeasr_modules.training.corpora import describe, set_label
 from recipes.Spoken import make
 from recipes.Spoken.prepare import prepare
 from recipes.SpokenUnseen.prepare import prepare as prepare_unseen

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from eeasr_modules.models.decoding.beam import BeamDecoder, BeamOptions
+from eeasr_modules.models.decoding.ctc import BeamDecoder, BeamOptions
 from eeasr_modules.runtime import EarlyExitASR
 
 PATHS = range(6)

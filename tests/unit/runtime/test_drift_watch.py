@@ -12,7 +12,7 @@ import pytest
 
 from eeasr_modules.cli import main
 from eeasr_modules.exits import read_policies, write_policies
-from eeasr_modules.exits.tuning import drift
+from eeasr_modules.exits.tuning import watches
 from eeasr_modules.runtime import EarlyExitASR
 from eeasr_modules.runtime.sources import Source
 
@@ -23,7 +23,7 @@ def watched_folder(model_folder, table, tmp_path_factory):
     folder = tmp_path_factory.mktemp("watched") / "model"
     shutil.copytree(model_folder, folder)
     entries = read_policies(folder / "policy.json")
-    watched = [replace(one, drift=drift.drift_reference(table, one.policy)) for one in entries]
+    watched = [replace(one, drift=watches.drift_reference(table, one.policy)) for one in entries]
     write_policies(folder / "policy.json", watched)
     return folder
 
@@ -37,7 +37,7 @@ def test_references_survive_the_file_and_old_files_have_none(watched_folder, mod
     written = read_policies(watched_folder / "policy.json")[0]
     assert written.drift.signal == "blank_rate"
     np.testing.assert_allclose(
-        written.drift.scores, drift.drift_scores(table, written.policy, signal="blank_rate"), atol=1e-6
+        written.drift.scores, watches.drift_scores(table, written.policy, signal="blank_rate"), atol=1e-6
     )
     content = json.loads((model_folder / "policy.json").read_text())
     for entry in content["policies"]:
@@ -51,8 +51,8 @@ def test_live_scores_are_those_of_the_table(watched_folder, wavs, table):
     asr = EarlyExitASR.from_pretrained(watched_folder, seed=11)
     found = asr.transcribe([wav.numpy() for wav in wavs])
     layers = list(asr.source.exit_layers)
-    live = [drift.drift_score(layers.index(one.exit_layer), one.blank_rates[0]) for one in found]
-    np.testing.assert_allclose(live, drift.drift_scores(table, asr.policy, signal="blank_rate"), atol=1e-6)
+    live = [watches.drift_score(layers.index(one.exit_layer), one.blank_rates[0]) for one in found]
+    np.testing.assert_allclose(live, watches.drift_scores(table, asr.policy, signal="blank_rate"), atol=1e-6)
     assert all(one.drift is None for one in found)
 
 

@@ -26,8 +26,8 @@ from eeasr_modules.exits import (
 )
 from eeasr_modules.exits.measure.fusion import fuse, read_fusion
 from eeasr_modules.exits.policies.files import write_fitted
-from eeasr_modules.models.decoding.beam import BeamOptions
-from eeasr_modules.models.weights import model_digest
+from eeasr_modules.models.decoding.ctc import BeamOptions
+from eeasr_modules.models.folder import model_digest
 from eeasr_modules.runtime import EarlyExitASR
 
 SHIPPED = Path(__file__).resolve().parents[3] / "eeasr_modules/shipped/base"

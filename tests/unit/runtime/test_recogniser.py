@@ -12,7 +12,7 @@ import torch
 from tiny_checkpoint import save_checkpoint
 
 from eeasr_modules.exits import choose, parse_policy, read_policies, replay, write_policies
-from eeasr_modules.models.weights import model_digest
+from eeasr_modules.models.folder import model_digest
 from eeasr_modules.runtime import Draft, EarlyExitASR, Transcript
 from eeasr_modules.runtime.engine import Engine
 

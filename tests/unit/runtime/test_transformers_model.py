@@ -15,8 +15,7 @@ from eeasr_modules.cli import main
 from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.text import CharVocabulary, train_sentencepiece
 from eeasr_modules.models import MultiExit
-from eeasr_modules.models.transformers_files import write_transformers_files
-from eeasr_modules.models.weights import model_digest
+from eeasr_modules.models.folder import model_digest, write_transformers_files
 from eeasr_modules.runtime import EarlyExitASR
 
 STORM = "eeasr_modules/demo/examples/storm.opus"

@@ -11,8 +11,8 @@ from speechbrain.utils.run_opts import RunOptions
 
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
 from eeasr_modules.models.encoders import ENCODERS
+from eeasr_modules.models.folder import model_digest as digest_of
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.weights import model_digest as digest_of
 from eeasr_modules.training.brain import ExitBrain
 from eeasr_modules.training.config.keys import all_keys, keys_of
 from eeasr_modules.training.fit import FIXED, build_model, check_run_folder, fit, load_brain_class, make_vocabulary

@@ -13,10 +13,11 @@ from eeasr_modules.exits.measure.exitbench import (
     budget_layers,
     point_numbers,
     read_choices,
+    score_markdown,
     score_table,
     set_digest,
+    write_score,
 )
-from eeasr_modules.exits.measure.exitbench_text import score_markdown, write_score
 from eeasr_modules.exits.policies.text import parse_policies, parse_policy
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable

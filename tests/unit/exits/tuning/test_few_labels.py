@@ -7,8 +7,15 @@ from scipy.stats import binom
 from eeasr_modules.cli import main
 from eeasr_modules.exits import ExitTable, parse_policy, read_policies, write_table
 from eeasr_modules.exits.measure.edits import count_word_edits
-from eeasr_modules.exits.tables.label_file import read_labels, write_labels
-from eeasr_modules.exits.tuning.few_labels import LabelTarget, _Bets, candidates, draw_and_bet, few_labels
+from eeasr_modules.exits.tuning.few_labels import (
+    LabelTarget,
+    _Bets,
+    candidates,
+    draw_and_bet,
+    few_labels,
+    read_labels,
+    write_labels,
+)
 from eeasr_modules.exits.tuning.replay import decide
 
 

@@ -8,8 +8,7 @@ from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.risk import certify, control_risk, risk_outcome
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget, parse_risk
-from eeasr_modules.exits.tuning.risk_per_exit import ExitSums, certifiable, per_exit_tests
-from eeasr_modules.exits.tuning.risk_sequence import sequence_tests
+from eeasr_modules.exits.tuning.risk_tests import ExitSums, certifiable, per_exit_tests, sequence_tests
 
 WORDS, N_DRAWS, N = 500.0, 150, 40
 

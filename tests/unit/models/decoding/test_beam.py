@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from eeasr_modules.models.decoding.beam import BeamDecoder, BeamOptions
-from eeasr_modules.models.decoding.greedy import greedy_decode
+from eeasr_modules.models.decoding.ctc import BeamDecoder, BeamOptions, greedy_decode
 
 TOKENS = ["<blank>", " ", "A", "B", "C", "<unk>"]
 SPELLINGS = ["", " ", "A", "B", "C", ""]

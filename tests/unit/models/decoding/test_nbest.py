@@ -7,7 +7,7 @@ from collections import defaultdict
 import pytest
 import torch
 
-from eeasr_modules.models.decoding.beam import NBest
+from eeasr_modules.models.decoding.ctc import NBest
 
 TOKENS = ["<blank>", " ", "A", "B"]
 

@@ -9,7 +9,7 @@ from small_checkpoints import CHECKPOINTS, config_of, folders, strong
 from transformers import AutoModelForCTC, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
 from eeasr_modules.data.text import CharVocabulary
-from eeasr_modules.models.decoding.greedy import greedy_decode
+from eeasr_modules.models.decoding.ctc import greedy_decode
 from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_vocabulary
 from eeasr_modules.models.encoders.huggingface_front_end import normalised
 from eeasr_modules.models.multi_exit import MultiExit

@@ -7,8 +7,8 @@ import pytest
 from scipy.stats import binom
 
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
-from eeasr_modules.exits.tuning.risk_sequence import above_clip, sequence_tests
 from eeasr_modules.exits.tuning.risk_terms import blocks_needed, needed_table, refusal
+from eeasr_modules.exits.tuning.risk_tests import above_clip, sequence_tests
 
 WORDS = 1000.0
 N_DRAWS = 400

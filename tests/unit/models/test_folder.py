@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
+from eeasr_modules.models.folder import INDEX, LARGEST_FILE, packed, unpacked, weight_files, write_weights
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.models.weights import INDEX, LARGEST_FILE, packed, unpacked, weight_files, write_weights
 
 
 @pytest.mark.parametrize(("bits", "most"), [(32, 0.0), (16, 1e-3), (8, 0.5 / 127)])
