@@ -347,7 +347,8 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     if config.n_epochs:
         frames_for, rate = model.frames_for, config.sample_rate
         train_items = without_short(train_items, encode=vocabulary.encode, frames_for=frames_for, sample_rate=rate)
-    if config.cache_states and config.n_epochs:
+    to_train = config.n_epochs > 0 and not is_trained(folder, config.n_epochs)
+    if config.cache_states and to_train:
         model.to(run_opts.device or sb.utils.distributed.infer_device())
         if sb.utils.distributed.if_main_process():
             everything = [*train_items.values(), *valid_items.values()]
@@ -377,7 +378,7 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     if not brain.distributed_launch:
         brain.train_sampler = samplers[0]  # SpeechBrain then tells it the epoch, so that each has its own batches
     loaders = [{"batch_sampler": sampler, "num_workers": config.n_workers} for sampler in samplers]
-    if config.n_epochs and sb.utils.distributed.if_main_process() and not is_trained(folder, config.n_epochs):
+    if to_train and sb.utils.distributed.if_main_process():
         note_heard(folder, corpora.train)
     brain.fit(counter, *datasets, train_loader_kwargs=loaders[0], valid_loader_kwargs=loaders[1])
     averaged(checkpointer, model, config)

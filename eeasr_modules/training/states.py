@@ -86,6 +86,8 @@ class FrozenStates:
         missing = [item for item in items if self.places.get(item["wav"], [0, 0, None])[2] != _stamp(item["wav"])]
         if not missing:
             return
+        if self.places.keys() <= {item["wav"] for item in missing}:  # nothing of before is of use
+            self.places, self.n_frames = {}, 0
         frames = sum(int(self.model.encoder.frames_for(int(item["duration"] * sample_rate))) for item in missing)
         needed = frames * self.width * BYTES
         self.folder.mkdir(parents=True, exist_ok=True)

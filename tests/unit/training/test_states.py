@@ -1,6 +1,7 @@
 """States of a frozen encoder on disk: what the walk gives, computed once, again only where a recording changed."""
 
 import json
+import os
 import shutil
 from collections import namedtuple
 
@@ -66,6 +67,15 @@ def test_nothing_is_computed_twice_but_what_changed(model, items, tmp_path):
     states, third = fill(model, items, tmp_path / "states")
     assert third == [items[1]["wav"]]
     assert torch.equal(states(items[0]["wav"]), states(items[1]["wav"]))
+
+
+def test_when_all_recordings_changed_the_old_states_go(model, items, tmp_path):
+    fill(model, items, tmp_path / "states")
+    size = (tmp_path / "states" / "states.bin").stat().st_size
+    for item in items:
+        os.utime(item["wav"], (1, 1))
+    _, again = fill(model, items, tmp_path / "states")
+    assert len(again) == len(items) and (tmp_path / "states" / "states.bin").stat().st_size == size
 
 
 def test_what_a_killed_run_had_not_noted_is_computed_again(model, items, tmp_path):
