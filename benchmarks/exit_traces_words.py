@@ -12,7 +12,7 @@ from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits import ExitTable
 from eeasr_modules.exits.policies.fitted import KINDS, Fitted
 from eeasr_modules.exits.tables.parts import speaker_folds
-from eeasr_modules.exits.tuning.fit import RecordedScores, scores_of
+from eeasr_modules.exits.tuning.replay import RecordedScores, scores_of
 
 N_FOLDS = 10  # of fusion
 

@@ -23,8 +23,7 @@ from scipy.stats import binom  # noqa: E402
 from eeasr_modules.common.files import write_aside  # noqa: E402
 from eeasr_modules.exits import ExitTable, import_transcripts, parse_policy, read_table  # noqa: E402
 from eeasr_modules.exits.tuning.few_labels import WAYS, LabelTarget, candidates, draw_and_bet  # noqa: E402
-from eeasr_modules.exits.tuning.fit import fit_model, with_models  # noqa: E402
-from eeasr_modules.exits.tuning.replay import decide, exit_costs, mean_cost  # noqa: E402
+from eeasr_modules.exits.tuning.replay import decide, exit_costs, fit_model, mean_cost, with_models  # noqa: E402  # noqa: E402
 from eeasr_modules.exits.tuning.risk_losses import against_last  # noqa: E402
 
 EPS, DELTA, BUDGET, GOAL = 1.0, 0.1, 50, 0.15

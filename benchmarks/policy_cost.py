@@ -31,7 +31,7 @@ from eeasr_modules.exits.tables.text_signals import (  # noqa: E402
     text_signals_at_exit,
     uniform,
 )
-from eeasr_modules.exits.tuning.fit import fit_model  # noqa: E402
+from eeasr_modules.exits.tuning.replay import fit_model  # noqa: E402
 from eeasr_modules.exits.words.resources import word_resources  # noqa: E402
 
 BATCH, N_BATCHES, N_WORDS = 32, 30, 18

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from eeasr_modules.data.waveform import fault
 from eeasr_modules.demo.recording import ExitTranscripts, Stop, listen, stops, word_error_rates
-from eeasr_modules.exits.words.alignment import align_words
+from eeasr_modules.exits.measure.edits import align_words
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 
 DEFAULT_MODELS = (Path(__file__).resolve().parents[1] / "shipped" / "base", Path("runs/an4/model"))

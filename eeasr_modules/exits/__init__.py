@@ -29,15 +29,19 @@ from eeasr_modules.exits.tuning.calibration import (
     refuse_same_set,
 )
 from eeasr_modules.exits.tuning.curve import Curve, policy_curve
-from eeasr_modules.exits.tuning.fit import cross_fitted, fit_model, models_of, scores_of, with_models
 from eeasr_modules.exits.tuning.replay import (
     Decisions,
     choice_point,
+    cross_fitted,
     decide,
     exit_costs,
+    fit_model,
     mean_cost,
+    models_of,
     policy_costs,
     replay,
+    scores_of,
+    with_models,
 )
 from eeasr_modules.exits.words.resources import WordResources, word_resources
 

@@ -8,7 +8,7 @@ from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tuning.calibration import Calibrated, allowed_cost, best_within
-from eeasr_modules.exits.tuning.fit import models_of, with_models
+from eeasr_modules.exits.tuning.replay import models_of, with_models
 
 
 def choose_policy(

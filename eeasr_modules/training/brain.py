@@ -17,9 +17,8 @@ from eeasr_modules.models.decoding.ctc import greedy_decode
 from eeasr_modules.models.losses import confidence_weights, utterance_ctc_losses
 from eeasr_modules.training.config.checks import alphas_of, regime_of
 from eeasr_modules.training.objectives import Distillation, Spelling, load_teacher
-from eeasr_modules.training.optimiser import decayed_groups, lr_share
-from eeasr_modules.training.regimes import OWN_TEACHERS
 from eeasr_modules.training.run_folder import Samples, extra_logger
+from eeasr_modules.training.schedule import OWN_TEACHERS, decayed_groups, lr_share
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.training.optimiser import LAYER
+from eeasr_modules.training.schedule import LAYER
 
 logger = logging.getLogger(__name__)
 

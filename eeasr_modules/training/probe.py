@@ -28,7 +28,7 @@ from eeasr_modules.training.fit import (
     in_case_of,
     make_vocabulary,
 )
-from eeasr_modules.training.own_decoder_lens import OwnDecoderLens, collect, has_own_decoder
+from eeasr_modules.training.own_decoder import OwnDecoderLens, collect, has_own_decoder
 from eeasr_modules.training.run import Run, calibrate, collect_all
 from eeasr_modules.training.speechbrain_run import SpeechBrainRun, is_run, read_run
 from eeasr_modules.training.test_pass import table_metadata

@@ -32,7 +32,7 @@ from eeasr_modules.models.device import computed_in
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, WORD_SIGNALS, WordFrames, acoustic_signals, word_signals
 from eeasr_modules.training.corpora import EvaluationSet
-from eeasr_modules.training.test_pass_own import OwnReadings
+from eeasr_modules.training.own_decoder import OwnReadings
 
 ReadExit = Callable[[int, torch.Tensor, torch.Tensor], None]
 

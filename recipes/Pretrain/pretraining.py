@@ -23,8 +23,8 @@ from eeasr_modules.models.encoders import CONFORMER_KEYS, build_encoder
 from eeasr_modules.models.folder import is_pretrained_encoder, pretrained_weights
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.config.config import load_yaml, parse
-from eeasr_modules.training.optimiser import warmup_cosine
 from eeasr_modules.training.run_folder import WholeCheckpointer, hold
+from eeasr_modules.training.schedule import warmup_cosine
 from recipes.Pretrain.masked_prediction import MaskedPredictor
 
 logger = logging.getLogger(__name__)

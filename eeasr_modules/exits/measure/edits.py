@@ -1,10 +1,12 @@
-"""Edit counts between transcripts: words by substitution, deletion and insertion, characters as one number.
+"""Edit counts between transcripts, and how their words correspond.
 
-A transcript is a text; its words are what whitespace separates. Counts are per utterance, so that word error
-rates can be pooled (summed edits over summed reference words), never averaged.
+A transcript is a text; its words are what whitespace separates. Counts (words by substitution, deletion and insertion;
+characters as one number) are per utterance, so that word error rates can be pooled (summed edits over summed reference
+words), never averaged. Alignments are Levenshtein's (rapidfuzz), of lists of words.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
@@ -89,3 +91,172 @@ def edit_counts(hypotheses: np.ndarray, references: Sequence[str]) -> dict[str, 
     characters = np.array([count_character_errors(*pair) for pair in pairs], dtype=np.int64)
     kinds = dict(zip(("n_sub", "n_del", "n_ins"), np.moveaxis(words, -1, 0), strict=True))
     return {**kinds, "n_char_errors": characters.reshape(hypotheses.shape)}
+
+
+class Alignment(NamedTuple):
+    """Where the words of a transcript were in an earlier one.
+
+    Arguments
+    ---------
+    source : np.ndarray of shape (n_words,)
+        Index of the earlier word that stood in this place, equal or replaced; -1 where there was none.
+    same : np.ndarray of shape (n_words,)
+        True where the earlier word was equal.
+    dropped_before : np.ndarray of shape (n_words,)
+        Earlier words that stood before this word and are gone.
+    """
+
+    source: np.ndarray
+    same: np.ndarray
+    dropped_before: np.ndarray
+
+
+class Region(NamedTuple):
+    """A disagreement of two transcripts: words `start:end` of one against `other_start:other_end` of the other."""
+
+    start: int
+    end: int
+    other_start: int
+    other_end: int
+
+
+def align_words(earlier: Sequence[str], words: Sequence[str]) -> Alignment:
+    """Where each word was in an earlier transcript.
+
+    Example
+    -------
+    >>> alignment = align_words("the big cat sat".split(), "the cat sat down".split())
+    >>> alignment.source.tolist(), alignment.dropped_before.tolist()
+    ([0, 2, 3, -1], [0.0, 1.0, 0.0, 0.0])
+    """
+    n = len(words)
+    dropped = np.zeros(n)
+    if earlier == words:
+        return Alignment(np.arange(n), np.ones(n, dtype=bool), dropped)
+    source, same = [-1] * n, [False] * n
+    for tag, first, last, start, end in Levenshtein.opcodes(earlier, words):
+        if tag == "delete":
+            if start < n:
+                dropped[start] += last - first
+        elif tag != "insert":
+            source[start:end] = range(first, first + end - start)
+            if tag == "equal":
+                same[start:end] = [True] * (end - start)
+    return Alignment(np.array(source, dtype=np.int64), np.array(same, dtype=bool), dropped)
+
+
+def regions(words: Sequence[str], other: Sequence[str]) -> list[Region]:
+    """Where two transcripts disagree, neighbouring edits taken together, from left to right.
+
+    Example
+    -------
+    >>> regions("to be or not".split(), "two bee or".split())
+    [Region(start=0, end=2, other_start=0, other_end=2), Region(start=3, end=4, other_start=3, other_end=3)]
+    """
+    found: list[Region] = []
+    for tag, start, end, other_start, other_end in Levenshtein.opcodes(words, other):
+        if tag == "equal":
+            continue
+        if found and found[-1].end == start and found[-1].other_end == other_start:
+            start, other_start = found.pop()[::2]
+        found.append(Region(start, end, other_start, other_end))
+    return found
+
+
+def splice(words: Sequence[str], other: Sequence[str], chosen: Sequence[Region]) -> list[str]:
+    """One transcript with the other's words in some of the regions where they disagree.
+
+    Arguments
+    ---------
+    words : sequence of str
+        Words outside the regions.
+    other : sequence of str
+        Words inside them.
+    chosen : sequence of Region
+        Of `regions(words, other)`, from left to right.
+
+    Example
+    -------
+    >>> first, second = "to be or not".split(), "two bee or".split()
+    >>> splice(first, second, regions(first, second)[1:])
+    ['to', 'be', 'or']
+    """
+    spliced: list[str] = []
+    at = 0
+    for region in chosen:
+        spliced += words[at : region.start]
+        spliced += other[region.other_start : region.other_end]
+        at = region.end
+    spliced += words[at:]
+    return spliced
+
+
+class Slots(NamedTuple):
+    """Errors of a transcript in each slot of the reference (its words, and the end).
+
+    Arguments
+    ---------
+    errors : np.ndarray of shape (n_reference_words + 1,)
+        Substitution or deletion of the word, plus insertions before it.
+    of_word : np.ndarray of shape (n_words,)
+        The slot that each word of the transcript was aligned with.
+    """
+
+    errors: np.ndarray
+    of_word: np.ndarray
+
+
+def reference_slots(reference: Sequence[str], words: Sequence[str]) -> Slots:
+    """Where in the reference a transcript errs.
+
+    Two transcripts of one utterance can so be compared place by place: the differences of their slots' errors
+    sum to the difference of their errors.
+
+    Arguments
+    ---------
+    reference : sequence of str
+        Words that were said.
+    words : sequence of str
+        Words of the transcript.
+
+    Example
+    -------
+    >>> slots = reference_slots("a b c".split(), "a x c d".split())
+    >>> slots.errors.tolist(), slots.of_word.tolist()
+    ([0.0, 1.0, 0.0, 1.0], [0, 1, 2, 3])
+    """
+    errors = np.zeros(len(reference) + 1)
+    of_word = np.zeros(len(words), dtype=np.int64)
+    for tag, start, end, first, last in Levenshtein.opcodes(reference, words):
+        if tag == "insert":
+            of_word[first:last] = start
+            errors[start] += last - first
+            continue
+        if tag != "delete":
+            of_word[first:last] = range(start, end)
+        if tag != "equal":
+            errors[start:end] += 1
+    return Slots(errors, of_word)
+
+
+def slot_owners(slots: Slots) -> np.ndarray:
+    """The word to which each slot of the reference belongs.
+
+    The first word aligned with a slot owns it; a slot without one (a deleted word) belongs to the owner of
+    the slot before, the first slots to the first word.
+
+    Returns
+    -------
+    np.ndarray of shape (n_reference_words + 1,)
+        Index of a word.
+
+    Example
+    -------
+    >>> slot_owners(reference_slots("a b c".split(), "b c".split())).tolist()
+    [0, 0, 1, 1]
+    """
+    owner = np.zeros(len(slots.errors), dtype=np.int64)
+    # words are in order, so the owner of a slot is the first word of the last slot that has any
+    owned, first_word = np.unique(slots.of_word, return_index=True)
+    owner[owned] = first_word
+    return np.maximum.accumulate(owner)

@@ -16,7 +16,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from eeasr_modules.exits.measure.bootstrap import bootstrap_difference
-from eeasr_modules.exits.measure.edits import edit_counts
+from eeasr_modules.exits.measure.edits import edit_counts, splice
 from eeasr_modules.exits.measure.regions import AtExit, Heard, Keeps, feature_names, pass_exit
 from eeasr_modules.exits.policies.files import read_fitted, write_fitted
 from eeasr_modules.exits.policies.fitted import common_exits, described, kept_in_file, nothing_passed
@@ -26,7 +26,6 @@ from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tables.text_signals import text_signals
 from eeasr_modules.exits.tuning.replay import needed_signal
-from eeasr_modules.exits.words.alignment import splice
 from eeasr_modules.exits.words.resources import common_language, word_spelling
 
 FUSION_FILE = "fusion.json"

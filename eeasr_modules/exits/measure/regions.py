@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from eeasr_modules.exits.measure.edits import Region, regions
 from eeasr_modules.exits.tables.table import ExitTable
-from eeasr_modules.exits.words.alignment import Region, regions
 from eeasr_modules.exits.words.features import NO_NEIGHBOUR_ZIPF
 from eeasr_modules.exits.words.resources import WordSpelling
 

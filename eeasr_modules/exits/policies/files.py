@@ -19,7 +19,7 @@ from eeasr_modules.exits.policies.fitted import KINDS, FittedModel
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.exits.tuning.curve import Curve
-from eeasr_modules.exits.tuning.fit import models_of, with_models
+from eeasr_modules.exits.tuning.replay import models_of, with_models
 from eeasr_modules.exits.tuning.watches import DriftReference
 
 FITTED_VERSION = 1

@@ -1,7 +1,7 @@
 """Fitted policies: rules whose numbers come from a dev table; the one left to turn is a threshold on their score.
 
 `gain(0.03)` names the rule and its threshold, never the numbers that were fitted: those are a *fitted model*, which
-calibration makes (`eeasr_modules.exits.tuning.fit`) and a file keeps beside `policy.json`
+calibration makes (`eeasr_modules.exits.tuning.replay`) and a file keeps beside `policy.json`
 (`eeasr_modules.exits.policies.files`). A policy parsed from text has none yet and is *open*.
 """
 
@@ -155,7 +155,7 @@ class Fitted(Policy):
         return score <= self.threshold, state
 
     def stopping_scores(self, signals: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """The scores, where they lie in the table (`exits.tuning.fit.scored`)."""
+        """The scores, where they lie in the table (`exits.tuning.replay.scored`)."""
         return signals.get(f"score of {self.name}")
 
     def _fitted_model(self) -> FittedModel:

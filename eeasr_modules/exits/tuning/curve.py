@@ -12,14 +12,16 @@ import numpy as np
 from eeasr_modules.exits.policies.combine import Between, check_against, open_leaf, parts_of, with_threshold
 from eeasr_modules.exits.policies.protocol import Policy, exits_back, reach_of
 from eeasr_modules.exits.tables.table import ExitTable
-from eeasr_modules.exits.tuning.fit import models_of, scored, with_models
 from eeasr_modules.exits.tuning.replay import (
     choice_point,
     mean_cost,
+    models_of,
     needed_signal,
     needed_signals,
     policy_costs,
     replay,
+    scored,
+    with_models,
 )
 
 

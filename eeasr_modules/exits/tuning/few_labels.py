@@ -43,8 +43,7 @@ from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.exits.tuning.curve import Curve, policy_curve
-from eeasr_modules.exits.tuning.fit import fit_model, with_models
-from eeasr_modules.exits.tuning.replay import decide, exit_costs, mean_cost
+from eeasr_modules.exits.tuning.replay import decide, exit_costs, fit_model, mean_cost, with_models
 from eeasr_modules.exits.tuning.risk_losses import against_last
 
 WINDOW_AT, MOST_CHANGED, STEP = 2.5, 6.5, 0.2  # of eps: where windows are compared, the loosest threshold, the distance

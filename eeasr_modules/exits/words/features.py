@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
-from eeasr_modules.exits.words.alignment import align_words
+from eeasr_modules.exits.measure.edits import align_words
 from eeasr_modules.exits.words.resources import SPELLING, WordResources, WordSpelling
 
 RARE_ZIPF = 1.5  # below this a word counts as rare

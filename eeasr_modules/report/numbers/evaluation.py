@@ -23,7 +23,7 @@ from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS, compare_choices,
 from eeasr_modules.exits.policies.combine import Between
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.tuning.calibration import best_within
-from eeasr_modules.exits.tuning.fit import RecordedScores, models_of, scored, with_models
+from eeasr_modules.exits.tuning.replay import RecordedScores, models_of, scored, with_models
 from eeasr_modules.exits.tuning.risk import RiskTarget, control_risk, risk_outcome
 from eeasr_modules.report.numbers.budgets import COSTS, N_HALVES, budget_limit, folds_of, grids, priced, sides
 

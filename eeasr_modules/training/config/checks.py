@@ -17,7 +17,7 @@ from eeasr_modules.common.keys import Key
 from eeasr_modules.exits.policies.protocol import DECODER_SIGNALS
 from eeasr_modules.models.encoders import ENCODERS
 from eeasr_modules.training.config.keys import PURPOSES, Config, OtherSet
-from eeasr_modules.training.regimes import OWN_TEACHERS, Regime
+from eeasr_modules.training.schedule import OWN_TEACHERS, Regime
 
 
 def kept_depth(config: Config, n_layers: int) -> int:

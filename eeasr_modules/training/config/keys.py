@@ -11,9 +11,8 @@ from eeasr_modules.models.encoders import ENCODERS
 from eeasr_modules.models.encoders.downsampling import FACTORS
 from eeasr_modules.models.encoders.downsampling import KINDS as DOWNSAMPLING
 from eeasr_modules.models.heads import HEADS
-from eeasr_modules.training.optimiser import SCHEDULES
-from eeasr_modules.training.regimes import REGIMES
 from eeasr_modules.training.run_folder import LOGGERS
+from eeasr_modules.training.schedule import REGIMES, SCHEDULES
 
 PURPOSES = ("train", "valid", "test")
 

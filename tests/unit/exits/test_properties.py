@@ -16,8 +16,15 @@ from eeasr_modules.exits.policies.rules import PATIENCE_SIGNALS, THRESHOLD_SIGNA
 from eeasr_modules.exits.policies.text import POLICIES, parse_policy  # noqa: E402
 from eeasr_modules.exits.tables.table import ExitTable  # noqa: E402
 from eeasr_modules.exits.tuning.curve import policy_curve  # noqa: E402
-from eeasr_modules.exits.tuning.fit import fit_model, scores_of  # noqa: E402
-from eeasr_modules.exits.tuning.replay import choice_point, decide, exit_costs, needed_signals, replay  # noqa: E402
+from eeasr_modules.exits.tuning.replay import (  # noqa: E402  # noqa: E402
+    choice_point,
+    decide,
+    exit_costs,
+    fit_model,
+    needed_signals,
+    replay,
+    scores_of,
+)
 
 FAST = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True)
 LAGGED = {lagged(name, lag) for name in ("cross_entropy", "binary_cross_entropy") for lag in (2, 3)}

@@ -8,8 +8,7 @@ from sentences import sentence_table
 from eeasr_modules.exits.policies.files import read_fitted, read_policies, write_fitted, write_policies
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tuning.calibration import choose
-from eeasr_modules.exits.tuning.fit import fit_model, models_of, scores_of
-from eeasr_modules.exits.tuning.replay import replay
+from eeasr_modules.exits.tuning.replay import fit_model, models_of, replay, scores_of
 
 
 @pytest.fixture

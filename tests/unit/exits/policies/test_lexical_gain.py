@@ -17,8 +17,7 @@ from eeasr_modules.exits.policies.lexical_gain import (
     weighted_sum,
 )
 from eeasr_modules.exits.policies.text import parse_policy
-from eeasr_modules.exits.tuning.fit import fit_model, scores_of
-from eeasr_modules.exits.tuning.replay import choice_point
+from eeasr_modules.exits.tuning.replay import choice_point, fit_model, scores_of
 
 
 def test_ridge_equals_that_of_scikit_learn_on_standardised_columns():

@@ -1,3 +1,5 @@
+"""Fitted policies on dev and in replay: cross-fitted scores, thresholds, and models that lie beside a policy."""
+
 import gc
 import weakref
 from dataclasses import replace
@@ -11,8 +13,15 @@ from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tuning.calibration import choose
 from eeasr_modules.exits.tuning.curve import Curve, policy_curve, thresholds_of
-from eeasr_modules.exits.tuning.fit import cross_fitted, fit_model, models_of, scores_of, with_models
-from eeasr_modules.exits.tuning.replay import choice_point, replay
+from eeasr_modules.exits.tuning.replay import (
+    choice_point,
+    cross_fitted,
+    fit_model,
+    models_of,
+    replay,
+    scores_of,
+    with_models,
+)
 
 NAMES = ["gain", "gain_text", "lexical", "lexical_text"]
 

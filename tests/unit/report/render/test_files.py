@@ -1,11 +1,16 @@
-"""The report as a user finds it."""
+"""The report as a user finds it; CSV files agree with the summary and tables; examples of overthinking."""
 
+import csv
+import io
 import json
 import re
 
+import numpy as np
 import pytest
 
-from eeasr_modules.report import closing_lines, write_report
+from eeasr_modules.exits import ExitTable, count_edits
+from eeasr_modules.report import closing_lines, evaluated, summarise, write_report
+from eeasr_modules.report.render.files import NOTHING, csv_files, examples_text, marked, overthinking_examples
 
 POLICIES = ["random", "between(entropy)", "between(patience(1))"]
 
@@ -131,3 +136,116 @@ def test_a_set_name_means_nothing_to_markdown_or_html(make_table, tmp_path):
     safe = r"&lt;script&gt;alert(1)&lt;/script&gt; \[x\](javascript:1) \*a\* \| \`b\` \# c"
     assert f"\n## {safe}\n" in text and f"\n| {safe} | in domain |" in text
     assert "<script" not in text and "[x](" not in text.replace(r"\[x\](", "") and "\n# c" not in text
+
+
+@pytest.fixture(scope="module")
+def made(make_table):
+    table = make_table()
+    found = evaluated([table], dev=None, policies=["entropy, static(4)"], policy=None, budgets=[0.75, 0.5])
+    summary = summarise(found, rng=np.random.default_rng(0))
+    files = csv_files(summary, found)
+    return table, found, summary, {name: list(csv.DictReader(io.StringIO(text))) for name, text in files.items()}
+
+
+def test_a_row_for_every_exit_and_for_every_policy_and_budget(made):
+    _, _, summary, files = made
+    one = summary["sets"]["test"]
+    assert [float(row["wer"]) for row in files["exits.csv"]] == one["wer_per_exit"]
+    assert [float(row["cost_macs"]) for row in files["exits.csv"]] == one["costs"]["macs"]["exits"]
+    assert [(row["policy"], row["budget"]) for row in files["policies.csv"]] == [
+        ("entropy", "0.75"),
+        ("entropy", "0.5"),
+        ("static(4)", ""),
+    ]
+    assert float(files["policies.csv"][0]["wer"]) == one["policies"]["entropy"]["at_budget"]["wer"]
+    assert len(files["curves.csv"]) == sum(len(policy["curve"]) for policy in one["policies"].values())
+
+
+def test_errors_of_the_choices_add_up_to_the_wer(made):
+    table, _, summary, files = made
+    rows = files["choices_test.csv"]
+    assert [row["utt_id"] for row in rows] == table.utt_ids.tolist()
+    wrong = sum(int(row[f"errors_layer_{row['entropy @ 0.75']}"]) for row in rows)
+    wer = 100 * wrong / sum(int(row["n_ref_words"]) for row in rows)
+    assert wer == pytest.approx(summary["sets"]["test"]["policies"]["entropy"]["at_budget"]["wer"], abs=1e-4)
+    assert {row["static(4)"] for row in rows} == {"4"}
+    best = sum(int(row[f"errors_layer_{row['oracle A']}"]) for row in rows)
+    assert best == table.errors.min(axis=1).sum()
+
+
+def test_a_table_without_macs_has_no_columns_for_them(make_table):
+    found = evaluated([make_table(macs=False)], dev=None, policies=["entropy"], policy=None, budgets=[0.75])
+    files = csv_files(summarise(found, rng=np.random.default_rng(0)), found)
+    assert "macs" not in files["policies.csv"] and "cost_depth" in files["policies.csv"]
+
+
+def test_no_name_is_a_formula(make_table):
+    found = evaluated([make_table("=cmd()")], dev=None, policies=["entropy"], policy=None, budgets=[0.75])
+    files = csv_files(summarise(found, rng=np.random.default_rng(0)), found)
+    assert all(row[0] == "'=cmd()" for row in list(csv.reader(io.StringIO(files["exits.csv"])))[1:])
+    cells = [cell for text in files.values() for row in csv.reader(io.StringIO(text)) for cell in row]
+    numbers = [cell for cell in cells if cell.startswith(("-", "+"))]
+    assert not [cell for cell in cells if cell.startswith(("=", "@"))] and numbers == [str(float(x)) for x in numbers]
+
+
+def table_of(rows, *, references=True):
+    """An exit table from (reference, transcripts)."""
+    table = ExitTable.from_hypotheses(
+        [transcripts for _, transcripts in rows],
+        [reference for reference, _ in rows],
+        utt_ids=[f"utt{i}" for i in range(len(rows))],
+        exit_layers=[2, 4, 6],
+        duration_s=[1.0] * len(rows),
+        n_frames=[25] * len(rows),
+        metadata={"set_name": "test"},
+    )
+    return table if references else table.without_references()
+
+
+ROWS = [
+    ("go left now", ["go left", "go left now", "go left now"]),  # the last exit is as good as any
+    ("go left now", ["go left now", "go left now", "go lift now"]),
+    ("a b c", ["a b x", "a b x", "x y z"]),
+]
+
+
+def test_the_clearest_cases_come_first_and_equals_are_no_cases():
+    examples = overthinking_examples([table_of(ROWS)])
+    assert [example.utt_id for example in examples] == ["utt2", "utt1"]
+    assert (examples[0].inner_errors, examples[0].last_errors) == (1, 3)
+    assert [example.inner_layer for example in examples] == [2, 2]
+    assert [example.utt_id for example in overthinking_examples([table_of(ROWS)], n=1)] == ["utt2"]
+
+
+def test_the_next_set_fills_up_what_the_first_lacks():
+    examples = overthinking_examples([table_of(ROWS), table_of(ROWS)], n=3)
+    assert [example.utt_id for example in examples] == ["utt2", "utt1", "utt2"]
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "expected"),
+    [
+        ("go left now", "go left now", "go left now"),
+        ("go left now", "go lift now", "go **lift** now"),
+        ("go left now", "go now", "go ~~left~~ now"),
+        ("go now", "go left now", "go **left** now"),
+        ("go now", "", "~~go~~ ~~now~~"),
+        ("", "", NOTHING),
+        ("a", "a*", "**a\\***"),
+    ],
+)
+def test_wrong_words_are_bold_and_missing_ones_struck_out(reference, hypothesis, expected):
+    assert marked(reference, hypothesis) == expected
+
+
+def test_there_are_as_many_marks_as_counted_errors():
+    reference, hypothesis = "one two three four five", "two too three for five six six"
+    text = marked(reference, hypothesis)
+    assert text.count("**") // 2 + text.count("~~") // 2 == sum(count_edits(reference, hypothesis))
+
+
+def test_without_a_reference_marks_show_what_the_last_exit_changed():
+    text = examples_text(overthinking_examples([table_of(ROWS, references=False)]))
+    assert "said:" not in text
+    assert "layer 2, no errors: go left now" in text
+    assert "layer 6, 1 error: go **lift** now" in text
