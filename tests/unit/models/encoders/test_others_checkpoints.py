@@ -1,4 +1,4 @@
-"""Checkpoints as others save them: docs/transcribe.md has the table, each row is a test here, right or one sentence."""
+"""Checkpoints as others save them: each kind is read right or refused in one sentence."""
 
 import json
 import os
