@@ -62,7 +62,7 @@ def words(log_probs):
     return "".join(LETTERS[t] for t in tokens)
 
 
-@pytest.mark.parametrize("kind", ["hubert", "wav2vec2"])
+@pytest.mark.parametrize("kind", ["wav2vec2", pytest.param("hubert", marks=pytest.mark.slow)])
 def test_the_last_exit_is_stock_and_what_is_certified_leaves_early(tmp_path, capsys, kind):
     source, recordings = checkpoint(tmp_path / kind, kind), noises(tmp_path / "recordings", 72)
     (recordings / "empty.wav").write_bytes(b"")

@@ -153,7 +153,12 @@ def test_without_arguments_it_says_how_to_use_it(capfd):
     assert capfd.readouterr().out.count("python train.py hparams/an4.yaml") == 2
 
 
-@pytest.mark.parametrize("case", ["a wrong policy", "an exit beyond the last layer", "a folder that is not the corpus"])
+SLOW_CASES = [
+    pytest.param(one, marks=pytest.mark.slow) for one in ("a wrong policy", "a folder that is not the corpus")
+]
+
+
+@pytest.mark.parametrize("case", ["an exit beyond the last layer", *SLOW_CASES])
 def test_the_real_command_says_it_soon_and_says_nothing_else(case, tone_corpus, tmp_path, root):
     changes, says = CHANGES[case]
     before = time.monotonic()

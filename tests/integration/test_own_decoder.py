@@ -34,6 +34,9 @@ def arguments(root, shared_data, **changes):
     ]
 
 
+ONCE = pytest.mark.parametrize("run", ["moonshine", pytest.param("whisper", marks=pytest.mark.slow)], indirect=True)
+
+
 @pytest.fixture(scope="module", params=["moonshine", "whisper"])
 def run(request, root, shared_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
@@ -91,6 +94,7 @@ def test_two_at_once_say_what_one_says(run, table):
     assert [one.text for one in asr.transcribe(paths)] == [asr.transcribe(path).text for path in paths]
 
 
+@ONCE
 def test_a_finished_run_gets_it_without_training(root, shared_data, run, tmp_path):
     source, manifest = run.parent / "checkpoint", "librispeech_test-other"
     without = arguments(root, shared_data, source=source, output_folder=tmp_path / "without", decoder="null")
@@ -103,6 +107,7 @@ def test_a_finished_run_gets_it_without_training(root, shared_data, run, tmp_pat
     assert both.hypotheses[:, -1].tolist() == decoded.hypotheses[:, -1].tolist()
 
 
+@ONCE
 def test_an_encoder_that_has_learnt_does_not_get_it(root, shared_data, run, tmp_path, capsys):
     source, learnt = run.parent / "checkpoint", tmp_path / "learnt"
     changes = {"freeze_encoder": False, "decoder": "null", "encoder_lr": 0.01, "heads_lr": 0.01}

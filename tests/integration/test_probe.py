@@ -364,7 +364,7 @@ def speechbrain_run(folder, *, enc):
     return folder / "run", made, labels
 
 
-@pytest.mark.parametrize("enc", ENC)
+@pytest.mark.parametrize("enc", ["VanillaNN", pytest.param("Sequential", marks=pytest.mark.slow)])
 def test_the_lens_of_a_speechbrain_run_ends_in_its_own_greedy_transcripts(corpora, tmp_path, enc):
     run, made, labels = speechbrain_run(tmp_path, enc=enc)
     seeds = int(enc == "Sequential")

@@ -112,6 +112,7 @@ def test_the_text_stage_makes_the_committed_table_again_bit_by_bit(tmp_path):
     assert made.read_bytes() == (CORPUS / make.TABLE).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("bible") is None, reason="needs Debian's package bible-kjv")
 def test_further_training_sentences_are_new_and_share_no_five_words_with_held_out_ones(sentences):
     verses = make.read_verses()
