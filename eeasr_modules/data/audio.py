@@ -18,8 +18,7 @@ import numpy as np
 import torch
 
 from eeasr_modules import compat
-from eeasr_modules.data.audio_files import open_sound
-from eeasr_modules.data.waveform import check_length, check_rate, rounded, split_segment
+from eeasr_modules.data.audio_files import check_length, check_rate, open_sound, rounded, split_segment
 
 CANCELLED = 0.01  # share of the channels' mean energy that is left in their mean: 20 dB below them
 SAID = "out of phase: the channels cancel in their mean, channel {} was taken alone"
@@ -250,7 +249,7 @@ def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> torch.Tensor
     Arguments
     ---------
     path : str or Path
-        The file, perhaps with a stretch as `data.waveform` writes it.
+        The file, perhaps with a stretch as `data.audio_files` writes it.
     sample_rate : int
         Hz of what comes out.
 

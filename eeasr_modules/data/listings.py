@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eeasr_modules.common.files import lines_of, read_text
-from eeasr_modules.data.waveform import split_segment
+from eeasr_modules.data.audio_files import split_segment
 
 logger = logging.getLogger(__name__)
 

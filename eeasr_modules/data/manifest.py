@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eeasr_modules.common.files import file_digest, write_aside
-from eeasr_modules.data.audio_files import SILENT_S, look_at_audio
+from eeasr_modules.data.audio_files import SILENT_S, look_at_audio, split_segment, with_segment
 from eeasr_modules.data.listings import DATA_ROOT
-from eeasr_modules.data.waveform import split_segment, with_segment
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eeasr_modules.common.files import read_lines
+from eeasr_modules.data.audio_files import with_segment
 from eeasr_modules.data.listings import DATA_ROOT, SUFFIXES, Row, checked_stretch, read_listing
 from eeasr_modules.data.saved_sets import TABLES, is_hub, written_through
-from eeasr_modules.data.waveform import with_segment
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,23 @@
-"""From manifests to padded batches: SpeechBrain datasets, with decoded audio kept in memory up to a bound."""
+"""From manifests to padded batches: SpeechBrain datasets, and shifts of test sets.
 
+Decoded audio is kept in memory up to a bound. A shift is the same utterances, heard under other conditions, applied
+when a test set is read. What it draws depends on the utterance's id and the seed alone, never on the order or the
+batch, so two runs hear the same noise and two noise levels add the same noise, only louder. Applied to the corpus a
+model was trained on, a shift makes a "shifted" set (see `training.corpora.set_label`).
+"""
+
+from __future__ import annotations
+
+import hashlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from eeasr_modules.compat import ensure_torchaudio
-from eeasr_modules.data.audio import read_audio
+from eeasr_modules.data.audio import read_audio, resample
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
 
 ensure_torchaudio()
@@ -140,3 +150,121 @@ def dynamic_batches(dataset, *, batch_seconds: float, batch_utterances: int, shu
 def n_samples_of(relative: torch.Tensor, padded_samples: int) -> torch.Tensor:
     """Absolute lengths from SpeechBrain's relative ones; exact up to 8 million samples."""
     return (relative.double() * padded_samples).round().long()
+
+
+RT60_S = 0.5  # seconds until the reverberation has fallen by 60 dB
+DIRECT_TO_REVERBERANT_DB = 0.0
+SPEED = 1.2
+TELEPHONE_RATE = 8000
+TELEPHONE_BAND_HZ = (300, 3400)
+
+Shift = Callable[[torch.Tensor, int, torch.Generator], torch.Tensor]
+
+
+def apply_shift(name: str, wav: torch.Tensor, *, utt_id: str, seed: int, sample_rate: int) -> torch.Tensor:
+    """One utterance under the shift `name`.
+
+    Arguments
+    ---------
+    name : str
+        A key of `SHIFTS`; ValueError otherwise.
+    wav : torch.Tensor of shape (n_samples,)
+        float32, mono.
+    utt_id : str
+        With `seed`, decides what is drawn.
+    seed : int
+        Of the run.
+    sample_rate : int
+        In Hz.
+
+    Returns
+    -------
+    torch.Tensor of shape (n_samples,)
+        float32; fewer samples under `fast` (see `shifted_duration_s`).
+
+    Example
+    -------
+    >>> wav = torch.sin(torch.arange(16000) / 10)
+    >>> apply_shift("fast", wav, utt_id="a", seed=1, sample_rate=16000).shape
+    torch.Size([13334])
+    """
+    _check_name(name)
+    if wav.dim() != 1:
+        raise ValueError(f"a shift takes one mono utterance of shape (n_samples,), got {tuple(wav.shape)}")
+    digest = hashlib.blake2b(f"{seed}\t{utt_id}".encode(), digest_size=7).digest()
+    rng = torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+    return SHIFTS[name](wav.float(), sample_rate, rng)
+
+
+def shifted_duration_s(name: str, duration_s: float) -> float:
+    """Duration of an utterance of `duration_s` seconds once the shift was applied."""
+    _check_name(name)
+    return duration_s / SPEED if name == "fast" else duration_s
+
+
+def add_speech_shaped_noise(
+    wav: torch.Tensor, sample_rate: int, rng: torch.Generator, *, snr_db: float
+) -> torch.Tensor:
+    """Stationary noise with the long-term spectrum of speech, at `snr_db` over the whole utterance."""
+    from torchaudio.functional import add_noise
+
+    spectrum = torch.fft.rfft(torch.randn(len(wav), generator=rng))
+    hz = torch.fft.rfftfreq(len(wav), 1 / sample_rate)
+    # Flat from 100 to 500 Hz, then falling by 9 dB an octave: close to Byrne et al. 1994, "An international
+    # comparison of long-term average speech spectra".
+    high_pass = hz**2 / (hz**2 + 100.0**2)
+    noise = torch.fft.irfft(spectrum * high_pass * (1 + (hz / 500) ** 2) ** -0.75, n=len(wav))
+    if not wav.any() or not noise.any():  # silence, or a single sample: no level to set the noise by
+        return wav
+    return add_noise(wav, noise, torch.tensor(float(snr_db)))
+
+
+def add_reverberation(wav: torch.Tensor, sample_rate: int, rng: torch.Generator) -> torch.Tensor:
+    """A synthetic room: the direct sound, then exponentially decaying noise; length and energy kept.
+
+    Polack's model of a diffuse room, no early reflections; reverberation time `RT60_S`.
+    """
+    from torchaudio.functional import fftconvolve
+
+    time_s = torch.arange(int(RT60_S * sample_rate)) / sample_rate
+    tail = torch.randn(len(time_s), generator=rng) * 10 ** (-3 * time_s / RT60_S)
+    tail[0] = 0.0
+    tail = tail / tail.norm() * 10 ** (-DIRECT_TO_REVERBERANT_DB / 20)
+    tail[0] = 1.0
+    reverberant = fftconvolve(wav, tail)[: len(wav)]
+    return reverberant * (wav.norm() / reverberant.norm().clamp_min(1e-12))
+
+
+def through_telephone(wav: torch.Tensor, sample_rate: int, rng: torch.Generator) -> torch.Tensor:
+    """A telephone line (300 to 3400 Hz, 8 kHz, 8-bit mu-law); back at `sample_rate`, length kept."""
+    from scipy.signal import butter, sosfiltfilt
+    from torchaudio.functional import mu_law_decoding, mu_law_encoding
+
+    narrow = resample(wav, sample_rate, TELEPHONE_RATE)
+    band = butter(4, TELEPHONE_BAND_HZ, btype="bandpass", fs=TELEPHONE_RATE, output="sos")
+    pad = min(len(narrow) - 1, 3 * (2 * len(band) + 1))  # scipy's own choice, less for very short utterances
+    narrow = torch.from_numpy(sosfiltfilt(band, narrow.double().numpy(), padlen=max(0, pad)).copy()).float()
+    coded = mu_law_decoding(mu_law_encoding(narrow.clamp(-1, 1), 256), 256)
+    wide = resample(coded, TELEPHONE_RATE, sample_rate)
+    return torch.nn.functional.pad(wide, (0, max(0, len(wav) - len(wide))))[: len(wav)]
+
+
+def speed_up(wav: torch.Tensor, sample_rate: int, rng: torch.Generator) -> torch.Tensor:
+    """Played `SPEED` times as fast, pitch and all; shorter by that factor."""
+    from torchaudio.functional import speed
+
+    return speed(wav, sample_rate, SPEED)[0]
+
+
+SHIFTS: dict[str, Shift] = {
+    "noise_10db": partial(add_speech_shaped_noise, snr_db=10),
+    "noise_0db": partial(add_speech_shaped_noise, snr_db=0),
+    "reverb": add_reverberation,
+    "telephone": through_telephone,
+    "fast": speed_up,
+}
+
+
+def _check_name(name: str) -> None:
+    if name not in SHIFTS:
+        raise ValueError(f"a shift is one of {', '.join(SHIFTS)}, got {name!r}")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from eeasr_modules.data.waveform import fault
+from eeasr_modules.data.audio_files import fault
 from eeasr_modules.demo.recording import ExitTranscripts, Stop, listen, stops, word_error_rates
 from eeasr_modules.exits.measure.edits import align_words
 from eeasr_modules.runtime.recogniser import EarlyExitASR

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from eeasr_modules.common.files import write_aside
-from eeasr_modules.models.attention_decoder import AttentionDecoder
+from eeasr_modules.models.decoding.attention import AttentionDecoder
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.folder import of_the_model, read_weights, weight_files, write_weights
 from eeasr_modules.models.heads import SelfConditioning, build_heads

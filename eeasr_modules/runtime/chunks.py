@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from eeasr_modules.data.waveform import fault
+from eeasr_modules.data.audio_files import fault
 from eeasr_modules.exits.words.confidence import ConfidenceMap
 from eeasr_modules.runtime.batch import OnExit, Recognised
 from eeasr_modules.runtime.transcript import Transcript, Word, with_probabilities

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from eeasr_modules.data.waveform import fault
+from eeasr_modules.data.audio_files import fault
 from eeasr_modules.exits.words.confidence import MAP_FILE, ConfidenceMap, fit_confidence_map
 from eeasr_modules.models.device import computed_in
 from eeasr_modules.runtime.engine import Engine

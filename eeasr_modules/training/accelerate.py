@@ -23,9 +23,9 @@ from tqdm import tqdm
 from eeasr_modules.common.batches import length_batches
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.audio import AudioReader
+from eeasr_modules.data.audio_files import fault, split_segment, with_segment
 from eeasr_modules.data.manifest import Utterance, manifest_digest, write_manifest
 from eeasr_modules.data.pipeline import AudioCache
-from eeasr_modules.data.waveform import fault, split_segment, with_segment
 from eeasr_modules.exits.policies.files import write_policies
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.policies.rules import Static

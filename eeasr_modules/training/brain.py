@@ -12,7 +12,7 @@ from speechbrain.utils.train_logger import FileTrainLogger
 from eeasr_modules.data.pipeline import n_samples_of
 from eeasr_modules.data.text import split_language
 from eeasr_modules.exits.measure.edits import count_edits
-from eeasr_modules.models.attention_decoder import misspelled
+from eeasr_modules.models.decoding.attention import misspelled
 from eeasr_modules.models.decoding.ctc import greedy_decode
 from eeasr_modules.models.losses import confidence_weights, utterance_ctc_losses
 from eeasr_modules.training.config.checks import alphas_of, regime_of

@@ -16,9 +16,9 @@ from pathlib import Path
 from types import ModuleType
 
 from eeasr_modules.common.files import write_aside
+from eeasr_modules.data.audio_files import split_segment, with_segment
 from eeasr_modules.data.manifest import audio_path, manifest_digest, read_description, read_manifest
 from eeasr_modules.data.saved_sets import is_hub
-from eeasr_modules.data.waveform import split_segment, with_segment
 from eeasr_modules.training.config.checks import OtherSet
 from eeasr_modules.training.config.config import Config, corpora_of, corpus_folders
 
@@ -369,7 +369,7 @@ def set_label(
     test : SetDescription
         The set to label.
     shift : str, optional
-        Name of the shift (see `shifts.SHIFTS`) that is applied when the set is read.
+        Name of the shift (see `data.pipeline.SHIFTS`) that is applied when the set is read.
     train_augmentation : collection of str
         Names of the shifts that training saw as augmentation.
 

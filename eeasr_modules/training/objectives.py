@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from eeasr_modules.data.text import load_vocabulary
-from eeasr_modules.models.attention_decoder import AttentionDecoder, spelling_losses
+from eeasr_modules.models.decoding.attention import AttentionDecoder, spelling_losses
 from eeasr_modules.models.losses import best_exit, greedy_targets, posterior_divergences, utterance_ctc_losses
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.config.config import Config

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from eeasr_modules.common.batches import length_batches
 from eeasr_modules.common.files import write_aside
-from eeasr_modules.data.waveform import split_segment
+from eeasr_modules.data.audio_files import split_segment
 from eeasr_modules.models.multi_exit import MultiExit
 
 logger = logging.getLogger(__name__)

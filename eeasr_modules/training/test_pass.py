@@ -21,8 +21,7 @@ from tqdm import tqdm
 from eeasr_modules.common.batches import length_batches
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.manifest import audio_digest, audio_state, manifest_digest, read_description, recordings
-from eeasr_modules.data.pipeline import manifest_items
-from eeasr_modules.data.shifts import apply_shift
+from eeasr_modules.data.pipeline import apply_shift, manifest_items
 from eeasr_modules.data.text import split_language
 from eeasr_modules.exits.policies.protocol import MOST_LAGS
 from eeasr_modules.exits.tables.parquet import read_table, write_table

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "eeasr_modules"
 
 # What those who transcribe use of `data`: how training reads audio and spells text.
-_READ = ("audio", "audio_files", "listings", "own_data", "waveform", "text")
+_READ = ("audio", "audio_files", "listings", "own_data", "text")
 READING = tuple(f"data.{name}" for name in _READ)
 # What every room may import; it imports nothing of ours. (`old_names` where a package has the name of a module.)
 TEXT = ("common",)
@@ -44,7 +44,6 @@ ONLY_IN = {
     ("exits", "wordfreq"): (None, "function"),
     ("models", "speechbrain"): (
         {
-            "attention_decoder.py",
             "attention.py",
             "ctc.py",
             "conformer.py",

@@ -1,4 +1,14 @@
-"""Transcripts by an attention decoder: SpeechBrain's searchers, joint CTC scores, and how sure the decoder is."""
+"""One Transformer decoder for all exits, beside the CTC heads, and transcripts by it.
+
+Every exit keeps its CTC head. The decoder (SpeechBrain's `TransformerDecoder`) spells the transcript token by token and
+attends to the exit's layer states, which pass a norm of that exit's own and a projection to the decoder's width that
+all exits share. Joint training with CTC follows Watanabe et al. 2017, "Hybrid CTC/attention architecture for
+end-to-end speech recognition"; one decoder for several exits is ours.
+
+Tokens are those of the CTC vocabulary and two more: the beginning and the end of a transcript.
+
+Transcripts are found by SpeechBrain's searchers, with joint CTC scores, and with how sure the decoder is.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +16,257 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
-from eeasr_modules.models.attention_decoder import NEVER_SAID, AttentionDecoder
-from eeasr_modules.models.multi_exit import MultiExit
+NEVER_SAID = -1e4  # finite, so that entropies and sums of log-probs stay numbers
+LONGEST_TOKENS = 2500
+
+
+class TokenProjection(nn.Module):
+    """States of the decoder to log-odds of tokens; the blank and the beginning are never said.
+
+    Arguments
+    ---------
+    dim : int
+        Of the decoder.
+    n_tokens : int
+        With beginning and end.
+    never : tuple of int
+        Tokens that cannot be said.
+    """
+
+    def __init__(self, dim: int, *, n_tokens: int, never: tuple[int, ...]):
+        super().__init__()
+        self.w = nn.Linear(dim, n_tokens)  # the name by which SpeechBrain's searchers ask for its width
+        self.never = never
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """States (batch, tokens, dim) -> log-odds (batch, tokens, vocabulary), float32 under any precision."""
+        logits = self.w(states).float()
+        mask = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+        mask[list(self.never)] = True
+        return logits.masked_fill(mask, NEVER_SAID)
+
+
+class AttentionDecoder(nn.Module):
+    """A Transformer decoder that reads the states of any exit.
+
+    Arguments
+    ---------
+    encoder_dim : int
+        Width of the layer states.
+    n_exits : int
+        Each gets a norm of its own.
+    n_tokens : int
+        CTC vocabulary with blank.
+    blank_index : int
+        Index of blank, which the decoder never says.
+    n_layers, dim, n_heads, ffn_dim : int
+        Of the decoder.
+    dropout : float
+        Inside it.
+
+    Raises
+    ------
+    ValueError
+        When `dim` is odd or no multiple of `n_heads`.
+
+    Example
+    -------
+    >>> decoder = AttentionDecoder(8, n_exits=2, n_tokens=5, blank_index=0, n_layers=1, dim=4, n_heads=2, ffn_dim=8)
+    >>> memory = decoder.memory(torch.randn(3, 7, 8), exit_index=1)
+    >>> decoder.log_probs(torch.tensor([[5, 2]] * 3), memory, torch.tensor([7, 4, 6])).shape
+    torch.Size([3, 2, 7])
+    """
+
+    def __init__(
+        self,
+        encoder_dim: int,
+        *,
+        n_exits: int,
+        n_tokens: int,
+        blank_index: int,
+        n_layers: int,
+        dim: int,
+        n_heads: int,
+        ffn_dim: int,
+        dropout: float = 0.0,
+    ):
+        from speechbrain.lobes.models.transformer.Transformer import (
+            NormalizedEmbedding,
+            PositionalEncoding,
+            TransformerDecoder,
+        )
+
+        super().__init__()
+        if dim % n_heads or dim % 2:
+            raise ValueError(f"decoder_dim must be even and a multiple of decoder_heads, got {dim} and {n_heads}")
+        self.begin_index, self.end_index = n_tokens, n_tokens + 1
+        self.dim, self.ffn_dim, self.n_layers = dim, ffn_dim, n_layers
+        self.norms = nn.ModuleList(nn.LayerNorm(encoder_dim) for _ in range(n_exits))
+        self.to_memory = nn.Linear(encoder_dim, dim)
+        self.embedding = NormalizedEmbedding(dim, n_tokens + 2)
+        self.positions = PositionalEncoding(dim, max_len=LONGEST_TOKENS)
+        # computed, so no part of a model folder
+        self.positions.register_buffer("pe", self.positions.pe, persistent=False)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = TransformerDecoder(
+            num_layers=n_layers,
+            nhead=n_heads,
+            d_ffn=ffn_dim,
+            d_model=dim,
+            dropout=dropout,
+            activation=nn.GELU,
+            normalize_before=True,
+        )
+        self.to_tokens = TokenProjection(dim, n_tokens=n_tokens + 2, never=(blank_index, self.begin_index))
+        for parameter in [*self.embedding.parameters(), *self.layers.parameters()]:
+            if parameter.dim() > 1:  # as SpeechBrain's own Transformers start
+                nn.init.xavier_normal_(parameter)
+
+    def memory(self, hidden: torch.Tensor, *, exit_index: int) -> torch.Tensor:
+        """What the decoder attends to, (batch, frames, decoder's dim).
+
+        Arguments
+        ---------
+        hidden : torch.Tensor of shape (batch, frames, encoder's dim)
+            Layer states that the exit's head sees.
+        exit_index : int
+            From 0.
+        """
+        return self.to_memory(self.norms[exit_index](hidden))
+
+    def decode(
+        self, prefixes: torch.Tensor, memory: torch.Tensor, n_frames: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """States behind each token of a prefix, before `to_tokens`; the call that SpeechBrain's searchers make.
+
+        Arguments
+        ---------
+        prefixes : torch.Tensor of shape (batch, tokens)
+            From the beginning on. A position sees itself and those before it only, so padding at the end changes
+            nothing before it.
+        memory : torch.Tensor of shape (batch, frames, dim)
+            As `memory` gives it.
+        n_frames : torch.Tensor of shape (batch,) or None
+            Valid frames; None for all.
+
+        Returns
+        -------
+        states : torch.Tensor of shape (batch, tokens, dim)
+        attention : torch.Tensor of shape (batch, tokens, frames)
+            Of the last layer to the frames, the mean over its heads.
+
+        Raises
+        ------
+        ValueError
+            When a prefix is longer than the decoder can count.
+        """
+        length = prefixes.shape[1]
+        if length > LONGEST_TOKENS:
+            raise ValueError(f"the attention decoder spells at most {LONGEST_TOKENS} tokens, got {length}")
+        future = torch.ones(length, length, dtype=torch.bool, device=prefixes.device).triu(1)
+        padding = None
+        if n_frames is not None:
+            valid = n_frames.clamp(min=1).unsqueeze(1)
+            padding = torch.arange(memory.shape[1], device=memory.device) >= valid
+        embedded = self.embedding(prefixes)
+        embedded = self.dropout(embedded + self.positions(embedded))
+        states, _, attention = self.layers(embedded, memory, tgt_mask=future, memory_key_padding_mask=padding)
+        return states, attention[-1]
+
+    def log_probs(self, prefixes: torch.Tensor, memory: torch.Tensor, n_frames: torch.Tensor | None) -> torch.Tensor:
+        """Log-probs of the token after each position, (batch, tokens, vocabulary); arguments as of `decode`."""
+        return torch.log_softmax(self.to_tokens(self.decode(prefixes, memory, n_frames)[0]), dim=-1)
+
+    def prefixes(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The beginning, then `tokens` (batch, tokens): what the decoder is given to say them and then the end."""
+        return torch.nn.functional.pad(tokens, (1, 0), value=self.begin_index)
+
+    def step_macs(self, n_rows: int, n_prefix: int, n_frames: int) -> float:
+        """Multiply-accumulates of one call of `decode`, and of reading the tokens after its last position.
+
+        Arguments
+        ---------
+        n_rows : int
+            Prefixes.
+        n_prefix : int
+            Tokens in each.
+        n_frames : int
+            Of the memory, projected anew in every call.
+        """
+        own = 4 * n_prefix * self.dim**2 + 2 * n_prefix**2 * self.dim
+        across = 2 * (n_prefix + n_frames) * self.dim**2 + 2 * n_prefix * n_frames * self.dim
+        feed_forward = 2 * n_prefix * self.dim * self.ffn_dim
+        tokens = n_prefix * self.dim * self.to_tokens.w.out_features
+        return float(n_rows * (self.n_layers * (own + across + feed_forward) + tokens))
+
+    def memory_macs(self, n_frames: int) -> float:
+        """Multiply-accumulates of `memory` for one utterance."""
+        return float(n_frames * self.to_memory.in_features * self.to_memory.out_features)
+
+
+def misspelled(
+    log_probs: torch.Tensor, targets: torch.Tensor, n_targets: torch.Tensor, *, decoder: AttentionDecoder
+) -> torch.Tensor:
+    """Tokens of each utterance, the end among them, that the decoder would not say next after the right ones.
+
+    Arguments
+    ---------
+    log_probs, targets, n_targets, decoder : torch.Tensor, torch.Tensor, torch.Tensor, AttentionDecoder
+        As of `spelling_losses`.
+
+    Returns
+    -------
+    torch.Tensor of shape (batch,)
+        Of n_targets + 1.
+    """
+    wanted, counts = _wanted(targets, n_targets, decoder.end_index)
+    return ((log_probs.argmax(dim=-1) != wanted) & counts).sum(dim=1)
+
+
+def _wanted(targets: torch.Tensor, n_targets: torch.Tensor, end_index: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Targets with the end after them (batch, tokens + 1), and True where they are no padding."""
+    position = torch.arange(targets.shape[1] + 1, device=targets.device)
+    n_targets = n_targets.unsqueeze(1)
+    wanted = torch.nn.functional.pad(targets, (0, 1)).masked_fill(position >= n_targets, end_index)
+    return wanted, position <= n_targets
+
+
+def spelling_losses(
+    log_probs: torch.Tensor,
+    targets: torch.Tensor,
+    n_targets: torch.Tensor,
+    *,
+    decoder: AttentionDecoder,
+    label_smoothing: float = 0.0,
+) -> torch.Tensor:
+    """Cross-entropy of the decoder on each utterance's tokens and the end after them, nats.
+
+    Arguments
+    ---------
+    log_probs : torch.Tensor of shape (batch, tokens + 1, vocabulary)
+        Of `AttentionDecoder.log_probs` for `prefixes(targets)`.
+    targets : torch.Tensor of shape (batch, tokens)
+        Token indices, padded.
+    n_targets : torch.Tensor of shape (batch,)
+        Valid tokens; what lies beyond is not read.
+    decoder : AttentionDecoder
+        That gave them.
+    label_smoothing : float
+        Share of the target that is spread evenly over all tokens that can be said (Szegedy et al. 2016).
+
+    Returns
+    -------
+    torch.Tensor of shape (batch,)
+    """
+    wanted, counts = _wanted(targets, n_targets, decoder.end_index)
+    losses = -log_probs.gather(2, wanted.unsqueeze(2)).squeeze(2)
+    if label_smoothing:
+        said = torch.ones(log_probs.shape[-1], dtype=torch.bool, device=log_probs.device)
+        said[list(decoder.to_tokens.never)] = False
+        losses = (1 - label_smoothing) * losses - label_smoothing * log_probs[..., said].mean(dim=-1)
+    return losses.masked_fill(~counts, 0.0).sum(dim=1)
 
 
 @dataclass(frozen=True)
@@ -78,7 +336,7 @@ class AttentionSearch:
         When the model has no attention decoder.
     """
 
-    def __init__(self, model: MultiExit, *, options: AttentionOptions):
+    def __init__(self, model: nn.Module, *, options: AttentionOptions):
         if model.decoder is None:
             raise ValueError(
                 "decoding by attention needs a model that was trained with attention_decoder: true; this one has CTC "

@@ -15,10 +15,9 @@ import torch
 
 from eeasr_modules.common.files import read_lines, read_text
 from eeasr_modules.data.audio import AudioReader
-from eeasr_modules.data.audio_files import APPLE_DOUBLE, AV_SUFFIXES
+from eeasr_modules.data.audio_files import APPLE_DOUBLE, AV_SUFFIXES, fault, split_segment, with_segment
 from eeasr_modules.data.listings import DATA_ROOT, read_listing
 from eeasr_modules.data.listings import SUFFIXES as LISTINGS
-from eeasr_modules.data.waveform import fault, split_segment, with_segment
 from eeasr_modules.runtime.chunks import LONGEST_S
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".sph", ".aiff", ".aif", ".caf", ".w64", ".au", *AV_SUFFIXES)

@@ -12,8 +12,8 @@ from pathlib import Path
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.common.normalise import normalise_whisper, spelling_file
 from eeasr_modules.data.audio import read_audio
+from eeasr_modules.data.audio_files import with_segment
 from eeasr_modules.data.own_data import Entry, find_split, read_split
-from eeasr_modules.data.waveform import with_segment
 from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.models.device import wait_for
 from eeasr_modules.runtime.recogniser import EarlyExitASR

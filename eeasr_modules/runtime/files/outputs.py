@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from eeasr_modules.common.files import as_it_was, neutral, write_aside
-from eeasr_modules.data.waveform import split_segment
+from eeasr_modules.data.audio_files import split_segment
 from eeasr_modules.runtime.transcript import Transcript, Word
 
 FORMATS = ("jsonl", "csv", "txt", "srt")

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from eeasr_modules.common.files import write_aside
-from eeasr_modules.data.audio_files import file_name
-from eeasr_modules.data.waveform import split_segment
+from eeasr_modules.data.audio_files import file_name, split_segment
 from eeasr_modules.runtime.files.outputs import NAMES, csv_values, in_line
 
 WAIT = timedelta(days=30)  # for the slowest process: a corpus may take that long

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from eeasr_modules.data.audio_files import rounded
 from eeasr_modules.data.text import load_vocabulary
-from eeasr_modules.data.waveform import rounded
 from eeasr_modules.exits.policies.combine import check_against
 from eeasr_modules.exits.policies.files import read_policies
 from eeasr_modules.exits.policies.protocol import Policy, reach_of

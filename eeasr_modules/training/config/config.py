@@ -149,7 +149,7 @@ def check(values: dict, *, recipes: Path) -> Config:
 
 def _check_together(config: Config) -> None:
     """Checks that need more than one key, but not the encoder's depth; policy texts are parsed here."""
-    from eeasr_modules.data.shifts import SHIFTS
+    from eeasr_modules.data.pipeline import SHIFTS
     from eeasr_modules.data.text import NORMALISERS
     from eeasr_modules.exits import parse_policies, parse_policy
     from eeasr_modules.exits.policies.protocol import reach_of

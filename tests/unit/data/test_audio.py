@@ -8,8 +8,7 @@ import torch
 from eeasr_modules.data import audio as resampling
 from eeasr_modules.data import audio_files
 from eeasr_modules.data.audio import AudioReader, as_waveform, read_audio, read_speech, resample
-from eeasr_modules.data.audio_files import audio_duration_s, find_audio
-from eeasr_modules.data.waveform import rounded, with_segment
+from eeasr_modules.data.audio_files import audio_duration_s, find_audio, rounded, with_segment
 
 RATE = 16000
 

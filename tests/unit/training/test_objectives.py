@@ -11,8 +11,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from eeasr_modules.data.pipeline import build_dataset, manifest_items
 from eeasr_modules.exits.measure.edits import count_edits
-from eeasr_modules.models.attention_decoder import spelling_losses
-from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
+from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch, spelling_losses
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.brain import ExitBrain
 from eeasr_modules.training.fit import build_model, check_run_folder, fit

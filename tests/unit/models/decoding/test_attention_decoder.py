@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from eeasr_modules.models.attention_decoder import AttentionDecoder, misspelled, spelling_losses
+from eeasr_modules.models.decoding.attention import AttentionDecoder, misspelled, spelling_losses
 from eeasr_modules.models.multi_exit import MultiExit
 
 SHAPE = {"n_layers": 2, "dim": 16, "n_heads": 2, "ffn_dim": 32, "dropout": 0.1}

@@ -6,8 +6,8 @@ import soundfile
 import torch
 
 from eeasr_modules.data.audio import read_audio
+from eeasr_modules.data.audio_files import split_segment, with_segment
 from eeasr_modules.data.manifest import Utterance, read_manifest, write_manifest
-from eeasr_modules.data.waveform import split_segment, with_segment
 
 
 @pytest.fixture
