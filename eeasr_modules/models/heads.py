@@ -1,7 +1,8 @@
 """Heads: what turns a layer's states into token log-probabilities, and self-conditioning on them.
 
 Every head normalises (`paper` does not), may transform (`mlp`, `attention`, `paper`), drops out and projects. The last
-exit sees states that the encoder has normalised (`Encoder.exit_view`) and has no norm of its own. Self-conditioned CTC
+exit sees states that the encoder has normalised (`Encoder.exit_view`) and has a norm of its own only on a frozen
+encoder (`last_norm`), whose norm cannot learn. Self-conditioned CTC
 (Nozaki & Komatsu 2021) adds an inner exit's posterior, projected back to the encoder's width, to the layer's output;
 the projection starts at zero, so that an encoder that was trained without it starts as it was.
 """
@@ -264,13 +265,14 @@ def build_heads(
     plain_last: bool = False,
     upsampling: int = 1,
     lens_body: dict | None = None,
+    last_norm: bool = False,
 ) -> nn.ModuleList:
     """A head per exit.
 
     An inner exit gets a LayerNorm that starts as a copy of the encoder's final one, where it has one: inner states are
     otherwise seen un-normalised. A `paper` head has no norm, as its authors' has none; a `lens` is linear and has only
     the encoder's own, as it reads layers that nothing was trained for. The last layer's states come normalised
-    (`Encoder.exit_view`).
+    (`Encoder.exit_view`); `last_norm` gives their head one more.
 
     Arguments
     ---------
@@ -294,6 +296,8 @@ def build_heads(
         See `CTCHead`.
     lens_body : dict or None
         Arguments of the one `SpeechBrainBody` that all exits of a `lens` share; None for none.
+    last_norm : bool
+        A LayerNorm in the last exit's head too, unless that is a `paper`, a `lens` or a checkpoint's own.
 
     Raises
     ------
@@ -322,15 +326,12 @@ def build_heads(
         elif own == "paper":
             body = PaperBody(encoder.dim, width=width, dropout=dropout)
         bare = own == "paper" or (own == "lens" and encoder.final_norm is None)
-        norm = nn.Identity() if bare else _norm(encoder, last=last)
+        bare |= last and (not last_norm or plain_last or own == "lens")
+        of_its_own = last or encoder.final_norm is None
+        norm = nn.LayerNorm(encoder.dim) if of_its_own else copy.deepcopy(encoder.final_norm)
+        norm = nn.Identity() if bare else norm
         heads.append(CTCHead(norm, projection, body=body, dropout=dropout, upsampling=upsampling))
     return nn.ModuleList(heads)
-
-
-def _norm(encoder, *, last: bool) -> nn.Module:
-    if last:
-        return nn.Identity()
-    return nn.LayerNorm(encoder.dim) if encoder.final_norm is None else copy.deepcopy(encoder.final_norm)
 
 
 class SelfConditioning(nn.Module):

@@ -82,11 +82,10 @@ class MultiExit(nn.Module):
         of the encoder's `...ForCTC` checkpoint, and inner linear heads start from it), `decoder` (None, or a dict of
         what `AttentionDecoder` needs: `n_layers`, `dim`, `n_heads`, `ffn_dim`, `dropout`), `upsample` (heads give as
         many frames as if the encoder did not downsample), `average_states` (layers of exits: the last of them projects
-        the mean of their heads' states, but not in training; absent for none), `lens_body` (see
-        `build_heads`; absent for none), `own_decoder` (arguments of
-        `encoders.own_decoder.OwnDecoder`, whose weights stay in the checkpoint; absent for none), `sample_rate`;
-        everything that `config.json` of a model folder holds. What an encoder reads from a checkpoint is filled in, so
-        that the folder is enough to load the model.
+        the mean of their heads' states, but not in training; absent for none), `lens_body` and `last_norm` (see
+        `build_heads`; absent for none), `own_decoder` (arguments of `encoders.own_decoder.OwnDecoder`, whose weights
+        stay in the checkpoint; absent for none), `sample_rate`; everything that `config.json` of a model folder holds.
+        What an encoder reads from a checkpoint is filled in, so that the folder is enough to load the model.
 
     Example
     -------
@@ -117,6 +116,7 @@ class MultiExit(nn.Module):
             plain_last=self.config["checkpoint_head"],
             upsampling=self.upsampling,
             lens_body=self.config.get("lens_body"),
+            last_norm=self.config.get("last_norm", False),
         )
         self.conditioning = None
         if self.config["self_condition"]:

@@ -120,7 +120,13 @@ def check_run_folder(config: Config, folder: Path) -> None:
                     "give it a folder of its own (--output_folder; -o of eeasr probe)"
                 )
         return
-    write_aside(note, json.dumps(shape, indent=2) + "\n")
+    write_aside(note, json.dumps({**shape, "last_norm": True}, indent=2) + "\n")
+
+
+def _is_older(folder: Path) -> bool:
+    """Whether the run began before the last head had a norm on a frozen encoder: it goes on without."""
+    note = folder / "run.json"
+    return note.is_file() and "last_norm" not in json.loads(note.read_text())
 
 
 def load_brain_class(dotted: str) -> type:
@@ -240,6 +246,7 @@ def build_model(
     blank_index: int,
     checkpoint_head: bool = False,
     lens_body: dict | None = None,
+    last_norm: bool = True,
 ) -> MultiExit:
     """A fresh model, or one that starts from `init_from`: encoder and the exits that both have.
 
@@ -253,6 +260,9 @@ def build_model(
         The last exit is the CTC head of the encoder's checkpoint. With `freeze_encoder` that head stays as it is.
     lens_body : dict or None
         See `build_heads`; heads then share one projection.
+    last_norm : bool
+        See `build_heads`; for a frozen encoder alone, whose projections then start small. Heads of `init_from` stay
+        as they are.
 
     Raises
     ------
@@ -274,6 +284,10 @@ def build_model(
         checkpoint = ENCODERS[encoder["encoder"]].checkpoint
         if checkpoint is not None and own is None:  # the folder knows it: no hub needed
             encoder |= {name: theirs[name] for name in checkpoint.kept}
+        cut = config.values.get("keep_layers") not in (None, start.encoder.n_layers)
+        last_norm = start.config.get("last_norm", False) and not cut
+    elif not config.freeze_encoder or checkpoint_head or config.values.get("head") in ("paper", "lens"):
+        last_norm = False
     torch.manual_seed(config.seed)
     model = MultiExit(
         {
@@ -291,11 +305,17 @@ def build_model(
             "checkpoint_head": checkpoint_head,
             "decoder": decoder_settings(config),
             **({"own_decoder": own} if own is not None else {}),
+            **({"last_norm": True} if last_norm else {}),
             "upsample": config.values.get("upsample", False),
             "sample_rate": config.sample_rate,
             "corpora": list(dict.fromkeys([*before, *config.trained_corpora])),
         }
     )
+    if last_norm and start is None:
+        with torch.no_grad():  # states have a large mean: a blank that starts low everywhere may never rise
+            for projection in {head.projection for head in model.heads}:
+                projection.weight.mul_(0.1)
+                projection.bias.mul_(0.1)
     if start is not None:
         take = take_over if own is None else take_heads
         take(start, model, folder=config.init_from)
@@ -337,6 +357,7 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
         n_tokens=len(vocabulary),
         blank_index=vocabulary.blank_index,
         checkpoint_head=has_checkpoint_vocabulary(config, vocabulary),
+        last_norm=not _is_older(folder),
     )
     counter = EpochCounter(limit=config.n_epochs)
     checkpointer = WholeCheckpointer(folder / "save", recoverables={"model": model, "counter": counter})

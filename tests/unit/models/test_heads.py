@@ -44,6 +44,21 @@ def test_inner_norms_start_as_copies_of_the_final_norm_and_the_last_head_has_non
         assert head.norm.eps == final.eps
 
 
+def test_the_last_head_has_a_norm_of_its_own_only_where_the_config_says_so(make_model, batch, tmp_path):
+    plain, normed = make_model(), make_model(last_norm=True)
+    assert "last_norm" not in plain.config  # folders from before the key say the same
+    plain.save(tmp_path / "plain")
+    normed.save(tmp_path / "normed")
+    for folder, kind in (("plain", nn.Identity), ("normed", nn.LayerNorm)):
+        model = type(plain).load(tmp_path / folder)
+        assert isinstance(model.heads[-1].norm, kind)
+        before = {"plain": plain, "normed": normed}[folder]
+        with torch.no_grad():
+            assert all(torch.equal(a, b) for a, b in zip(before(*batch)[0], model(*batch)[0], strict=True))
+    assert plain.heads.state_dict().keys() < normed.heads.state_dict().keys()
+    assert isinstance(make_model(head="paper", last_norm=True).heads[-1].norm, nn.Identity)
+
+
 def test_the_last_head_sees_normalised_states(model, batch):
     with torch.no_grad():
         last = list(model.exits(*batch))[-1].hidden

@@ -16,6 +16,7 @@ from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.brain import ExitBrain
 from eeasr_modules.training.config.keys import all_keys, keys_of
 from eeasr_modules.training.fit import FIXED, build_model, check_run_folder, fit, load_brain_class, make_vocabulary
+from recipes.Pretrain.masked_prediction import MaskedPredictor
 
 
 class OwnBrain(ExitBrain):
@@ -104,6 +105,42 @@ class TestStartingPoint:
         assert not torch.equal(more.heads[0].projection.weight, before.heads[0].projection.weight)
         for name, value in before.encoder.state_dict().items():
             assert torch.equal(more.encoder.state_dict()[name], value), name
+
+    @pytest.mark.parametrize("frozen", [True, False])
+    @pytest.mark.parametrize("has_norm", [True, False])
+    def test_the_last_head_stays_with_or_without_a_norm(self, make_config, start, has_norm, frozen, tmp_path):
+        before = MultiExit({**start[0].config, **({"last_norm": True} if has_norm else {})})
+        if has_norm:
+            torch.nn.init.normal_(before.heads[-1].norm.weight)
+        before.save(tmp_path)
+        config = make_config(init_from=str(tmp_path), freeze_encoder=frozen)
+        after = build_model(config, n_tokens=29, blank_index=0)
+        theirs, ours = (model.heads[-1].state_dict() for model in (before, after))
+        assert ours.keys() == theirs.keys() and len(ours) == (4 if has_norm else 2)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+    @pytest.mark.parametrize("is_older", [True, False])
+    def test_on_a_frozen_encoder_the_last_head_learns_a_norm_but_in_older_runs(
+        self, make_config, corpora, tmp_path, is_older
+    ):
+        settings = make_config().encoder_settings
+        MaskedPredictor(settings, targets="random", n_codebooks=1, codebook_size=8).save(tmp_path / "start", about={})
+        config = make_config(init_from=str(tmp_path / "start"), freeze_encoder=True, n_epochs=1)
+        model = build_model(config, n_tokens=29, blank_index=0, last_norm=not is_older)
+        bound = (0.1 if not is_older else 1.0) / model.encoder.dim**0.5
+        assert all(0.8 * bound < head.projection.weight.abs().max() <= bound for head in model.heads)
+        check_run_folder(config, tmp_path / "run")
+        if is_older:
+            note = tmp_path / "run" / "run.json"
+            shape = json.loads(note.read_text())
+            note.write_text(json.dumps({name: value for name, value in shape.items() if name != "last_norm"}))
+        fit(config, corpora, folder=tmp_path / "run", run_opts=RunOptions(device="cpu", noprogressbar=True))
+        model = MultiExit.load(tmp_path / "run" / "model")
+        names = model.heads[-1].state_dict().keys()
+        assert ("norm.weight" in names) == model.config.get("last_norm", False) == (not is_older)
+        if not is_older:
+            assert (model.heads[-1].norm.weight - 1).abs().min() > 0 and model.heads[-1].norm.bias.abs().min() > 0
+        check_run_folder(config, tmp_path / "run")
 
     def test_an_encoder_of_another_shape_is_refused(self, make_config, start):
         with pytest.raises(ValueError, match=r"init_from '.*' is a model with ffn_dim 32, but the YAML has ffn_dim 64"):
