@@ -11,6 +11,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 __all__ = ["ensure_torchaudio", "wait_passively"]
@@ -34,33 +37,47 @@ def wait_passively() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
-def ensure_torchaudio() -> ModuleType:
-    """Torchaudio, imported; with a stand-in for its compiled extension only where that cannot load.
+def ensure_torchaudio() -> None:
+    """Let torchaudio be imported from here on; with a stand-in for its compiled extension only where that cannot load.
 
-    It loads torch, so `wait_passively` comes first.
-
-    Call it before the first import of speechbrain or transformers. Calling it again costs nothing and changes
+    Nothing is imported yet. Call it before the first import of speechbrain or transformers; calling it again changes
     nothing. Under the stand-in the transforms, resampling, filters and Kaldi features work; what needs
     compiled code (`forced_align`, `rnnt_loss`, the CUDA decoder) raises RuntimeError when it is called.
 
-    Returns
-    -------
-    ModuleType
-        The module `torchaudio`.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        When torchaudio, or something it needs besides its compiled part, is not installed.
-
     Example
     -------
-    >>> ensure_torchaudio().__name__
-    'torchaudio'
-    >>> ensure_torchaudio() is ensure_torchaudio()
-    True
+    >>> ensure_torchaudio()
+    >>> import torchaudio
     """
     wait_passively()
+    if "torchaudio" not in sys.modules and not any(isinstance(one, _AtFirstImport) for one in sys.meta_path):
+        sys.meta_path.insert(0, _AtFirstImport())
+
+
+class _AtFirstImport(MetaPathFinder, Loader):
+    """Finds torchaudio where it is, and mends it while it is loaded, once."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "torchaudio":
+            return None
+        found = PathFinder.find_spec(name, path)
+        if found is None:
+            return None
+        spec = ModuleSpec(name, self, origin=found.origin, is_package=True)
+        spec.submodule_search_locations = found.submodule_search_locations
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        sys.meta_path.remove(self)
+        module = _mended_torchaudio()
+        self.spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.spec
+
+
+def _mended_torchaudio() -> ModuleType:
     try:
         return importlib.import_module("torchaudio")
     except (OSError, RuntimeError, ImportError) as error:

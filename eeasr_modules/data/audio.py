@@ -1,8 +1,8 @@
 """Audio of any kind as mono float32 at one rate, rounded to 16 bits: whole, in pieces, or from arrays.
 
 Training, the test pass and the runtime read by this module alone, so a model gets the same of a file in all three.
-Channels are averaged, or one is taken where they cancel. Rates whose ratio is simple go through torchaudio; of others,
-whose kernel would take gigabytes (44101 Hz: 16,000 phases), the same filter is kept as a sparse matrix.
+Channels are averaged, or one is taken where they cancel. Rates whose ratio is simple are resampled as torchaudio does;
+of others, whose kernel would take gigabytes (44101 Hz: 16,000 phases), the same filter is kept as a sparse matrix.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eeasr_modules import compat
 from eeasr_modules.data.audio_files import check_length, check_rate, open_sound, rounded, split_segment
 
 CANCELLED = 0.01  # share of the channels' mean energy that is left in their mean: 20 dB below them
@@ -79,7 +78,7 @@ def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
         return wav
     step, new = _period(from_rate, to_rate)
     if new <= _SIMPLE[0] and step <= _SIMPLE[1]:
-        return _kernel(int(from_rate), int(to_rate))(wav)
+        return _by_kernel(wav, step, new)
     return torch.from_numpy(_by_periods(wav.numpy(), step, new))
 
 
@@ -125,11 +124,25 @@ def _reach(step: int, new: int) -> int:
 
 
 @lru_cache(maxsize=16)
-def _kernel(from_rate: int, to_rate: int) -> torch.nn.Module:
-    compat.ensure_torchaudio()
-    from torchaudio.transforms import Resample
+def _kernel(step: int, new: int) -> torch.Tensor:
+    """Torchaudio's windowed sinc in float32, (new, 1, step + 2 x reach): importing it takes as long as a sentence."""
+    reach, cut_off = _reach(step, new), min(step, new) * _ROLLOFF
+    times = torch.arange(0, -new, -1)[:, None, None] / new
+    times = times + torch.arange(-reach, reach + step, dtype=torch.float64)[None, None] / step
+    times = (times * cut_off).clamp_(-_FILTER_WIDTH, _FILTER_WIDTH)
+    window = torch.cos(times * math.pi / _FILTER_WIDTH / 2) ** 2
+    times *= math.pi
+    kernel = torch.where(times == 0, torch.tensor(1.0).to(times), times.sin() / times)
+    kernel *= window * (cut_off / step)
+    return kernel.float()
 
-    return Resample(from_rate, to_rate, lowpass_filter_width=_FILTER_WIDTH, rolloff=_ROLLOFF)
+
+def _by_kernel(wav: torch.Tensor, step: int, new: int) -> torch.Tensor:
+    """A waveform resampled by the kernel, as torchaudio does."""
+    reach = _reach(step, new)
+    padded = torch.nn.functional.pad(wav[None, None], (reach, reach + step))
+    made = torch.nn.functional.conv1d(padded, _kernel(step, new), stride=step)
+    return made[0].T.reshape(-1)[: math.ceil(new * len(wav) / step)]
 
 
 @lru_cache(maxsize=2)  # up to 40 MB each

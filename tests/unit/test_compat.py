@@ -24,7 +24,7 @@ def _run(code, *, first_on_path=None):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=ROOT)
 
 
-ENSURE = "from eeasr_modules.compat import ensure_torchaudio\n"
+ENSURE = "from eeasr_modules.compat import ensure_torchaudio\nensure_torchaudio()\n"
 
 
 def test_importing_compat_imports_neither_torch_nor_torchaudio():
@@ -35,10 +35,12 @@ def test_importing_compat_imports_neither_torch_nor_torchaudio():
 def test_a_working_torchaudio_is_left_alone(tmp_path):
     _package(tmp_path, extension="MARK = 'compiled'")
     done = _run(
-        ENSURE + "print(ensure_torchaudio()._extension.MARK, ensure_torchaudio() is ensure_torchaudio())",
+        ENSURE + "import torchaudio, sys\nensure_torchaudio()\n"
+        "loader = type(torchaudio.__spec__.loader).__name__\n"
+        "print(torchaudio._extension.MARK, torchaudio is sys.modules['torchaudio'], loader)",
         first_on_path=tmp_path,
     )
-    assert done.stdout.split() == ["compiled", "True"], done.stderr
+    assert done.stdout.split() == ["compiled", "True", "SourceFileLoader"], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -54,8 +56,8 @@ def test_an_extension_that_cannot_load_is_replaced(tmp_path, failure):
     _package(tmp_path, extension=f"raise {failure}", body="ALIGN = _extension.fail_if_no_align")
     code = (
         ENSURE
-        + "first = ensure_torchaudio()\n"
-        + "print(first._extension._IS_TORCHAUDIO_EXT_AVAILABLE, ensure_torchaudio() is first)\n"
+        + "import torchaudio as first\nensure_torchaudio()\nimport torchaudio\n"
+        + "print(first._extension._IS_TORCHAUDIO_EXT_AVAILABLE, torchaudio is first)\n"
         + "def forced_align(): pass\n"
         + "try:\n    first.ALIGN(forced_align)()\n"
         + "except RuntimeError as error:\n    print(error)\n"
@@ -69,7 +71,7 @@ def test_a_torchaudio_broken_elsewhere_raises_its_own_first_error_and_leaves_no_
     _package(tmp_path, extension="raise OSError('first')", body="raise OSError('second')")
     code = (
         ENSURE
-        + "import sys\ntry:\n    ensure_torchaudio()\n"
+        + "import sys\ntry:\n    import torchaudio\n"
         + "except OSError as error:\n    print(error, [m for m in sys.modules if m[:10] == 'torchaudio'])\n"
     )
     assert _run(code, first_on_path=tmp_path).stdout.strip() == "first []"
@@ -77,12 +79,12 @@ def test_a_torchaudio_broken_elsewhere_raises_its_own_first_error_and_leaves_no_
 
 def test_a_missing_torch_is_reported_as_it_is(tmp_path):
     _package(tmp_path, extension="raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')")
-    done = _run(ENSURE + "ensure_torchaudio()", first_on_path=tmp_path)
+    done = _run(ENSURE + "import torchaudio", first_on_path=tmp_path)
     assert done.returncode != 0
     assert done.stderr.strip().endswith("No module named 'torch'")
 
 
 def test_speechbrain_and_transformers_import_after_it():
-    code = ENSURE + "ensure_torchaudio()\nimport speechbrain\nfrom transformers import Wav2Vec2Model\nprint('both')"
+    code = ENSURE + "import speechbrain\nfrom transformers import Wav2Vec2Model\nprint('both')"
     done = _run(code)
     assert done.stdout.strip().endswith("both"), done.stderr
