@@ -89,6 +89,7 @@ class HuggingFaceEncoder(nn.Module):
     """
 
     pre_norm = False  # whether every layer of the family leaves its output un-normalised, whatever the settings say
+    written_here = False  # whether layers are ours, compared with those of transformers where a checkpoint is read
 
     def __init__(
         self,
@@ -116,15 +117,19 @@ class HuggingFaceEncoder(nn.Module):
         if hf_config is None and source is None:
             raise ValueError("a huggingface encoder needs source, a hub id or a local folder, got null")
         self.ctc = None
-        if hf_config is None:
+        is_read = hf_config is None
+        if is_read:
             read = read_checkpoint(source, attention=attention, dropout=dropout, target_lang=target_lang)
             self.model, hf_config, self.ctc = read.model, read.hf_config, read.ctc
+            if self.written_here:
+                self.model = self.built(hf_config, attention=attention, dropout=dropout)
+                self.model.load_state_dict(read.model.state_dict(), assign=True)
             if sample_rate != read.sample_rate:
                 raise ValueError(f"'{source}' was trained at {read.sample_rate} Hz, sample_rate is {sample_rate}")
             normalise_wavs = read.normalise_wavs if normalise_wavs is None else normalise_wavs
             hf_config = cut(self.model, hf_config, keep_layers=keep_layers)
         else:
-            self.model = build_bare(hf_config, attention=attention, dropout=dropout)
+            self.model = self.built(hf_config, attention=attention, dropout=dropout)
             hf_config = cut(self.model, hf_config, keep_layers=keep_layers)
             normalise_wavs = True if normalise_wavs is None else normalise_wavs
         self.settings = {
@@ -160,7 +165,16 @@ class HuggingFaceEncoder(nn.Module):
         self.ffn_dim = getattr(config, "encoder_ffn_dim", None) or config.intermediate_size
         self.is_wavlm = config.model_type == "wavlm"
         self.prepare(frozen=freeze_feature_extractor)
-        self.self_test()
+        if is_read or not self.written_here:
+            self.self_test()
+
+    def built(self, hf_config: dict, *, attention: str | None, dropout: float | None) -> nn.Module:
+        """The bare encoder of a checkpoint's settings, with random weights."""
+        return build_bare(hf_config, attention=attention, dropout=dropout)
+
+    def stock_model(self) -> nn.Module:
+        """The encoder with the forward of transformers, our weights in it."""
+        return self.model
 
     def prepare(self, *, frozen: bool) -> None:
         """What this family needs besides the model; `frozen` keeps the convolutions as they are."""
@@ -344,7 +358,7 @@ class HuggingFaceEncoder(nn.Module):
 
 def stock_forward(encoder: HuggingFaceEncoder, n_layers: int):
     """Transformers' forward of the first layers, weights shared: (wavs, n_samples) to (states, n_frames)."""
-    model = encoder.model
+    model = encoder.stock_model()
     if n_layers < encoder.n_layers:
         model = shallow(model)
         model.encoder = shallow(model.encoder)
@@ -356,4 +370,5 @@ def stock_forward(encoder: HuggingFaceEncoder, n_layers: int):
     def forward(wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return encoder.stock_states(model, wavs, n_samples), encoder.frames_for(n_samples)
 
+    forward.model = model  # whose weights a tracer meets
     return forward

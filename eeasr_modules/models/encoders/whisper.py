@@ -33,8 +33,8 @@ class SupervisedEncoder(HuggingFaceEncoder):
         """Frames that so many samples give (an int or a tensor), at least one; longer where downsampled."""
         return self.conv_frames(n_samples if self.downsampler is None else self.downsampler.length_of(n_samples))
 
-    def stock(self, wav: torch.Tensor, *, model: nn.Module | None = None) -> torch.Tensor:
-        """Last states (frames, dim) of one waveform (samples,) by transformers' own forward (of `model`, if given)."""
+    def stock(self, wav: torch.Tensor, *, model: nn.Module) -> torch.Tensor:
+        """Last states (frames, dim) of one waveform (samples,) by the forward of `stock_model`."""
         raise NotImplementedError
 
     def stock_states(self, model: nn.Module, wavs: torch.Tensor, n_samples: torch.Tensor) -> torch.Tensor:
@@ -68,7 +68,8 @@ class SupervisedEncoder(HuggingFaceEncoder):
         try:
             walk = Walk(self, wavs, n_samples)
             ours = walk.advance(self.n_layers)
-            stock = [self.stock(wav[:n]) for wav, n in zip(wavs, n_samples.tolist(), strict=True)]
+            model = self.stock_model()
+            stock = [self.stock(wav[:n], model=model) for wav, n in zip(wavs, n_samples.tolist(), strict=True)]
         finally:
             self.downsampler = downsampler
         return max((one[: len(other)] - other).abs().max().item() for one, other in zip(ours, stock, strict=True))
@@ -188,9 +189,8 @@ class WhisperEncoder(SupervisedEncoder):
         mels = 2 * frames * (WINDOW // 2 + 1) * n_mels
         return float(extra + mels + 2 * frames * 3 * n_mels * self.dim + frames * 3 * self.dim * self.dim)
 
-    def stock(self, wav: torch.Tensor, *, model: nn.Module | None = None) -> torch.Tensor:
-        """Last states (frames, dim) of a waveform (samples,) by transformers' own forward, its positions cut."""
-        model = model or self.model
+    def stock(self, wav: torch.Tensor, *, model: nn.Module) -> torch.Tensor:
+        """Last states (frames, dim) of a waveform (samples,) by the forward of `model`, its positions cut."""
         encoder, n_frames = model.encoder, self.conv_frames(len(wav))
         features, whole = self._log_mel(wav, n_frames)[None].to(encoder.conv1.weight.dtype), encoder.embed_positions
         encoder.embed_positions = nn.Embedding.from_pretrained(whole.weight[:n_frames])

@@ -28,6 +28,7 @@ class _ToLogProbs(nn.Module):
     def __init__(self, engine: Engine, n_samples: torch.Tensor):
         super().__init__()
         self.model, self.n_samples, self.stock = engine.model, n_samples, Stock(engine.model)
+        self.of_stock = self.stock.model  # weights that a tracer does not know become constants, never quantised
 
     def forward(self, wavs: torch.Tensor) -> torch.Tensor:
         hidden, n_frames = self.stock(wavs, self.n_samples)

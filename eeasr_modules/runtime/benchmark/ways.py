@@ -174,6 +174,7 @@ class Stock:
         kind = ENCODERS[model.config["encoder"]["encoder"]]
         self.name, self.n_layers = kind.library, n_layers or model.encoder.n_layers
         self._forward = kind.stock_forward(model.encoder, self.n_layers)
+        self.model = getattr(self._forward, "model", None)
 
     def __call__(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Layer states (batch, frames, dim) and valid frames (batch,)."""

@@ -210,13 +210,12 @@ class LayerGroup(nn.Module):
                 hidden, _ = self.encoder.conformer.layers[layer - 1](hidden, pos_embs=positions)
         else:
             extra: dict = {"attention_mask": None}
+            if isinstance(self.encoder, MoonshineEncoder):
+                extra = {"mask": None, "positions": self.encoder.model.encoder.rotary_emb(hidden)}
             if self.encoder.is_wavlm:
                 length = hidden.shape[1]
                 bias = self.encoder.model.encoder.layers[0].attention.compute_bias(length, length)
                 extra["position_bias"] = bias.repeat(hidden.shape[0], 1, 1)
-            if isinstance(self.encoder, MoonshineEncoder):
-                steps = torch.ones_like(hidden[..., 0]).cumsum(dim=1) - 1
-                extra["position_embeddings"] = self.encoder.model.encoder.rotary_emb(hidden, position_ids=steps)
             for layer in layers:
                 hidden = self.encoder.model.encoder.layers[layer - 1](hidden, **extra)
                 hidden = hidden[0] if isinstance(hidden, tuple) else hidden
