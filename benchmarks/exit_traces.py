@@ -32,8 +32,8 @@ from exit_traces_writing import write_results  # noqa: E402
 
 from eeasr_modules.common.files import write_aside  # noqa: E402
 from eeasr_modules.exits import ExitTable, choose, import_transcripts, parse_policy, replay  # noqa: E402
+from eeasr_modules.exits.measure.bounds import signal_aurocs  # noqa: E402
 from eeasr_modules.exits.measure.exitbench import lines_of, point_numbers, score_table  # noqa: E402
-from eeasr_modules.exits.measure.overthinking import signal_aurocs  # noqa: E402
 from eeasr_modules.exits.tuning.calibration import cross_fit  # noqa: E402
 
 SETS = ("clean", "other")

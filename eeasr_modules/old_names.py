@@ -58,6 +58,7 @@ MOVED = {
     "exits.lexical_signals": "exits.tables.text_signals",
     "exits.measure.exitbench_baselines": "exits.measure.exitbench",
     "exits.measure.exitbench_text": "exits.measure.exitbench",
+    "exits.measure.overthinking": "exits.measure.bounds",
     "exits.p_values": "exits.tuning.p_values",
     "exits.parquet": "exits.tables.parquet",
     "exits.plain_transcripts": "exits.tables.plain_transcripts",
@@ -77,7 +78,7 @@ MOVED = {
     "exits.score_choices": "exits.measure.exitbench",
     "exits.score_text": "exits.measure.exitbench",
     "exits.signals_text": "exits.tables.text_signals",
-    "exits.stats": "exits.measure.overthinking",
+    "exits.stats": "exits.measure.bounds",
     "exits.sweep": "exits.tuning.curve",
     "exits.table": "exits.tables.table",
     "exits.table_checks": "exits.tables.checks",
@@ -98,7 +99,7 @@ MOVED = {
     "exits.word_gain": "exits.policies.word_gain",
     "exits.word_gain_fit": "exits.policies.word_gain",
     "exits.word_labels": "exits.policies.word_gain",
-    "exits.word_outcomes": "exits.measure.overthinking",
+    "exits.word_outcomes": "exits.measure.bounds",
     "exits.word_resources": "exits.words.resources",
     "exits.word_spelling": "exits.words.resources",
     "exits.words.alignment": "exits.measure.edits",
@@ -200,12 +201,14 @@ MOVED = {
     "training.optimiser": "training.schedule",
     "training.other_sets": "training.config.checks",
     "training.own_decoder_lens": "training.own_decoder",
+    "training.probe": "training.probe.probe",
     "training.pushing": "training.publish.hub",
     "training.readings": "training.test_pass",
     "training.regime_keys": "training.config.checks",
     "training.regimes": "training.schedule",
     "training.sharing": "training.test_pass_search",
     "training.ship": "training.publish.release",
+    "training.speechbrain_run": "training.probe.speechbrain_run",
     "training.spelling": "training.objectives",
     "training.starting": "training.initialisation",
     "training.test_pass_own": "training.own_decoder",
@@ -231,13 +234,7 @@ REMOVED = {
 
 
 def looked_up(name: str) -> Callable:
-    """`__getattr__` of a package whose name was a module's: names that are not its own come from where they went.
-
-    Returns
-    -------
-    function
-        From a name to what it stands for; raises AttributeError where there is none.
-    """
+    """`__getattr__` of a package whose name was a module's: names that are not its own come from where they went."""
     old = name.removeprefix(f"{_PACKAGE}.")
 
     def find(attribute: str) -> object:

@@ -211,7 +211,7 @@ def _probe(options: argparse.Namespace) -> None:
     import eeasr_modules
     from eeasr_modules.report import write_report
     from eeasr_modules.report.render.probe import paired_rows, write_probe
-    from eeasr_modules.training.probe import seen, set_up, texts_seen
+    from eeasr_modules.training.probe.probe import seen, set_up, texts_seen
     from eeasr_modules.training.run_folder import hold, release_all
 
     if options.seeds < 0:

@@ -22,19 +22,7 @@ class Parser(argparse.ArgumentParser):
 def add_command(
     commands: argparse._SubParsersAction, name: str, run: Callable[[argparse.Namespace], int | None], about: str
 ) -> Parser:
-    """The parser of a new command.
-
-    Arguments
-    ---------
-    commands : argparse._SubParsersAction
-        Where it is added.
-    name : str
-        What a user types.
-    run : callable
-        Takes the options; its number, if any, is the exit status.
-    about : str
-        One line for `eeasr --help`, beginning in lower case.
-    """
+    """The parser of a new command."""
     parser = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
     parser.set_defaults(run=run)
     return parser

@@ -14,7 +14,7 @@ from typing import Any
 
 
 def write_aside(path: str | Path, content: str | bytes | Callable[[Path], object], *, sync: bool = False) -> Path:
-    """Write a file under `<name>.tmp` and rename it: at `path` lies what was there before, or the whole new content.
+    """Write a file under `<name>.tmp` and rename it to `path`, where either what was before lies or all of the new.
 
     Arguments
     ---------
@@ -24,11 +24,6 @@ def write_aside(path: str | Path, content: str | bytes | Callable[[Path], object
         Text, written as UTF-8 with its line ends as they are; bytes; or a writer, which is given the path to write to.
     sync : bool
         Rename only when the content is on the disk.
-
-    Returns
-    -------
-    Path
-        `path`.
 
     Raises
     ------
@@ -97,11 +92,6 @@ _MARKS_OF_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 def read_text(path: Path | str) -> str:
     """Content of a text file, without byte-order mark.
 
-    Arguments
-    ---------
-    path : Path or str
-        UTF-8.
-
     Raises
     ------
     FileNotFoundError
@@ -114,11 +104,6 @@ def read_text(path: Path | str) -> str:
 
 def read_lines(path: Path | str) -> list[str]:
     """Lines of a text file without their ends; only line feeds end lines, not what else Unicode calls one.
-
-    Arguments
-    ---------
-    path : Path or str
-        UTF-8.
 
     Raises
     ------

@@ -141,11 +141,6 @@ def find_audio(folder: Path | str, suffixes: Iterable[str] = AUDIO_SUFFIXES) -> 
     """Audio files under `folder` by their path without suffix, relative to it.
 
     Where a stem exists with several suffixes, the one that stands first in `suffixes` is taken.
-
-    Returns
-    -------
-    dict of str to Path
-        Keys with forward slashes, as in `an4_clstk/fash/an251-fash-b`.
     """
     from tqdm import tqdm
 

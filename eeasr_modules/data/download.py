@@ -24,6 +24,9 @@ _TIMEOUT_S = 30
 def download(url: str, folder: Path | str, *, sha256: str | None = None) -> Path:
     """File at `url`, in `folder`, complete and of the right checksum.
 
+    FileNotFoundError when it cannot be fetched (no network, no such file, broken off), ValueError when its checksum
+    is another one; the wrong file is removed.
+
     A file that is there already is checked and kept. A download that was broken off lies there as
     `<name>.part` and is continued where the server can do that.
 
@@ -35,12 +38,6 @@ def download(url: str, folder: Path | str, *, sha256: str | None = None) -> Path
         Made when absent.
     sha256 : str, optional
         Of the content, in hexadecimal.
-
-    Returns
-    -------
-    Path
-        The file. FileNotFoundError when it cannot be fetched (no network, no such file, broken off),
-        ValueError when its checksum is another one; the wrong file is removed.
     """
     folder = Path(folder)
     target = folder / Path(urlsplit(url).path).name
@@ -62,24 +59,12 @@ def download(url: str, folder: Path | str, *, sha256: str | None = None) -> Path
 
 
 def unpack(archive: Path | str, folder: Path | str, *, creates: str) -> Path:
-    """The folder `creates` out of a tar archive, under `folder`; kept when it is there already.
+    """The folder `creates` at the top of a tar archive, under `folder`; kept when it is there already.
+
+    ValueError when the archive is damaged, unsafe or holds no such folder.
 
     Unpacked aside and renamed, so what exists is whole. Members that would land outside are refused
     (Python's "data" filter).
-
-    Arguments
-    ---------
-    archive : Path
-        tar, compressed or not.
-    folder : Path
-        Where `creates` shall lie.
-    creates : str
-        Name of the archive's top folder.
-
-    Returns
-    -------
-    Path
-        `folder / creates`. ValueError when the archive is damaged, unsafe or holds no such folder.
     """
     archive, folder = Path(archive), Path(folder)
     target = folder / creates

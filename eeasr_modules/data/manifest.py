@@ -79,7 +79,9 @@ def write_manifest(
     left_out: Mapping[str, Sequence[str]] | None = None,
     decode: bool = True,
 ) -> Path:
-    """Manifest of one split, its audio looked at; the existing one when the inputs have not changed.
+    """Manifest (CSV) of one split, its audio looked at; the existing one when the inputs have not changed.
+
+    ValueError when no utterance is left, or an ID occurs twice.
 
     Missing and corrupt audio is skipped, counted, named in the log and in `<name>.json` (the first 20) and
     `<name>.skipped.txt` (all).
@@ -102,11 +104,6 @@ def write_manifest(
         What the corpus' own parser left out, for the counts.
     decode : bool
         Read every file to its end (finds files cut short); otherwise headers only, for corpora of many hours.
-
-    Returns
-    -------
-    Path
-        The CSV. ValueError when no utterance is left, or an ID occurs twice.
     """
     path, data_folder = Path(path), Path(os.path.abspath(data_folder))
     left_out = {reason: list(ids) for reason, ids in (left_out or {}).items() if ids}

@@ -67,12 +67,7 @@ def evenly_spaced(rows: Sequence, n: int | None) -> list:
 
 
 def manifest_items(manifests: Sequence[Path], *, limit: int | None = None) -> dict[str, dict]:
-    """Utterances of one or several manifests by id, for a `DynamicItemDataset`.
-
-    Returns
-    -------
-    dict of str to dict
-        `duration` (s), `wav` (path), `speaker`, `words`.
+    """Utterances of one or several manifests by id: `duration` (s), `wav` (path), `speaker`, `words`.
 
     Raises
     ------
@@ -176,11 +171,6 @@ def apply_shift(name: str, wav: torch.Tensor, *, utt_id: str, seed: int, sample_
         Of the run.
     sample_rate : int
         In Hz.
-
-    Returns
-    -------
-    torch.Tensor of shape (n_samples,)
-        float32; fewer samples under `fast` (see `shifted_duration_s`).
 
     Example
     -------

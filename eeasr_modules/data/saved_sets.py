@@ -92,11 +92,6 @@ def write_through(
     n_bytes : int or None
         How large it is, where known: said before, and refused where the disk has less.
 
-    Returns
-    -------
-    Path
-        `metadata.jsonl`, with columns file_name, text, id, speaker.
-
     Raises
     ------
     ValueError

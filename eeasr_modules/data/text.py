@@ -115,21 +115,11 @@ def normalise_an4(line: str) -> str:
 def normalise_letters(text: str, *, unreadable: str = "drop") -> str | None:
     """Upper-case letters of any script, apostrophes and single spaces: the rule for languages other than English.
 
+    `unreadable` and what comes back are as in `normalise_english`.
+
     As `normalise_english`, but accents and other scripts stay (composed, NFC) with the marks that belong to them;
     upper case is Unicode's (see `upper_case`), which writes ß as SS and Turkish ı as I. Digits and symbols have no
     spelling here.
-
-    Arguments
-    ---------
-    text : str
-        A sentence as published.
-    unreadable : str
-        As in `normalise_english`.
-
-    Returns
-    -------
-    str or None
-        Possibly empty; None when dropped.
 
     Example
     -------
@@ -336,6 +326,8 @@ def train_sentencepiece(
 ) -> SentencePieceVocabulary:
     """Subword vocabulary trained on sentences (of the training set only), saved as `spm.model` in `folder`.
 
+    ValueError when the texts cannot give `size` tokens.
+
     Arguments
     ---------
     texts : iterable of str
@@ -346,11 +338,6 @@ def train_sentencepiece(
         Number of tokens, the blank included.
     model_type : str
         "unigram" or "bpe".
-
-    Returns
-    -------
-    SentencePieceVocabulary
-        ValueError when the texts cannot give `size` tokens.
     """
     import io
 

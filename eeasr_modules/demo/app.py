@@ -27,13 +27,6 @@ def default_model() -> Path:
 def marked_words(text: str, before: str | None) -> str:
     """The transcript with the words marked that the exit before did not have in their place.
 
-    Arguments
-    ---------
-    text : str
-        Of this exit.
-    before : str or None
-        Of the exit before; None marks nothing.
-
     Example
     -------
     >>> marked_words("THE CAT SAT", "THE BAT SAT")
@@ -49,17 +42,7 @@ def marked_words(text: str, before: str | None) -> str:
 
 
 def exits_table(hearing: ExitTranscripts, *, reference: str = "", stop: Stop | None = None) -> str:
-    """Every exit's transcript, and with a reference its word error rate and the oracle's stop.
-
-    Arguments
-    ---------
-    hearing : ExitTranscripts
-        So far.
-    reference : str
-        What was said, as typed; "" for none.
-    stop : Stop or None
-        Of the model's own policy, whose exit is marked where it is one.
-    """
+    """Every exit's transcript, and with a reference its word error rate and the oracle's stop."""
     rates, oracle, note = None, None, ""
     if reference.strip() and hearing.is_done:
         try:
@@ -151,11 +134,6 @@ ANNOUNCE = "() => document.querySelector('#progress')?.setAttribute('aria-live',
 def build(asr: EarlyExitASR):
     """Gradio's page for one model.
 
-    Arguments
-    ---------
-    asr : EarlyExitASR
-        Read from disk when something is first heard.
-
     Raises
     ------
     ImportError
@@ -235,7 +213,7 @@ def build(asr: EarlyExitASR):
 
 
 def serve(asr: EarlyExitASR, *, port: int | None = None, open_browser: bool = True, block: bool = True):
-    """Show the page at 127.0.0.1, without telemetry and requests to elsewhere.
+    """Show the page at 127.0.0.1, without telemetry and requests to elsewhere; gives its address.
 
     Arguments
     ---------
@@ -247,11 +225,6 @@ def serve(asr: EarlyExitASR, *, port: int | None = None, open_browser: bool = Tr
         Open it there.
     block : bool
         Wait until it is stopped; False gives the page's address at once.
-
-    Returns
-    -------
-    str
-        The address.
     """
     page = build(asr)
     import gradio

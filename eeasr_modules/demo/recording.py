@@ -82,13 +82,6 @@ class Stop:
 def listen(asr: EarlyExitASR, path: str) -> Iterator[ExitTranscripts]:
     """Hear a recording, piece by piece and exit by exit; one `ExitTranscripts` after every exit.
 
-    Arguments
-    ---------
-    asr : EarlyExitASR
-        The model; its policy is not asked.
-    path : str
-        Any audio file.
-
     Raises
     ------
     ValueError
@@ -124,11 +117,6 @@ def stops(asr: EarlyExitASR, hearing: ExitTranscripts, *, budget: float) -> list
         Of the whole recording.
     budget : float
         Mean depth allowed on the calibration data, a share of the layers.
-
-    Returns
-    -------
-    list of Stop
-        The model's own policy first; of a long recording, that one alone.
     """
     entries = asr.source.calibrated
     if not entries:

@@ -1,9 +1,20 @@
 """Exit tables and all that is worked out from them, without a model: numpy, scipy, rapidfuzz only."""
 
 from eeasr_modules.exits.measure.bootstrap import Interval, bootstrap_above_static, bootstrap_difference, bootstrap_wer
-from eeasr_modules.exits.measure.bounds import Frontier, gap_closed, oracle_a, oracle_b, oracle_c, static_line
+from eeasr_modules.exits.measure.bounds import (
+    Frontier,
+    Overthinking,
+    auroc,
+    gap_closed,
+    oracle_a,
+    oracle_b,
+    oracle_c,
+    overthinking,
+    pooled_wer,
+    signal_auroc,
+    static_line,
+)
 from eeasr_modules.exits.measure.edits import count_character_errors, count_edits, count_word_edits
-from eeasr_modules.exits.measure.overthinking import Overthinking, auroc, overthinking, pooled_wer, signal_auroc
 from eeasr_modules.exits.policies.combine import check_against
 from eeasr_modules.exits.policies.files import read_fitted, read_policies, write_fitted, write_policies
 from eeasr_modules.exits.policies.fitted import KINDS, Fitted

@@ -56,10 +56,6 @@ def computed_in(precision: str, device: torch.device):
     device : torch.device
         Where the model is.
 
-    Returns
-    -------
-    context manager
-
     Example
     -------
     >>> with computed_in("float32", torch.device("cpu")):

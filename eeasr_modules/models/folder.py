@@ -44,11 +44,6 @@ def model_digest(folder: str | Path) -> str:
 
     What `config.json` says of the model's use (a policy, keys of transformers) does not count.
 
-    Arguments
-    ---------
-    folder : str or Path
-        With `config.json` and weights.
-
     Returns
     -------
     str
@@ -59,13 +54,6 @@ def model_digest(folder: str | Path) -> str:
 
 def packed(state: dict[str, torch.Tensor], *, bits: int) -> dict[str, torch.Tensor]:
     """A state dictionary as it is stored.
-
-    Arguments
-    ---------
-    state : dict of str to torch.Tensor
-        Float32.
-    bits : int
-        32, 16 or 8.
 
     Example
     -------

@@ -219,7 +219,7 @@ def acoustic_signals(
     earlier_log_probs: Sequence[torch.Tensor] = (),
     names: Sequence[str] = ACOUSTIC_SIGNALS,
 ) -> dict[str, torch.Tensor]:
-    """Signals of one exit for a batch.
+    """Signals of one exit for a batch, each of shape (batch,) and float32; what each is says `SIGNALS`.
 
     Arguments
     ---------
@@ -240,11 +240,6 @@ def acoustic_signals(
         is not there is the all-blank posterior.
     names : sequence of str
         Which of `SIGNALS`; others are not computed.
-
-    Returns
-    -------
-    dict of str to torch.Tensor of shape (batch,)
-        In the order of `names`, float32; what each is says `SIGNALS`.
 
     Raises
     ------
@@ -299,7 +294,7 @@ class WordFrames:
         self.breaks_before = torch.tensor(spaces) & (torch.arange(len(spellings)) != blank_index)
 
     def words(self, path: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Word of each frame, from 0; -1 for frames that spell nothing.
+        """Word of each frame, from 0; -1 for frames that spell nothing; shape (batch, frames).
 
         Arguments
         ---------
@@ -307,10 +302,6 @@ class WordFrames:
             Best token of each frame.
         valid : torch.Tensor of shape (batch, frames)
             False for padding.
-
-        Returns
-        -------
-        torch.Tensor of shape (batch, frames)
 
         Example
         -------

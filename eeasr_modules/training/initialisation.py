@@ -26,13 +26,6 @@ def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
     becomes the encoder's last norm: the model then says what the exit said, unless its layers normalise by themselves
     (`final_norm` None), when the head starts without that norm.
 
-    Arguments
-    ---------
-    start, model : MultiExit
-        From and to.
-    folder : str
-        Of `start`, for messages.
-
     Raises
     ------
     ValueError

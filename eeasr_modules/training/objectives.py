@@ -15,15 +15,6 @@ from eeasr_modules.training.config.config import Config
 def load_teacher(folder: str | Path, vocabulary, *, device: str | torch.device) -> MultiExit:
     """A frozen teacher.
 
-    Arguments
-    ---------
-    folder : Path
-        A model folder.
-    vocabulary : CharVocabulary or SentencePieceVocabulary
-        Of the model that learns.
-    device : str or torch.device
-        Where it runs.
-
     Raises
     ------
     FileNotFoundError

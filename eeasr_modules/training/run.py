@@ -55,13 +55,6 @@ def check_language_model(config) -> None:
 def check_recordings(evaluation_sets: Sequence, *, sample_rate: int) -> None:
     """Read every recording of the sets to its end, so that training is not done before one turns out to be broken.
 
-    Arguments
-    ---------
-    evaluation_sets : sequence of EvaluationSet
-        Validation and test sets.
-    sample_rate : int
-        Hz.
-
     Raises
     ------
     ValueError
@@ -165,13 +158,6 @@ class Run:
 
 def set_up(argv: list[str], *, recipes: Path) -> Run:
     """Read the command line and YAML, check everything, prepare the corpora. No model is built here.
-
-    Arguments
-    ---------
-    argv : list of str
-        YAML first, then SpeechBrain's options and overrides.
-    recipes : Path
-        The folder of corpora.
 
     Raises
     ------

@@ -189,13 +189,6 @@ def depth_of(encoder: nn.Module, name: str) -> int:
     """Layer, from 1, that a parameter of an encoder belongs to; 0 for the front end.
 
     The norm after the last layer counts as the last layer.
-
-    Arguments
-    ---------
-    encoder : Encoder
-        Conformer or Hugging Face.
-    name : str
-        As `encoder.named_parameters()` gives it.
     """
     found = LAYER.match(name)
     if found:

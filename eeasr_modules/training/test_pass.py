@@ -213,11 +213,6 @@ def collect(
         Of several processes, which one this is (from 0) and how many there are: every so many-th utterance by length.
     progress : bool
         Show a bar.
-
-    Returns
-    -------
-    ExitTable
-        Utterances in the order of the manifests.
     """
     items = _share_of(manifest_items(evaluation_set.manifests, limit=limit), *share)
     utt_ids = list(items)
@@ -395,15 +390,7 @@ def current_commit() -> str | None:
 
 
 def write_transcripts(table: ExitTable, folder: Path) -> None:
-    """Write `wer_<layer>.txt` and `exit_<layer>.trn` for every exit, and `reference.trn`.
-
-    Arguments
-    ---------
-    table : ExitTable
-        With references.
-    folder : Path
-        Made if missing; files are written aside and renamed.
-    """
+    """Write `wer_<layer>.txt` and `exit_<layer>.trn` for every exit, and `reference.trn`."""
     references = [str(text) for text in table.references]
     write_aside(folder / "reference.trn", _trn(references, table.utt_ids))
     for e, layer in enumerate(table.exit_layers):

@@ -177,11 +177,6 @@ def collect_by_share(
 
     Each writes its share beside `path` (`<name>.part-<rank>-of-<n>.parquet`), which a run that is started again with as
     many processes finds there. Which process an utterance falls to changes nothing but rounding in the last digits.
-
-    Arguments
-    ---------
-    model, vocabulary, evaluation_set, path, metadata, options
-        As of `collect.collect_or_reuse`.
     """
     rank, n_ranks = processes()
     if n_ranks == 1:

@@ -3,7 +3,12 @@
 Utterances of one speaker are alike, so whole speakers are resampled. Below `MIN_SPEAKERS` speakers nothing is to be
 concluded from an interval (`Interval.conclusive`). Where some speakers are unknown, or there is a single one,
 utterances are resampled, and the interval says so: it is then too narrow for new speakers. All WERs are pooled and in
-percent. Comparisons are paired: both sides see the same resampled utterances.
+percent. Comparisons are paired: both sides see the same resampled utterances, and a difference is below 0 where the
+first is better.
+
+Everywhere `errors` and `other_errors` (n_utterances,) are those of what was emitted, `n_ref_words` (n_utterances,) the
+reference words, `speakers` (n_utterances,) names, "" where unknown, and `rng` the source of `n_draws` draws; no p-value
+is much below one over it.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,17 +51,12 @@ class Interval:
 
 
 def blocks_of(speakers: np.ndarray) -> tuple[np.ndarray, str]:
-    """What to resample: speakers, or utterances where some are unknown or all are one.
+    """Number of each utterance's block, and what blocks are: "speakers", or "utterances" where some are unknown.
 
     Arguments
     ---------
     speakers : np.ndarray of shape (n_utterances,)
         Names; "" where unknown.
-
-    Returns
-    -------
-    tuple of (np.ndarray of shape (n_utterances,), str)
-        Number of each utterance's block, and "speakers" or "utterances".
     """
     names, block = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
     if len(names) < 2 or "" in names:
@@ -72,21 +72,7 @@ def bootstrap_wer(
     rng: np.random.Generator,
     n_draws: int = 1000,
 ) -> Interval:
-    """WER with its interval.
-
-    Arguments
-    ---------
-    errors : np.ndarray of shape (n_utterances,)
-        Errors of what was emitted.
-    n_ref_words : np.ndarray of shape (n_utterances,)
-        Reference words.
-    speakers : np.ndarray of shape (n_utterances,)
-        Names.
-    rng : np.random.Generator
-        Source of the draws.
-    n_draws : int
-        How many.
-    """
+    """WER with its interval."""
     return bootstrap_difference(
         errors, np.zeros_like(errors), n_ref_words=n_ref_words, speakers=speakers, rng=rng, n_draws=n_draws
     )
@@ -101,26 +87,7 @@ def bootstrap_difference(
     rng: np.random.Generator,
     n_draws: int = 1000,
 ) -> Interval:
-    """WER of one choice minus WER of another on the same utterances, with its interval.
-
-    Arguments
-    ---------
-    errors, other_errors : np.ndarray of shape (n_utterances,)
-        Errors of the two.
-    n_ref_words : np.ndarray of shape (n_utterances,)
-        Reference words.
-    speakers : np.ndarray of shape (n_utterances,)
-        Names.
-    rng : np.random.Generator
-        Source of the draws.
-    n_draws : int
-        How many.
-
-    Returns
-    -------
-    Interval
-        In WER points; below 0 where the first is better.
-    """
+    """WER of one choice minus WER of another on the same utterances, with its interval."""
     values = np.stack([np.subtract(errors, other_errors, dtype=np.float64), n_ref_words], axis=1)
     return _interval(lambda sums: 100.0 * sums[:, 0] / sums[:, 1], values, speakers, rng, n_draws)
 
@@ -136,24 +103,8 @@ def bootstrap_test(
 ) -> tuple[Interval, float]:
     """The interval of `bootstrap_difference`, and the p-value of no difference.
 
-    Arguments
-    ---------
-    errors, other_errors : np.ndarray of shape (n_utterances,)
-        Errors of the two.
-    n_ref_words : np.ndarray of shape (n_utterances,)
-        Reference words.
-    speakers : np.ndarray of shape (n_utterances,)
-        Names.
-    rng : np.random.Generator
-        Source of the draws.
-    n_draws : int
-        How many.
-
-    Returns
-    -------
-    tuple of (Interval, float)
-        The p-value is two-sided: how often a draw is at least as far from the estimate as that is from 0, the
-        estimate itself counted as one draw (Davison & Hinkley 1997, eq. 4.11).
+    It is two-sided: how often a draw is at least as far from the estimate as that is from 0, the estimate itself
+    counted as one draw (Davison & Hinkley 1997, eq. 4.11).
     """
     values = np.stack([np.subtract(errors, other_errors, dtype=np.float64), n_ref_words], axis=1)
     interval, drawn = _interval_and_draws(lambda sums: 100.0 * sums[:, 0] / sums[:, 1], values, speakers, rng, n_draws)
@@ -310,21 +261,7 @@ def compare_choices(
     rng: np.random.Generator,
     n_draws: int = 1000,
 ) -> Comparison:
-    """Compare what two policies emitted, at one budget for instance.
-
-    Arguments
-    ---------
-    errors, other_errors : np.ndarray of shape (n_utterances,)
-        Errors of the two.
-    n_ref_words : np.ndarray of shape (n_utterances,)
-        Reference words.
-    speakers : np.ndarray of shape (n_utterances,)
-        Names; "" where unknown.
-    rng : np.random.Generator
-        Source of the draws.
-    n_draws : int
-        How many; the least p-value is about one over it.
-    """
+    """Compare what two policies emitted, at one budget for instance."""
     interval, bootstrap_p = bootstrap_test(
         errors, other_errors, n_ref_words=n_ref_words, speakers=speakers, rng=rng, n_draws=n_draws
     )

@@ -13,14 +13,9 @@ from rapidfuzz.distance import Levenshtein
 
 
 def count_edits(reference: str, hypothesis: str) -> tuple[int, int, int]:
-    """Word substitutions, deletions and insertions of one cheapest alignment.
+    """Word substitutions, deletions and insertions of one cheapest alignment: (n_sub, n_del, n_ins).
 
     The sum is the word edit distance and unique; how it splits into the three kinds is not always.
-
-    Returns
-    -------
-    tuple of int
-        (n_sub, n_del, n_ins)
 
     Example
     -------
@@ -36,11 +31,6 @@ def count_edits(reference: str, hypothesis: str) -> tuple[int, int, int]:
 def count_character_errors(reference: str, hypothesis: str) -> int:
     """Character edits between two transcripts; single spaces between words count as characters.
 
-    Returns
-    -------
-    int
-        Substitutions + deletions + insertions of characters.
-
     Example
     -------
     >>> count_character_errors("one two", "one  too")
@@ -50,12 +40,7 @@ def count_character_errors(reference: str, hypothesis: str) -> int:
 
 
 def count_word_edits(first: str, second: str) -> int:
-    """Word edits between two transcripts.
-
-    Returns
-    -------
-    int
-        Substitutions + deletions + insertions of words.
+    """Word edits between two transcripts: substitutions + deletions + insertions.
 
     Example
     -------
@@ -211,13 +196,6 @@ def reference_slots(reference: Sequence[str], words: Sequence[str]) -> Slots:
 
     Two transcripts of one utterance can so be compared place by place: the differences of their slots' errors
     sum to the difference of their errors.
-
-    Arguments
-    ---------
-    reference : sequence of str
-        Words that were said.
-    words : sequence of str
-        Words of the transcript.
 
     Example
     -------

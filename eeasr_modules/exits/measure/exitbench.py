@@ -17,9 +17,17 @@ import numpy as np
 
 from eeasr_modules.common.files import rounded, write_aside
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS, Interval, bootstrap_above_static, bootstrap_wer
-from eeasr_modules.exits.measure.bounds import Frontier, gap_closed, oracle_a, oracle_b, oracle_c, static_line
+from eeasr_modules.exits.measure.bounds import (
+    Frontier,
+    gap_closed,
+    oracle_a,
+    oracle_b,
+    oracle_c,
+    overthinking,
+    pooled_wer,
+    static_line,
+)
 from eeasr_modules.exits.measure.edits import count_word_edits
-from eeasr_modules.exits.measure.overthinking import overthinking, pooled_wer
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.tables.plain_transcripts import NORMALISERS, approximate_duration_s, layer_of, read_rows
 from eeasr_modules.exits.tables.table import ExitTable
@@ -58,11 +66,6 @@ class Choices:
 def read_choices(path: str | Path, table: ExitTable) -> Choices:
     """Decisions from a file of rows `id, exit_layer[, hypothesis]`, TSV or JSON lines.
 
-    Returns
-    -------
-    Choices
-        In the table's order.
-
     Raises
     ------
     ValueError
@@ -95,13 +98,9 @@ def read_choices(path: str | Path, table: ExitTable) -> Choices:
 
 
 def set_digest(table: ExitTable) -> str | None:
-    """What a set is recognised by: ids and references, whatever their order, case and punctuation.
+    """What a set is recognised by: SHA-256 of its sorted lines `id<tab>REFERENCE`; None without references.
 
-    Returns
-    -------
-    str or None
-        SHA-256 of the sorted lines `id<tab>REFERENCE`; None without references.
-    """
+    Order, case and punctuation make no difference."""
     if table.references is None:
         return None
     lines = sorted(f"{utt_id}\t{NORMALISERS['words'](said)}" for utt_id, said in zip(table.utt_ids, table.references))
@@ -109,13 +108,7 @@ def set_digest(table: ExitTable) -> str | None:
 
 
 def bench_table(table: ExitTable) -> ExitTable:
-    """The table as ExitBench weights it: on a known set, seconds from the references' lengths.
-
-    Returns
-    -------
-    ExitTable
-        The same one where the set is not known.
-    """
+    """The table as ExitBench weights it: on a known set, seconds from the references' lengths."""
     if set_digest(table) not in KNOWN_SETS:
         return table
     seconds = approximate_duration_s([NORMALISERS["words"](said) for said in table.references])
@@ -143,7 +136,7 @@ def score_table(
     budgets: Sequence[float] = BUDGETS,
     say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
-    """Everything that ExitBench says about a table, policies and choices on it.
+    """Everything that ExitBench says about a table, policies and choices on it, as docs/exitbench.md lists.
 
     Arguments
     ---------
@@ -157,11 +150,6 @@ def score_table(
         Mean depths: up to 1 shares of the full depth, above 1 layers.
     say : callable or None
         Told what is being fitted: some fits take minutes.
-
-    Returns
-    -------
-    dict
-        As docs/exitbench.md lists; JSON can hold it.
 
     Raises
     ------
@@ -353,13 +341,7 @@ def _rng() -> np.random.Generator:
 
 
 def score_markdown(score: dict[str, Any]) -> str:
-    """A score as people read it.
-
-    Returns
-    -------
-    str
-        Markdown, ending with a line break.
-    """
+    """A score as people read it."""
     one, exits = score["set"], score["exits"]
     recognised = f"recognised as {one['known_as']}" if one["known_as"] else "not a set that ExitBench knows"
     seconds = "guessed from the references' lengths" if one["duration_is_approximate"] else "as given"
@@ -394,13 +376,7 @@ def score_markdown(score: dict[str, Any]) -> str:
 
 
 def write_score(score: dict[str, Any], folder: str | Path) -> list[Path]:
-    """Write `score.json` and `score.md`; each appears only when it is whole.
-
-    Returns
-    -------
-    list of Path
-        The files.
-    """
+    """Write `score.json` and `score.md`; each appears only when it is whole."""
     folder = Path(folder)
     texts = {"score.json": json.dumps(rounded(score), indent=1) + "\n", "score.md": score_markdown(score)}
     return [write_aside(folder / name, text) for name, text in texts.items()]

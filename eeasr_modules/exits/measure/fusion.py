@@ -122,11 +122,6 @@ class FusionModel:
             Of `needs`.
         state : np.ndarray of shape (n, 1)
             Of `start` or the exit before.
-
-        Returns
-        -------
-        tuple of np.ndarray
-            Fused transcripts, objects of shape (n,); and the state.
         """
         k = exit_position(signals["exit_layer"], self.exit_layers)
         scalars = np.array([signals[name] for name in self.signals], dtype=np.float64).reshape(-1, len(state)).T
@@ -160,17 +155,6 @@ class FusionModel:
     def from_content(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "FusionModel":
         """The model that `content` and `arrays` describe.
 
-        Arguments
-        ---------
-        content : mapping
-            Of `content`, with name, exit_layers, model_digest and fitted_on added by the file.
-        arrays : mapping
-            Of `arrays`.
-
-        Returns
-        -------
-        FusionModel
-
         Raises
         ------
         ValueError
@@ -197,10 +181,6 @@ def read_fusion(folder: str | Path, *, model_digest: str | None = None, digest: 
         Of the model; None does not ask.
     digest : str or None
         Of the file, as a certificate names it; None does not ask.
-
-    Returns
-    -------
-    FusionModel
 
     Raises
     ------
@@ -258,10 +238,6 @@ def keep_fusion(
     anyway : bool
         Whether to write it also where the interval over speakers of what it wins reaches 0.
 
-    Returns
-    -------
-    KeptFusion
-
     Raises
     ------
     ValueError
@@ -310,13 +286,6 @@ def _corpora(tables: Sequence[ExitTable]) -> set[str]:
 def fuse(table: ExitTable, model: FusionModel) -> np.ndarray:
     """The fused transcript of every exit: what would be emitted if the utterance stopped there.
 
-    Arguments
-    ---------
-    table : ExitTable
-        With the signals that the model needs.
-    model : FusionModel
-        Fitted on other data.
-
     Returns
     -------
     np.ndarray of str objects, of shape (n_utterances, n_exits)
@@ -346,10 +315,6 @@ def fused_table(table: ExitTable, hypotheses: np.ndarray, *, output: str = "fuse
         Of `fuse`.
     output : str
         What the metadata calls them.
-
-    Returns
-    -------
-    ExitTable
 
     Raises
     ------

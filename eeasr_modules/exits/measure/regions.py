@@ -80,17 +80,7 @@ class Heard(NamedTuple):
 
 
 def feature_names(scalars: Sequence[str]) -> tuple[str, ...]:
-    """Names of the columns that `region_rows` gives.
-
-    Arguments
-    ---------
-    scalars : sequence of str
-        Signals of utterances.
-
-    Returns
-    -------
-    tuple of str
-    """
+    """Names of the columns that `region_rows` gives."""
     return (*FEATURES, *scalars, *(f"{name}_earlier" for name in scalars))
 
 
@@ -294,18 +284,6 @@ def _combine(
 def best_path_errors(reference: Sequence[str], transcripts: Sequence[Sequence[str]]) -> int:
     """Fewest errors of any path through the variants of several transcripts.
 
-    Arguments
-    ---------
-    reference : sequence of str
-        Words that were said.
-    transcripts : sequence of sequences of str
-        Words of each transcript; the others are aligned with the last one.
-
-    Returns
-    -------
-    int
-        Substitutions + deletions + insertions.
-
     Example
     -------
     >>> best_path_errors("the cat sat".split(), ["the cat set".split(), "a cat sat".split()])
@@ -346,16 +324,7 @@ def best_path_errors(reference: Sequence[str], transcripts: Sequence[Sequence[st
 
 
 def lattice_errors(table: ExitTable) -> np.ndarray:
-    """Fewest errors that fusing the exits up to each one could make.
-
-    Arguments
-    ---------
-    table : ExitTable
-        With references; its hypotheses those of the exits, not fused ones.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances, n_exits)
+    """Fewest errors that fusing the exits up to each one could make; shape (n_utterances, n_exits).
 
     Raises
     ------

@@ -179,13 +179,7 @@ class Between(Policy):
 
 
 def parts_of(policy: Policy) -> Sequence[Policy]:
-    """The policies that a policy is directly made of; none where it is of one piece.
-
-    Arguments
-    ---------
-    policy : policy
-        Any; one that does not derive from `Policy` is of one piece.
-    """
+    """The policies that a policy is directly made of; none where it is of one piece."""
     return getattr(policy, "parts", ())
 
 
@@ -213,26 +207,12 @@ def check_against(policy: Policy, exit_layers: Sequence[int]) -> None:
 
 
 def policy_leaves(policy: Policy) -> list[Policy]:
-    """The policies that a policy is made of, itself where it is of one piece.
-
-    Returns
-    -------
-    list of policies
-        In the order of the text.
-    """
+    """The policies that a policy is made of, in the order of its text; itself where it is of one piece."""
     return [leaf for part in parts_of(policy) for leaf in policy_leaves(part)] or [policy]
 
 
 def map_leaves(policy: Policy, change: Callable[[Policy], Policy]) -> Policy:
-    """The same policy with each of its leaves replaced.
-
-    Arguments
-    ---------
-    policy : policy
-        Any.
-    change : callable
-        From a leaf to what takes its place.
-    """
+    """The same policy with each of its leaves replaced."""
     parts = parts_of(policy)
     return policy.with_parts([map_leaves(part, change) for part in parts]) if parts else change(policy)
 
@@ -243,12 +223,7 @@ def leaves_choice(policy: Policy) -> bool:
 
 
 def open_leaf(policy: Policy) -> Policy | None:
-    """The one part of a policy whose threshold is left to calibrate.
-
-    Returns
-    -------
-    policy or None
-        None where nothing but a window is open.
+    """The one part of a policy whose threshold is left to calibrate; None where nothing but a window is open.
 
     Raises
     ------
@@ -266,11 +241,6 @@ def open_leaf(policy: Policy) -> Policy | None:
 
 def with_threshold(policy: Policy, threshold: float) -> Policy:
     """The policy with its open threshold (layer of static, probability of random) filled in.
-
-    Returns
-    -------
-    policy
-        Equal to the given one where nothing but a window was open.
 
     Example
     -------

@@ -26,20 +26,7 @@ FITTED_VERSION = 1
 
 
 def write_fitted(folder: str | Path, model: FittedModel) -> str:
-    """Write a fitted model; its JSON file appears last and only when everything is whole.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Where; made if needed.
-    model : FittedModel
-        What to write.
-
-    Returns
-    -------
-    str
-        Digest of what was written, for `read_fitted` to compare with.
-    """
+    """Write a fitted model; its JSON file appears last and whole. Gives the digest for `read_fitted`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {key: np.asarray(value) for key, value in model.arrays().items()}

@@ -82,12 +82,7 @@ KINDS: dict[str, Kind] = {
 
 
 def text_form(policy: object) -> str:
-    """The end of an error: what to take where a table has transcripts but no acoustic signals.
-
-    Returns
-    -------
-    str
-        "" where there is no such form.
+    """The end of an error: what to take where a table has no acoustic signals; "" where there is no such form.
 
     Example
     -------
@@ -194,12 +189,7 @@ def kept_in_file(content: Mapping[str, Any], features: Sequence[str] | None = No
 
 
 def common_exits(tables: Sequence[Any]) -> tuple[tuple[int, ...], str | None]:
-    """Exit layers and model digest of the tables that something is fitted on.
-
-    Returns
-    -------
-    tuple of (tuple of int, str or None)
-        The digest is None where the tables are of several models, or do not say.
+    """Exit layers of the tables that something is fitted on, and model digest; None where models differ or are unknown.
 
     Raises
     ------
@@ -220,13 +210,7 @@ def common_exits(tables: Sequence[Any]) -> tuple[tuple[int, ...], str | None]:
 
 
 def described(tables: Sequence[Any]) -> dict[str, Any]:
-    """What a model was fitted on, for its file.
-
-    Returns
-    -------
-    dict
-        set_names, manifest_digests, n_utterances, n_speakers.
-    """
+    """What a model was fitted on, for its file: set_names, manifest_digests, n_utterances, n_speakers."""
     return {
         "set_names": [table.metadata.get("set_name") for table in tables],
         "manifest_digests": [table.metadata.get("manifest_digest") for table in tables],

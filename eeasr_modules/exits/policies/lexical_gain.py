@@ -74,17 +74,6 @@ class GainModel:
     ) -> "GainModel":
         """Fit on dev tables.
 
-        Arguments
-        ---------
-        tables : sequence of ExitTable
-            Dev data, all with the same exits.
-        name : str
-            What the model is called.
-        signals : tuple of str
-            Stored or derived.
-        strength : float
-            Of the ridge penalty, in seconds of speech.
-
         Raises
         ------
         ValueError
@@ -134,15 +123,7 @@ class GainModel:
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "GainModel":
-        """The model that `content` describes.
-
-        Arguments
-        ---------
-        content : mapping
-            Of `content`, with name, exit_layers, model_digest and fitted_on added by the file.
-        arrays : mapping
-            Not used.
-        """
+        """The model that `content` describes."""
         return cls(
             signals=tuple(content["signals"]),
             weights=np.array(content["weights"]),
@@ -152,7 +133,7 @@ class GainModel:
 
 
 def exit_position(exit_layer: np.ndarray, exit_layers: Sequence[int]) -> int:
-    """Which exit a step is at.
+    """Which exit a step is at, from 0; 0 where n is 0.
 
     Arguments
     ---------
@@ -160,11 +141,6 @@ def exit_position(exit_layer: np.ndarray, exit_layers: Sequence[int]) -> int:
         Layers run, the same for all.
     exit_layers : sequence of int
         All exits.
-
-    Returns
-    -------
-    int
-        `exit_index`, from 0; 0 where n is 0.
 
     Raises
     ------
@@ -185,7 +161,7 @@ def exit_position(exit_layer: np.ndarray, exit_layers: Sequence[int]) -> int:
 
 
 def lookahead(gains: np.ndarray, k: int, *, exit_layers: Sequence[int]) -> np.ndarray:
-    """Best gain per second and layer over the later exits.
+    """Best gain per second and layer over the later exits; shape (n,).
 
     Arguments
     ---------
@@ -195,10 +171,6 @@ def lookahead(gains: np.ndarray, k: int, *, exit_layers: Sequence[int]) -> np.nd
         This exit, from 0.
     exit_layers : sequence of int
         All exits.
-
-    Returns
-    -------
-    np.ndarray of shape (n,)
 
     Example
     -------
@@ -221,10 +193,6 @@ def weighted_sum(columns: Sequence[np.ndarray], weights: np.ndarray, intercepts:
     intercepts : np.ndarray of shape (n_outputs,)
         What is added.
 
-    Returns
-    -------
-    np.ndarray of shape (n, n_outputs)
-
     Example
     -------
     >>> weighted_sum([np.array([1.0, 2.0])], np.array([[3.0]]), np.array([0.5]))
@@ -242,6 +210,8 @@ def ridge(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Weighted ridge regression on standardised columns, given back for the columns as they were.
 
+    Gives weights of shape (n_outputs, n_columns), and intercepts of shape (n_outputs,).
+
     Arguments
     ---------
     x : np.ndarray of shape (n, n_columns)
@@ -252,11 +222,6 @@ def ridge(
         Above 0.
     strength : float
         Penalty on the squared weights of the standardised columns, in the unit of `sample_weights`.
-
-    Returns
-    -------
-    tuple of np.ndarray
-        Weights of shape (n_outputs, n_columns), and intercepts of shape (n_outputs,).
 
     Example
     -------
@@ -279,11 +244,7 @@ def ridge(
 
 
 def signal_of(table: ExitTable, name: str) -> np.ndarray:
-    """A signal to fit on, where its absence is the caller's mistake.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances, n_exits)
+    """A signal to fit on, where its absence is the caller's mistake; shape (n_utterances, n_exits).
 
     Raises
     ------
@@ -340,17 +301,6 @@ class LexicalModel:
     ) -> "LexicalModel":
         """Fit on dev tables.
 
-        Arguments
-        ---------
-        tables : sequence of ExitTable
-            Dev data, all with the same exits.
-        name : str
-            What the model is called.
-        signals : tuple of str
-            Stored or derived.
-        strength : float
-            Of the ridge penalty, in seconds of speech.
-
         Raises
         ------
         ValueError
@@ -391,15 +341,7 @@ class LexicalModel:
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "LexicalModel":
-        """The model that `content` describes.
-
-        Arguments
-        ---------
-        content : mapping
-            Of `content`, with name, exit_layers, model_digest and fitted_on added by the file.
-        arrays : mapping
-            Not used.
-        """
+        """The model that `content` describes."""
         return cls(
             signals=tuple(content["signals"]),
             weights=np.array(content["weights"]),

@@ -95,18 +95,12 @@ class Policy:
 
 
 def reach_of(policy: Policy) -> int:
-    """How many exits before the one decided the one emitted may lie.
-
-    Arguments
-    ---------
-    policy : policy
-        Any; one without an output rule need not say.
-    """
+    """How many exits before the one decided the one emitted may lie."""
     return getattr(policy, "reach", 0)
 
 
 def exits_back(policy: Policy, state: np.ndarray, exit_index: int) -> np.ndarray:
-    """How many exits before this one the transcript comes from, of those who stop here.
+    """How many exits before this one the transcript comes from, of those who stop here; shape (n,).
 
     Arguments
     ---------
@@ -116,11 +110,6 @@ def exits_back(policy: Policy, state: np.ndarray, exit_index: int) -> np.ndarray
         After its step at this exit.
     exit_index : int
         This exit, from 0; no transcript comes from before the first.
-
-    Returns
-    -------
-    np.ndarray of shape (n,)
-        0 where the exit's own is emitted.
     """
     if reach_of(policy) == 0:
         return np.zeros(len(state), dtype=np.int64)
@@ -129,13 +118,6 @@ def exits_back(policy: Policy, state: np.ndarray, exit_index: int) -> np.ndarray
 
 def lagged(signal: str, lag: int) -> str:
     """Name of the signal that compares with the exit so many before.
-
-    Arguments
-    ---------
-    signal : str
-        That compares with the exit before.
-    lag : int
-        From 1.
 
     Example
     -------

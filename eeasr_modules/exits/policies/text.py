@@ -90,11 +90,6 @@ POLICIES: dict[str, Callable[..., Policy]] = {
 def register(policy: type[Policy]) -> None:
     """Give a policy its line in the table of names, so that texts may name it.
 
-    Arguments
-    ---------
-    policy : class
-        Derives from `Policy`; its `name` is what texts call it, its fields are the arguments there.
-
     Raises
     ------
     ValueError

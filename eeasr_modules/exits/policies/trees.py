@@ -209,16 +209,7 @@ class Trees:
         return cls(**arrays, baseline=float(np.ravel(model._baseline_prediction)[0]))
 
     def predict(self, features: np.ndarray) -> np.ndarray:
-        """The sum of all trees for each row; a row's is the same whatever rows come with it.
-
-        Arguments
-        ---------
-        features : np.ndarray of shape (n_rows, n_features)
-            Finite; in the order of fitting.
-
-        Returns
-        -------
-        np.ndarray of shape (n_rows,)
+        """The sum of all trees for each row; a row's is the same whatever rows come with it; shape (n_rows,).
 
         Example
         -------

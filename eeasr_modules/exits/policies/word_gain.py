@@ -81,19 +81,6 @@ class WordGainModel:
 
         Signals of words are used where all tables have them and the name does not end in `_text`.
 
-        Arguments
-        ---------
-        tables : sequence of ExitTable
-            Dev data, all with the same exits, with references.
-        name : str
-            What the model is called.
-        signals : tuple of str
-            Stored or derived.
-
-        Returns
-        -------
-        WordGainModel
-
         Raises
         ------
         ValueError
@@ -106,15 +93,6 @@ class WordGainModel:
         cls, tables: Sequence[ExitTable], *, name: str, signals: tuple[str, ...]
     ) -> tuple["WordGainModel", list[np.ndarray]]:
         """Fit on dev tables, and score them by parts of the model that never saw the speaker.
-
-        Arguments
-        ---------
-        tables : sequence of ExitTable
-            As for `fit`.
-        name : str
-            As for `fit`.
-        signals : tuple of str
-            As for `fit`.
 
         Returns
         -------
@@ -189,17 +167,6 @@ class WordGainModel:
     @classmethod
     def from_content(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "WordGainModel":
         """The model that `content` and `arrays` describe.
-
-        Arguments
-        ---------
-        content : mapping
-            Of `content`, with name, exit_layers, model_digest and fitted_on added by the file.
-        arrays : mapping
-            Of `arrays`.
-
-        Returns
-        -------
-        WordGainModel
 
         Raises
         ------
@@ -294,21 +261,7 @@ class WordGainFit:
 
 
 def fit_word_gain(tables: Sequence[ExitTable], *, signals: Sequence[str], word_signals: Sequence[str]) -> WordGainFit:
-    """Trees and regression, fitted on dev tables.
-
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        With references, all with the same exits.
-    signals : sequence of str
-        Of utterances.
-    word_signals : sequence of str
-        Of words.
-
-    Returns
-    -------
-    WordGainFit
-    """
+    """Trees and regression, fitted on dev tables."""
     rows = _Rows.of(tables, signals=signals, word_signals=word_signals)
     exit_layers = tables[0].exit_layers
     steps = _steps(len(exit_layers))

@@ -22,11 +22,6 @@ AVERAGED = ("hypotheses", *AVERAGED_COUNTS)
 def coerced(table: Any) -> dict[str, Any]:
     """Every field of a table as an array of its type, with its shape checked.
 
-    Returns
-    -------
-    dict of str to value
-        By field.
-
     Raises
     ------
     ValueError
@@ -91,11 +86,6 @@ def _coerced_averaged(table: Any, shape: tuple[int, int]) -> dict[str, np.ndarra
 
 def check_table(table: Any) -> None:
     """Refuse a table whose names, numbers or metadata are not as `ExitTable` says.
-
-    Arguments
-    ---------
-    table : ExitTable
-        With arrays of the right types and shapes (`coerced`).
 
     Raises
     ------

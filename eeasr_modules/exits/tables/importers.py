@@ -92,17 +92,6 @@ def read_exit_traces(
 ) -> ExitTable:
     """An exit table from a folder in the format of the public exit traces; see the module's text.
 
-    Arguments
-    ---------
-    folder : str or Path
-        Holds a subfolder for each model, or the results of one model.
-    split : str
-        "clean" or "other".
-    model : str
-        Subfolder of the model.
-    drop_incomplete : bool
-        As for `import_transcripts`.
-
     Returns
     -------
     ExitTable

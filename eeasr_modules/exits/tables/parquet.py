@@ -23,13 +23,6 @@ _REQUIRED = ("utt_id", "speaker", "exit_layer", "hypothesis", *_UTTERANCE_COUNTS
 def write_table(table: ExitTable, path: str | Path) -> None:
     """Write an exit table; the file appears only when it is whole.
 
-    Arguments
-    ---------
-    table : ExitTable
-        What to write.
-    path : str or Path
-        Where; its folder is made if needed.
-
     Raises
     ------
     ValueError

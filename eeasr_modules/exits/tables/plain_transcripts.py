@@ -31,11 +31,6 @@ FRAMES_PER_S = 50
 def read_lines(path: str | Path) -> list[str]:
     """Lines of a text file, as it is or compressed (`.gz`, `.xz`).
 
-    Arguments
-    ---------
-    path : str or Path
-        UTF-8.
-
     Returns
     -------
     list of str

@@ -98,11 +98,6 @@ def change(name: str, hypotheses: Sequence[str], earlier: Sequence[str] | None) 
 def text_signals(hypotheses: np.ndarray) -> dict[str, np.ndarray]:
     """Text signals of every exit.
 
-    Arguments
-    ---------
-    hypotheses : np.ndarray of str objects, of shape (n_utterances, n_exits)
-        Transcripts.
-
     Returns
     -------
     dict of str to np.ndarray of shape (n_utterances, n_exits)

@@ -246,17 +246,6 @@ def best_within(curve: Curve, limit: float) -> int | None:
 def best_within_budget(curve: Curve, limit: float, policy: Policy, *, budget: float) -> int:
     """Which point a budget buys: lowest WER within it, then lowest cost.
 
-    Arguments
-    ---------
-    curve : Curve
-        Of the calibration data.
-    limit : float
-        Largest mean cost.
-    policy : policy
-        Whose curve it is, for the error.
-    budget : float
-        As it was asked for, for the error.
-
     Returns
     -------
     int

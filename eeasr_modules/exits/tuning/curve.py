@@ -26,7 +26,7 @@ from eeasr_modules.exits.tuning.replay import (
 
 
 def swept_sums(passed_at: np.ndarray, values: np.ndarray, *, floor: int, ceiling: int, n_thresholds: int) -> np.ndarray:
-    """Sum over utterances of a number at the exit chosen, for every threshold.
+    """Sum over utterances of a number at the exit chosen, for every threshold; shape (n_thresholds,).
 
     Arguments
     ---------
@@ -38,10 +38,6 @@ def swept_sums(passed_at: np.ndarray, values: np.ndarray, *, floor: int, ceiling
         First and last exit that may be chosen, from 0.
     n_thresholds : int
         How many there are.
-
-    Returns
-    -------
-    np.ndarray of shape (n_thresholds,)
 
     Example
     -------
@@ -124,19 +120,6 @@ def policy_curve(
     Thresholds come from the table's own values: on test data this shows what the signal could give, while a
     choice made on dev and reported on test is `calibration.choose`. What has to be fitted is fitted on the table;
     the points are then those of cross-fitted scores (`fitting.scored`), the policies carry the model of all.
-
-    Arguments
-    ---------
-    policy : policy
-        Open, or not (a single point).
-    table : ExitTable
-        What was recorded.
-    cost : str
-        As for `exit_costs`.
-    n_thresholds : int
-        As for `thresholds_of`.
-    n_folds : int
-        Folds of speakers where something has to be fitted.
 
     Returns
     -------

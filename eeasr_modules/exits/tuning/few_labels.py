@@ -125,10 +125,6 @@ def draw_and_bet(changed: np.ndarray, words: np.ndarray, target: LabelTarget, la
         What to promise.
     label : function
         Gives what is known of an utterance, None where it is not labelled yet.
-
-    Returns
-    -------
-    Draws
     """
     bets = _Bets(changed.astype(np.float64), words.astype(np.float64), target)
     rng, order = np.random.default_rng(target.seed), []
@@ -343,10 +339,6 @@ def few_labels(
         Other speech, labelled, on which a policy such as `gain` is fitted; None fits it to these recordings' own last
         transcripts.
 
-    Returns
-    -------
-    FewLabels
-
     Raises
     ------
     ValueError
@@ -416,10 +408,6 @@ def read_labels(path: str | Path) -> dict[str, str]:
     path : str or Path
         Rows id, tab, reference; a lone "-" for a recording in which nothing is said. A file that is not there has none.
 
-    Returns
-    -------
-    dict of str to str
-
     Raises
     ------
     ValueError
@@ -446,17 +434,7 @@ def read_labels(path: str | Path) -> dict[str, str]:
 
 
 def write_labels(path: str | Path, order: Sequence[str], references: Mapping[str, str]) -> None:
-    """Write the rows in the order of the draws, then other labels that were there; nothing that was typed is lost.
-
-    Arguments
-    ---------
-    path : str or Path
-        Written aside and renamed.
-    order : sequence of str
-        Ids that were drawn.
-    references : mapping of str to str
-        Known ones.
-    """
+    """Write the rows in the order of the draws, then other labels that were there; nothing that was typed is lost."""
     ids = [*order, *(utt_id for utt_id in references if utt_id not in set(order))]
     rows = [f"{utt_id}\t{(references[utt_id] or NOTHING_SAID) if utt_id in references else ''}\n" for utt_id in ids]
     write_aside(Path(path), "".join(rows))

@@ -2,7 +2,8 @@
 
 A small p-value says that the mean loss is below the limit. Losses are at most 1; all methods but betting need
 them to be at least 0 too. Each function takes losses of shape (n_blocks,) or (n_blocks, n_policies), the blocks
-independent and identically distributed, and works along axis 0.
+independent and identically distributed, a limit between 0 and 1, and works along axis 0: p-values are of shape () or
+(n_policies,).
 
 Betting and empirical Bernstein look at the blocks one after the other, so their order must not depend on the
 losses. They multiply up a capital that is not expected to grow while the mean is at least the limit; one over
@@ -39,10 +40,6 @@ def p_values(
     prior : tuple of (np.ndarray, np.ndarray), each of shape () or (n_policies,), or None
         For "betting" only: mean and variance of the losses on other data.
 
-    Returns
-    -------
-    np.ndarray of shape () or (n_policies,)
-
     Raises
     ------
     ValueError
@@ -65,19 +62,7 @@ def p_values(
 
 
 def hoeffding_bentkus_p_values(losses: np.ndarray, limit: float) -> np.ndarray:
-    """The smaller of Hoeffding's and Bentkus' tail bounds (Bates et al. 2021, Angelopoulos et al. 2021, Prop. 2).
-
-    Arguments
-    ---------
-    losses : np.ndarray of shape (n_blocks,) or (n_blocks, n_policies)
-        0 to 1.
-    limit : float
-        Between 0 and 1.
-
-    Returns
-    -------
-    np.ndarray of shape () or (n_policies,)
-    """
+    """The smaller of Hoeffding's and Bentkus' tail bounds (Bates et al. 2021, Angelopoulos et al. 2021, Prop. 2)."""
     from scipy.special import rel_entr
     from scipy.stats import binom
 
@@ -105,10 +90,6 @@ def exact_p_values(losses: np.ndarray, limit: float, *, uniforms: np.ndarray | N
     uniforms : np.ndarray of shape (n_blocks,) or as losses, or None
         Uniform on 0 to 1 and independent of the losses; one per block is shared by all policies. None allows
         losses of 0 and 1 only.
-
-    Returns
-    -------
-    np.ndarray of shape () or (n_policies,)
 
     Raises
     ------
@@ -151,10 +132,6 @@ def betting_p_values(
         validity. None guesses half the limit for mean and standard deviation, worth one block.
     prior_blocks : float
         How many blocks the prior is worth.
-
-    Returns
-    -------
-    np.ndarray of shape () or (n_policies,)
     """
     losses = _checked(losses, limit, bounded_below=False)
     mean, variance, weight = _start(losses, limit, prior, prior_blocks)
@@ -178,10 +155,6 @@ def empirical_bernstein_p_values(losses: np.ndarray, limit: float, *, delta: flo
         Between 0 and 1.
     delta : float
         The level for which stakes are chosen; the p-value is valid at every level.
-
-    Returns
-    -------
-    np.ndarray of shape () or (n_policies,)
     """
     losses = _checked(losses, limit, bounded_below=True)
     mean, variance, weight = _start(losses, limit, None, 1.0)

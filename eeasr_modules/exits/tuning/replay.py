@@ -111,15 +111,6 @@ def policy_costs(policy: Policy, table: ExitTable, *, cost: str = "cost_layers")
     A policy that reads signals of the attention decoder runs it at every exit that it reads; any other policy has it
     run at the exit that is taken.
 
-    Arguments
-    ---------
-    policy : policy
-        Not open.
-    table : ExitTable
-        What was recorded.
-    cost : str
-        As for `exit_costs`; layers do not count heads.
-
     Returns
     -------
     np.ndarray of shape (n_utterances, n_exits)
@@ -135,14 +126,7 @@ def policy_costs(policy: Policy, table: ExitTable, *, cost: str = "cost_layers")
 
 
 def mean_cost(costs: np.ndarray, weights: np.ndarray) -> float:
-    """Summed cost over summed weights.
-
-    Arguments
-    ---------
-    costs : np.ndarray of shape (n_utterances,)
-        Cost of what was chosen.
-    weights : np.ndarray of shape (n_utterances,)
-        Seconds of audio.
+    """Summed cost over summed weights (seconds of audio), both of shape (n_utterances,).
 
     Returns
     -------
@@ -168,13 +152,6 @@ def choice_point(policy: Policy, table: ExitTable, *, cost: str = "cost_layers")
 def needed_signals(policy: Policy, table: ExitTable) -> dict[str, np.ndarray]:
     """The signals that a policy reads, once it is known that it can decide on this table.
 
-    Arguments
-    ---------
-    policy : policy
-        To be checked: not open, and without layers that are no exits.
-    table : ExitTable
-        What was recorded.
-
     Returns
     -------
     dict of str to np.ndarray of shape (n_utterances, n_exits)
@@ -199,11 +176,7 @@ def _refuse_other_model(policy: Policy, table: ExitTable) -> None:
 
 
 def needed_signal(table: ExitTable, name: str, *, policy: object = "a policy") -> np.ndarray:
-    """One signal of a table, where its absence is the caller's mistake.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances, n_exits)
+    """One signal of a table, where its absence is the caller's mistake; shape (n_utterances, n_exits).
 
     Raises
     ------
@@ -254,13 +227,6 @@ class RecordedScores:
 def fit_model(name: str, tables: Sequence[ExitTable]) -> FittedModel:
     """Fit a policy's model on dev tables.
 
-    Arguments
-    ---------
-    name : str
-        A key of `KINDS`.
-    tables : sequence of ExitTable
-        Dev data; several tables must have the same exits.
-
     Raises
     ------
     ValueError
@@ -292,15 +258,6 @@ def scores_of(model: FittedModel, table: ExitTable) -> np.ndarray:
 def cross_fitted(name: str, table: ExitTable, *, n_folds: int = 10) -> tuple[FittedModel, np.ndarray]:
     """A model fitted on a whole table, and scores of each of its speakers by models that never saw them.
 
-    Arguments
-    ---------
-    name : str
-        A key of `KINDS`.
-    table : ExitTable
-        Dev data.
-    n_folds : int
-        Folds of speakers.
-
     Returns
     -------
     tuple of (FittedModel, np.ndarray of shape (n_utterances, n_exits))
@@ -327,13 +284,6 @@ def models_of(policy: Policy) -> dict[str, FittedModel]:
 
 def with_models(policy: Policy, models: Mapping[str, FittedModel]) -> Policy:
     """The policy with fitted models put where their names stand.
-
-    Arguments
-    ---------
-    policy : policy
-        Any.
-    models : mapping of str to FittedModel
-        By name; those that the policy does not name are not used.
 
     Example
     -------

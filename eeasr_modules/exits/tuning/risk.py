@@ -231,10 +231,6 @@ def control_risk(
     seed : int
         Of the order in which blocks are bet on, and of exact p-values' rounding.
 
-    Returns
-    -------
-    RiskControlled
-
     Raises
     ------
     ValueError
@@ -361,10 +357,6 @@ def risk_outcome(
         these, and all must be kept.
     cost : str
         As for `exit_costs`.
-
-    Returns
-    -------
-    RiskOutcome
     """
     labelled, table = table, target.table(table)
     block = block_numbers(table, target.blocks)
@@ -498,11 +490,6 @@ def certify(
 
 def promise_of(found: RiskControlled) -> dict[str, Any]:
     """What `policy.json` keeps of a certificate.
-
-    Arguments
-    ---------
-    found : RiskControlled
-        Of `control_risk`.
 
     Returns
     -------

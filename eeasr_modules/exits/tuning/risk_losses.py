@@ -128,11 +128,6 @@ class RiskTarget:
 def against_last(table: ExitTable) -> ExitTable:
     """The same table with the last exit's transcripts for references: its errors are the words that leaving changes.
 
-    Arguments
-    ---------
-    table : ExitTable
-        What was recorded, with or without labels; they are not read. What is emitted in the exits' place counts.
-
     Returns
     -------
     ExitTable
@@ -251,10 +246,6 @@ def parse_risk(text: str) -> RiskTarget:
     text : str
         Such as "0.5,0.1", "0.5,0.1,100" or "changed=2,delta=0.1".
 
-    Returns
-    -------
-    RiskTarget
-
     Example
     -------
     >>> parse_risk("0.5, 0.1").rule
@@ -284,10 +275,6 @@ def target_of(numbers: Sequence[float] | Mapping[str, float], *, said: object = 
         `changed` (per cent of the last exit's words), `delta`, `clip` and `per_exit`, which may be left out.
     said : object
         As it was given, for the error; None takes the numbers.
-
-    Returns
-    -------
-    RiskTarget
 
     Raises
     ------
@@ -353,13 +340,6 @@ def block_p_values(
 def block_numbers(table: ExitTable, blocks: str) -> np.ndarray:
     """Which block each utterance belongs to.
 
-    Arguments
-    ---------
-    table : ExitTable
-        What was recorded.
-    blocks : str
-        "speakers" or "utterances".
-
     Returns
     -------
     np.ndarray of shape (n_utterances,)
@@ -382,17 +362,5 @@ def block_numbers(table: ExitTable, blocks: str) -> np.ndarray:
 
 
 def mean_block_words(table: ExitTable, blocks: str) -> float:
-    """Reference words of a mean block, the scale S.
-
-    Arguments
-    ---------
-    table : ExitTable
-        What was recorded.
-    blocks : str
-        "speakers" or "utterances".
-
-    Returns
-    -------
-    float
-    """
+    """Reference words of a mean block, the scale S."""
     return float(table.n_ref_words.sum() / (block_numbers(table, blocks).max() + 1))

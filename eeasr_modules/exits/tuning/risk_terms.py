@@ -25,11 +25,6 @@ _MOST = 10**6  # blocks looked for
 def blocks_needed(target: RiskTarget) -> int:
     """Fewest blocks, all of the same words, with which a policy without any excess error can be certified.
 
-    Arguments
-    ---------
-    target : RiskTarget
-        With its clip given.
-
     Returns
     -------
     int
@@ -78,10 +73,6 @@ def needed_table(
         In WER points; eps down, clips across. Where the clip is not above eps nothing stands.
     blocks : str
         What they are called.
-
-    Returns
-    -------
-    str
     """
     head = f"| {blocks} needed | " + " | ".join(f"B {clip:g}" for clip in clips) + " |"
     lines = [head, "|---" + "|---:" * len(clips) + "|"]
@@ -161,10 +152,6 @@ def promise(target: RiskTarget, *, clip: float, tail: float, n_blocks: int, n_ab
     n_blocks, n_above : int
         Calibration blocks, and those of them that lose more.
 
-    Returns
-    -------
-    str
-
     Example
     -------
     >>> promise(RiskTarget(0.5), clip=2, tail=0.072, n_blocks=40, n_above=0)[:76]
@@ -210,10 +197,6 @@ def refusal(
         Smallest eps that they can certify.
     p, tail_p, excess : float
         Of the costliest threshold: p-values of the mean and of the tail, and WER points above the reference.
-
-    Returns
-    -------
-    str
     """
     none, of, drawn = f"no certificate can be issued for at most {what(target)}", target.level, target.blocks
     if not smallest <= target.eps or (1 - tail) ** n_blocks > of * (1 + 1e-9):
@@ -248,10 +231,6 @@ def assumptions(target: RiskTarget, *, clip: float, block_words: float, has_sour
         In WER points, and the words of a mean block.
     has_source : bool
         Whether thresholds and scale came from other data.
-
-    Returns
-    -------
-    tuple of str
     """
     drawn, one = target.blocks, ONE[target.blocks]
     found = [
@@ -299,10 +278,6 @@ def needed_lines(table: str, *, delta: float) -> list[str]:
         Of `needed_table`.
     delta : float
         That it was made for.
-
-    Returns
-    -------
-    list of str
     """
     head = f"needed, even without any excess error, for eps at a clip of B WER points and delta {delta:g}:"
     return [head, *table.splitlines()]

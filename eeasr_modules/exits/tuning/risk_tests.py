@@ -101,10 +101,6 @@ def sequence_tests(
     prior : tuple of two np.ndarray of shape (n_policies,), or None
         As for `betting_p_values`.
 
-    Returns
-    -------
-    SequenceTests
-
     Example
     -------
     >>> excess, words = np.zeros((60, 2)), np.full(60, 100)
@@ -224,10 +220,6 @@ def exit_sums(table: ExitTable, policies: Sequence[Policy], target: RiskTarget) 
         Nothing open.
     target : RiskTarget
         Names blocks and reference.
-
-    Returns
-    -------
-    ExitSums
     """
     block, rows = block_numbers(table, target.blocks), np.arange(table.n_utterances)
     reference, shape = reference_errors(table, target.reference), (int(block.max()) + 1, table.n_exits)
@@ -329,10 +321,6 @@ def stairs(policy: Policy, table: ExitTable, *, cost: str, n_thresholds: int) ->
         Of which thresholds and costs are.
     cost, n_thresholds : str, int
         As for `policy_curve`; each stair has a quarter of so many thresholds, at least 10.
-
-    Returns
-    -------
-    Curve
     """
     inner = policy.policy if isinstance(policy, Between) and policy.has_open_window else policy
     filled = policy_curve(inner, table, cost=cost, n_thresholds=max(n_thresholds // 4, 10)).policies

@@ -70,11 +70,6 @@ class CharacterNgram:
     def log_probability(self, word: str) -> float:
         """Log-probability of a word and its end.
 
-        Arguments
-        ---------
-        word : str
-            In the letters of the model; others count as unseen.
-
         Returns
         -------
         float
@@ -151,12 +146,7 @@ class WordResources:
         return cls({word: count / total for word, count in counts.items()}, source)
 
     def zipf(self, word: str) -> float:
-        """Zipf frequency of a word.
-
-        Arguments
-        ---------
-        word : str
-            In upper or lower case.
+        """Zipf frequency of a word, in upper or lower case.
 
         Returns
         -------
@@ -169,22 +159,11 @@ class WordResources:
         return known
 
     def is_seen(self, word: str) -> bool:
-        """Whether a word is known at all.
-
-        Arguments
-        ---------
-        word : str
-            In upper or lower case.
-        """
+        """Whether a word is known at all."""
         return self.zipf(word) > 0.0
 
     def char_score(self, word: str) -> float:
         """Log-probability of a word's spelling, its end included.
-
-        Arguments
-        ---------
-        word : str
-            In upper or lower case.
 
         Returns
         -------
@@ -264,24 +243,13 @@ class WordSpelling:
     known: dict[str, tuple[float, ...]]
 
     def rows(self, words: Sequence[str]) -> np.ndarray:
-        """The columns `SPELLING` of each word.
-
-        Returns
-        -------
-        np.ndarray of shape (n_words, len(SPELLING))
-        """
+        """The columns `SPELLING` of each word; shape (n_words, len(SPELLING))."""
         if len(self.known) > MAX_KEPT_WORDS:
             self.known.clear()
         return np.array([self.row(word) for word in words], dtype=np.float64).reshape(len(words), len(SPELLING))
 
     def row(self, word: str) -> tuple[float, ...]:
-        """The columns `SPELLING` of one word.
-
-        Arguments
-        ---------
-        word : str
-            In upper or lower case.
-        """
+        """The columns `SPELLING` of one word."""
         known = self.known.get(word)
         if known is None:
             known = self.known[word] = self._look_up(word)

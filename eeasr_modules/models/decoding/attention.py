@@ -211,11 +211,6 @@ def misspelled(
 ) -> torch.Tensor:
     """Tokens of each utterance, the end among them, that the decoder would not say next after the right ones.
 
-    Arguments
-    ---------
-    log_probs, targets, n_targets, decoder : torch.Tensor, torch.Tensor, torch.Tensor, AttentionDecoder
-        As of `spelling_losses`.
-
     Returns
     -------
     torch.Tensor of shape (batch,)
@@ -241,7 +236,7 @@ def spelling_losses(
     decoder: AttentionDecoder,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Cross-entropy of the decoder on each utterance's tokens and the end after them, nats.
+    """Cross-entropy of the decoder on each utterance's tokens and the end after them, nats; shape (batch,).
 
     Arguments
     ---------
@@ -255,10 +250,6 @@ def spelling_losses(
         That gave them.
     label_smoothing : float
         Share of the target that is spread evenly over all tokens that can be said (Szegedy et al. 2016).
-
-    Returns
-    -------
-    torch.Tensor of shape (batch,)
     """
     wanted, counts = _wanted(targets, n_targets, decoder.end_index)
     losses = -log_probs.gather(2, wanted.unsqueeze(2)).squeeze(2)

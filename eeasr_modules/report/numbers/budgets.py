@@ -52,13 +52,7 @@ COSTS = {
 
 
 def known_costs(tables: Sequence[ExitTable]) -> list[str]:
-    """Names of the costs that every table knows.
-
-    Returns
-    -------
-    list of str
-        "depth" first.
-    """
+    """Names of the costs that every table knows; "depth" first."""
     known = ["depth"]
     if all(table.cost_macs is not None and table.head_macs is not None for table in tables):
         known.append("macs")
@@ -93,12 +87,7 @@ def check_cost(name: str, tables: Sequence[ExitTable], *, budgets: Sequence[floa
 
 
 def priced(table: ExitTable, name: str) -> tuple[ExitTable, str]:
-    """A table and the column by which `exits` charges a cost.
-
-    Returns
-    -------
-    tuple of (ExitTable, str)
-        The table, for "time" with milliseconds where MACs stood; and "cost_layers" or "cost_macs".
+    """A table, for "time" with milliseconds where MACs stood, and the column by which `exits` charges a cost.
 
     Raises
     ------
@@ -132,13 +121,7 @@ def every_head(table: ExitTable, name: str) -> np.ndarray:
 
 
 def exit_means(table: ExitTable, name: str) -> np.ndarray:
-    """What each exit costs on average, in the unit that is shown.
-
-    Returns
-    -------
-    np.ndarray of shape (n_exits,)
-        For depth the exits' layers.
-    """
+    """What each exit costs on average, in the unit shown (for depth its layer); shape (n_exits,)."""
     with_cost, column = priced(table, name)
     costs = exit_costs(with_cost, column) / COSTS[name].scale
     return np.array([mean_cost(costs[:, k], table.duration_s) for k in range(table.n_exits)])
@@ -191,7 +174,7 @@ def lacking_signals(policy: Policy, tables: Sequence[ExitTable]) -> list[str]:
 
 
 def sides(table: ExitTable, dev: ExitTable | None, *, n_folds: int = N_HALVES) -> tuple[list[Side], str | None]:
-    """What calibrates which utterances.
+    """What calibrates which utterances, and the name of the calibration; None where the set calibrates itself.
 
     Arguments
     ---------
@@ -201,11 +184,6 @@ def sides(table: ExitTable, dev: ExitTable | None, *, n_folds: int = N_HALVES) -
         Calibration data.
     n_folds : int
         Of a cross-fit: two of equal duration, or those of `exits.tables.parts.speaker_folds`.
-
-    Returns
-    -------
-    tuple of (list of Side, str or None)
-        And the name of the calibration; None where the set calibrates itself.
     """
     everyone = np.arange(table.n_utterances)
     if dev is not None:
@@ -218,13 +196,7 @@ def sides(table: ExitTable, dev: ExitTable | None, *, n_folds: int = N_HALVES) -
 
 
 def folds_of(table: ExitTable) -> np.ndarray:
-    """Two folds of about equal duration, no speaker in both.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances,)
-        0 or 1; the same on every call.
-    """
+    """Two folds of about equal duration, no speaker in both, 0 or 1; the same on every call."""
     speakers, speaker = np.unique(table.speakers.astype(str), return_inverse=True)
     seconds = np.bincount(speaker, table.duration_s)
     fold_of_speaker, total = np.zeros(len(speakers), dtype=np.int64), [0.0, 0.0]
@@ -263,16 +235,6 @@ def grids(
 
 
 def budget_limit(budget: float, table: ExitTable, *, cost: str = "depth") -> float:
-    """What a budget allows, in the unit shown.
-
-    Arguments
-    ---------
-    budget : float
-        Up to 1 a share of the last exit's cost, above 1 layers.
-    table : ExitTable
-        Whose cost it is a share of.
-    cost : str
-        A key of `COSTS`.
-    """
+    """What a budget allows, in the unit shown."""
     with_cost, column = priced(table, cost)
     return budget_cost(budget, with_cost, cost=column) / COSTS[cost].scale

@@ -274,7 +274,7 @@ def _wer(exit_index: np.ndarray, table: ExitTable) -> float:
 
 
 def point_of(exit_index: np.ndarray, table: ExitTable, *, emitted: np.ndarray | None = None) -> tuple[float, float]:
-    """Mean depth and WER of chosen exits.
+    """Duration-weighted mean depth in layers, and pooled WER in percent, of chosen exits.
 
     Arguments
     ---------
@@ -284,11 +284,6 @@ def point_of(exit_index: np.ndarray, table: ExitTable, *, emitted: np.ndarray | 
         What was recorded.
     emitted : np.ndarray of shape (n_utterances,), or None
         Exits whose transcripts came out, where those are others.
-
-    Returns
-    -------
-    tuple of float
-        (duration-weighted mean depth in layers, pooled WER in percent)
     """
     chosen = np.arange(table.n_utterances), exit_index
     wer = _wer(exit_index if emitted is None else emitted, table)
@@ -297,15 +292,6 @@ def point_of(exit_index: np.ndarray, table: ExitTable, *, emitted: np.ndarray | 
 
 def curve_points(outcome: Outcome, table: ExitTable, *, cost: str) -> np.ndarray:
     """The line that a policy draws on a set.
-
-    Arguments
-    ---------
-    outcome : Outcome
-        Of the policy.
-    table : ExitTable
-        The set.
-    cost : str
-        One of the costs that were charged.
 
     Returns
     -------
@@ -348,7 +334,9 @@ def compared(
     cost: str,
     rng: np.random.Generator,
 ) -> list[dict[str, Any]]:
-    """The chosen policy against every other, on every set, for every budget that both meet.
+    """The chosen policy against every other, on every set, for every budget that both meet: `summary.comparisons`.
+
+    "holm_p" is adjusted over the whole list.
 
     Arguments
     ---------
@@ -360,11 +348,6 @@ def compared(
         What budgets count.
     rng : np.random.Generator
         For the bootstrap.
-
-    Returns
-    -------
-    list of dict
-        Of `summary.comparisons`; "holm_p" is adjusted over the whole list.
     """
     rows = []
     for name, (table, outcomes) in sets.items():
@@ -395,17 +378,6 @@ def risk_numbers(
 
     Windows are not calibrated here: a guarantee is given for one threshold, so `between(entropy)` stands as
     `entropy`. Without dev, one half of the speakers certifies and the other is what is judged.
-
-    Arguments
-    ---------
-    policies : sequence of policies
-        Those with an open threshold are certified.
-    table : ExitTable
-        The set.
-    dev : ExitTable or None
-        Calibration data.
-    target : RiskTarget
-        What to promise.
 
     Returns
     -------

@@ -22,9 +22,9 @@ from eeasr_modules.exits import (
     overthinking,
     static_line,
 )
+from eeasr_modules.exits.measure.bounds import signal_aurocs, word_outcomes
 from eeasr_modules.exits.measure.edits import edit_counts
 from eeasr_modules.exits.measure.fusion import FusionModel, fuse
-from eeasr_modules.exits.measure.overthinking import signal_aurocs, word_outcomes
 from eeasr_modules.report.numbers.budgets import COSTS, every_head, exit_means, known_costs, priced
 from eeasr_modules.report.numbers.evaluation import Choice, Outcome, Rules, curve_points, point_of, refuse_below_oracle
 
@@ -42,7 +42,7 @@ def set_numbers(
     single: ExitTable | None,
     rng: np.random.Generator,
 ) -> dict[str, Any]:
-    """All numbers of one set.
+    """All numbers of one set: `sets.<name>` of docs/summary-schema.md.
 
     Arguments
     ---------
@@ -56,11 +56,6 @@ def set_numbers(
         The set by a model trained with one exit only, utterances in the same order.
     rng : np.random.Generator
         For the bootstrap.
-
-    Returns
-    -------
-    dict
-        `sets.<name>` of docs/summary-schema.md.
     """
     errors = table.errors
     lines = {name: _Lines.of(table, name) for name in dict.fromkeys(("depth", *rules.costs))}
@@ -233,19 +228,6 @@ def fused_numbers(
 ) -> dict[str, Any]:
     """What the chosen policy's words are worth fused, at the exits where it stops.
 
-    Arguments
-    ---------
-    chosen : Outcome
-        The chosen policy on the set.
-    table : ExitTable
-        The set, with references.
-    fusion : FusionModel
-        Fitted on dev.
-    rules : Rules
-        Costs to be reported.
-    rng : np.random.Generator
-        For the bootstrap.
-
     Returns
     -------
     dict
@@ -275,13 +257,7 @@ def _joined(texts: Sequence[str]) -> str:
 
 
 def signal_numbers(table: ExitTable) -> dict[str, Any]:
-    """How well each signal tells that an inner exit is no worse than the last.
-
-    Returns
-    -------
-    dict of str to dict
-        By signal, the best first: AUROC `per_exit` (inner exits) and `pooled` over them.
-    """
+    """How well each signal tells that an inner exit is no worse than the last: AUROCs by signal, the best first."""
     if table.n_exits < 2:
         return {}
     known = {name: one for name, one in signal_aurocs(table).items() if one["pooled"] is not None}

@@ -35,15 +35,6 @@ from eeasr_modules.report.numbers.sets import fused_numbers, set_numbers
 def check_tables(tables: Sequence[ExitTable], *, dev: ExitTable | None, single_exit: Sequence[ExitTable]) -> None:
     """Refuse tables that cannot be reported together.
 
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        Test sets.
-    dev : ExitTable or None
-        Calibration data.
-    single_exit : sequence of ExitTable
-        Of models with one exit.
-
     Raises
     ------
     ValueError
@@ -83,15 +74,6 @@ def match_single_exits(
     tables: Sequence[ExitTable], single_exit: Sequence[ExitTable], *, dev: ExitTable | None
 ) -> tuple[dict[str, ExitTable], dict[str, str]]:
     """Which single-exit table stands beside which set.
-
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        Test sets.
-    single_exit : sequence of ExitTable
-        Of models with one exit, found by their set_name.
-    dev : ExitTable or None
-        Calibration data; its own single-exit table is passed over.
 
     Returns
     -------
@@ -269,7 +251,7 @@ def summarise(
     fusion: FusionModel | None = None,
     command: str | None = None,
 ) -> dict[str, Any]:
-    """All numbers of a report.
+    """All numbers of a report, see docs/summary-schema.md: WERs in percent, depths in layers, shares from 0 to 1.
 
     Arguments
     ---------
@@ -283,11 +265,6 @@ def summarise(
         Fuses the chosen policy's words, where a set has references; None leaves that out.
     command : str or None
         What made the report.
-
-    Returns
-    -------
-    dict
-        See docs/summary-schema.md. WERs in percent, depths in layers, shares from 0 to 1.
 
     Raises
     ------

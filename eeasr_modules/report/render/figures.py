@@ -197,13 +197,7 @@ STYLE = {
 
 
 def draw_figures(summary: Mapping[str, Any], folder: Path) -> list[str]:
-    """Draw all pictures of a report.
-
-    Returns
-    -------
-    list of str
-        Their names, in the order in which a page shows them.
-    """
+    """Draw all pictures of a report; their names, in the order in which a page shows them."""
     sets, chosen = summary["sets"], summary["chosen_policy"]
     names = ["wer_per_exit.png"]
     with _canvas(folder / names[0], (9.5, 5.2)) as figure:

@@ -30,13 +30,7 @@ from eeasr_modules.report.render.tables import difference_text, number, percent,
 
 
 def csv_files(summary: Mapping[str, Any], found: Evaluated) -> dict[str, str]:
-    """All CSV files of a report.
-
-    Returns
-    -------
-    dict of str to str
-        Content by file name: `exits.csv`, `policies.csv`, `curves.csv`, and `choices_<set>.csv` for each set.
-    """
+    """All CSV files of a report by name: `exits`, `policies`, `curves`, and `choices_<set>.csv` for each set."""
     files = {
         "exits.csv": _text(_exits(summary)),
         "policies.csv": _text(_policies(summary)),
@@ -327,15 +321,7 @@ class Example:
 
 
 def overthinking_examples(tables: Sequence[ExitTable], *, n: int = 10) -> list[Example]:
-    """The clearest cases of overthinking: most errors saved first.
-
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        The first one gives all it can, then the next.
-    n : int
-        How many at most.
-    """
+    """The clearest cases of overthinking: most errors saved first."""
     found: list[Example] = []
     for table in tables:
         if table.n_exits > 1 and len(found) < n:

@@ -47,13 +47,7 @@ EMITTED_NOTE = (
 
 
 def best_on_calibration(policies: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The policy with the lowest WER at the budget where thresholds were chosen, not where it is reported.
-
-    Returns
-    -------
-    str or None
-        Its text; None where none was calibrated.
-    """
+    """The policy with the lowest WER at the budget where thresholds were chosen, not where it is reported."""
     open_ones = {text: one for text, one in policies.items() if one["calibrated_on"] != AS_GIVEN}
     return min(
         open_ones,
@@ -63,17 +57,7 @@ def best_on_calibration(policies: Mapping[str, Mapping[str, Any]]) -> str | None
 
 
 def report_text(summary: Mapping[str, Any], *, examples: str, pictures: Sequence[str]) -> str:
-    """The page in Markdown.
-
-    Arguments
-    ---------
-    summary : mapping
-        Of `summarise`.
-    examples : str
-        The section of examples.
-    pictures : sequence of str
-        File names, in order.
-    """
+    """The page in Markdown."""
     sections = [
         "# Early exit: what it is worth",
         _how_made(summary),
@@ -221,13 +205,7 @@ def _how_calibrated(one: Mapping[str, Any]) -> str:
 
 
 def caveats(summary: Mapping[str, Any]) -> list[str]:
-    """What a reader must know before believing the numbers.
-
-    Returns
-    -------
-    list of str
-        Sentences.
-    """
+    """What a reader must know before believing the numbers."""
     sets = summary["sets"]
     few = [plain_name(name) for name, one in sets.items() if too_few_speakers(one)]
     unknown = [plain_name(name) for name, one in sets.items() if one["intervals"]["resampled"] == "utterances"]
@@ -277,7 +255,7 @@ FIRST_CHARACTER = 48  # "0" stands for the first exit; every exit is one charact
 
 
 def html_page(summary: Mapping[str, Any], found: Evaluated, *, n_examples: int) -> str:
-    """The page as text.
+    """The page as HTML, with style, script and data inside.
 
     Arguments
     ---------
@@ -287,11 +265,6 @@ def html_page(summary: Mapping[str, Any], found: Evaluated, *, n_examples: int) 
         The same, with tables and choices.
     n_examples : int
         Most utterances of each set whose transcripts the page holds (`KEPT_RULE` says which); 0 holds none.
-
-    Returns
-    -------
-    str
-        HTML, with style, script and data inside.
     """
     data = {
         "summary": summary,

@@ -49,11 +49,6 @@ def _row(cells: Sequence[str]) -> str:
 def plain_name(text: str) -> str:
     """A name from elsewhere, such as a set's, as text that means nothing to Markdown or HTML.
 
-    Arguments
-    ---------
-    text : str
-        Any; line breaks become spaces, underscores inside words stay.
-
     Example
     -------
     >>> print(plain_name("an4_test"), plain_name("<b>*a*"))
@@ -66,13 +61,6 @@ def plain_name(text: str) -> str:
 def number(value: float | None, digits: int = 2) -> str:
     """A number for people; a dash where there is none.
 
-    Arguments
-    ---------
-    value : float or None
-        What to show.
-    digits : int
-        After the point.
-
     Example
     -------
     >>> number(4.349), number(None)
@@ -83,13 +71,6 @@ def number(value: float | None, digits: int = 2) -> str:
 
 def percent(share: float | None, digits: int = 0) -> str:
     """A share as per cent.
-
-    Arguments
-    ---------
-    share : float or None
-        From 0 to 1, but not bound to it.
-    digits : int
-        After the point.
 
     Example
     -------

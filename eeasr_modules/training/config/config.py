@@ -364,11 +364,6 @@ PATHS = ("audio", "leave_out")  # lists of them
 def parse(argv: Sequence[str]) -> tuple[str, object, dict]:
     """The YAML, SpeechBrain's options, and the overrides as YAML reads them, but for paths.
 
-    Arguments
-    ---------
-    argv : sequence of str
-        YAML first, then options and `--key value` or `--key=value`.
-
     Returns
     -------
     path : str

@@ -123,11 +123,6 @@ def greedy(log_probs: torch.Tensor, relative: torch.Tensor, blank_index: int = 0
 def check_hyperparams(folder: Path | str) -> Path:
     """Refuse a `hyperparams.yaml` that would run anything but this loader; nothing of it is run here.
 
-    Returns
-    -------
-    Path
-        The file.
-
     Raises
     ------
     FileNotFoundError
@@ -152,13 +147,7 @@ def check_hyperparams(folder: Path | str) -> Path:
 
 
 def write_hyperparams(folder: Path | str) -> Path:
-    """Write `hyperparams.yaml` into a model folder.
-
-    Returns
-    -------
-    Path
-        The file.
-    """
+    """Write `hyperparams.yaml` into a model folder."""
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("folder_version", None)

@@ -20,17 +20,7 @@ DOMAINS = {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain
 
 
 def write_card(folder: Path, config: Config, summary: dict) -> None:
-    """Write the model card from the configuration and the report's summary.
-
-    Arguments
-    ---------
-    folder : Path
-        The model folder.
-    config : Config
-        What it was trained with.
-    summary : dict
-        As `report.write_report` returns it.
-    """
+    """Write the model card from the configuration and the report's summary."""
     content = f"---\n{_metadata(folder, config, summary).to_yaml()}\n---\n\n{_text(config, summary)}"
     write_aside(folder / "README.md", content)
 

@@ -101,11 +101,6 @@ def ship(run: str | Path, folder: str | Path, *, excess: float | None = None) ->
     excess : float or None
         See `at_excess`; None leaves the policies as they are.
 
-    Returns
-    -------
-    list of Path
-        The files written.
-
     Raises
     ------
     FileNotFoundError

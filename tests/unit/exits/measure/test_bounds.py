@@ -99,8 +99,6 @@ def test_the_static_line_skips_useless_exits_and_is_flat_where_inner_exits_win()
     assert line.cost.tolist() == [1, 3]
     assert line.at(np.array([1, 2, 3, 4, 9])).tolist() == pytest.approx([100, 60, 20, 20, 20])
     assert np.isnan(line.at(0.5))
-    assert line.cost_at(60) == 2
-    assert np.isnan(line.cost_at(10))
 
 
 def test_oracles_take_the_earliest_exit_on_ties():

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from eeasr_modules.exits.measure.overthinking import (
+from eeasr_modules.exits.measure.bounds import (
     auroc,
     overthinking,
     pooled_auroc,

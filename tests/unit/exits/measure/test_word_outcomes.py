@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
+from eeasr_modules.exits.measure.bounds import correct_words, word_outcomes
 from eeasr_modules.exits.measure.edits import count_edits
-from eeasr_modules.exits.measure.overthinking import correct_words, word_outcomes
 from eeasr_modules.exits.tables.table import ExitTable
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sentences import sentence_table
 
-from eeasr_modules.exits.measure.overthinking import auroc
+from eeasr_modules.exits.measure.bounds import auroc
 from eeasr_modules.exits.policies import word_gain as word_gain_fit
 from eeasr_modules.exits.policies.files import read_fitted, write_fitted
 from eeasr_modules.exits.policies.word_gain import WordGainModel, _fit_trees, _Rows, fit_word_gain

@@ -29,8 +29,8 @@ from eeasr_modules.training.fit import (
     make_vocabulary,
 )
 from eeasr_modules.training.own_decoder import OwnDecoderLens, collect, has_own_decoder
+from eeasr_modules.training.probe.speechbrain_run import SpeechBrainRun, is_run, read_run
 from eeasr_modules.training.run import Run, calibrate, collect_all
-from eeasr_modules.training.speechbrain_run import SpeechBrainRun, is_run, read_run
 from eeasr_modules.training.test_pass import table_metadata
 
 SPLITS = ("train", "dev", "test")
