@@ -1,11 +1,24 @@
-"""What the demo hears and decides, with the tiny model of the runtime's tests."""
+"""What the demo hears and decides, with the tiny model of the runtime tests; it serves this machine alone."""
+
+import sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 import soundfile
 
-from eeasr_modules.demo.app import exits_table, marked_words, progress_line, stops_table
-from eeasr_modules.demo.recording import ALL_POLICIES_UP_TO_S, listen, stops, word_error_rates
+from eeasr_modules.demo import app
+from eeasr_modules.demo.app import (
+    ALL_POLICIES_UP_TO_S,
+    exits_table,
+    listen,
+    marked_words,
+    progress_line,
+    stops,
+    stops_table,
+    word_error_rates,
+)
 from eeasr_modules.runtime import EarlyExitASR
 
 
@@ -74,3 +87,24 @@ def test_changed_words_are_marked_and_markup_is_text():
     assert marked_words("A B", None) == "A B"
     assert marked_words("A B", "") == "<mark>A</mark> <mark>B</mark>"
     assert marked_words("", "A") == ""
+
+
+class Page:
+    """Stands for gradio's, which need not be installed."""
+
+    def queue(self):
+        return self
+
+    def launch(self, **options):
+        self.options = options
+        return None, "http://127.0.0.1:7999/", None
+
+
+@pytest.mark.parametrize("port", [None, 7999])
+def test_the_page_is_bound_to_this_machine_and_not_shared(monkeypatch, port):
+    page = Page()
+    monkeypatch.setitem(sys.modules, "gradio", SimpleNamespace(themes=MagicMock()))
+    monkeypatch.setattr(app, "build", lambda asr: page)
+    assert app.serve(None, port=port, open_browser=False, block=False) == "http://127.0.0.1:7999/"
+    assert (page.options["server_name"], page.options["share"]) == ("127.0.0.1", False)
+    assert page.options["server_port"] == port
