@@ -54,12 +54,7 @@ def add_words(parser: Parser) -> None:
 
 
 def numbers(option: str, text: str) -> list[float]:
-    """Numbers with commas between them.
-
-    Raises
-    ------
-    ValueError
-        When one is not a number.
+    """Numbers with commas between them. ValueError when one is not a number.
 
     Example
     -------
@@ -73,12 +68,7 @@ def numbers(option: str, text: str) -> list[float]:
 
 
 def whole_number(option: str, text: str) -> int:
-    """A whole number from 1, one of several with commas between them.
-
-    Raises
-    ------
-    ValueError
-        When it is none.
+    """A whole number from 1, one of several with commas between them. ValueError when it is none.
 
     Example
     -------

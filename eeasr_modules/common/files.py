@@ -92,12 +92,7 @@ _MARKS_OF_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 def read_text(path: Path | str) -> str:
     """Content of a text file, without byte-order mark.
 
-    Raises
-    ------
-    FileNotFoundError
-        Without the file.
-    ValueError
-        When it is written in something else: file, line, and what to do.
+    FileNotFoundError without the file. ValueError when it is written in something else: file, line, and what to do.
     """
     return decoded(Path(path).read_bytes(), path)
 
@@ -105,10 +100,7 @@ def read_text(path: Path | str) -> str:
 def read_lines(path: Path | str) -> list[str]:
     """Lines of a text file without their ends; only line feeds end lines, not what else Unicode calls one.
 
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        See `read_text`.
+    FileNotFoundError or ValueError as `read_text`.
     """
     return lines_of(read_text(path))
 

@@ -209,10 +209,7 @@ def spelling_file() -> Path | None:
     It is `normalizer.json` in a Whisper checkpoint and `english.json` in the package openai-whisper. The variable
     `EEASR_WHISPER_SPELLING` may name one; else those of installed packages and downloaded checkpoints are looked for.
 
-    Raises
-    ------
-    FileNotFoundError
-        When the variable names no file.
+    FileNotFoundError when the variable names no file.
     """
     if named := os.environ.get(VARIABLE):
         if not Path(named).is_file():

@@ -46,10 +46,7 @@ def find_split(folder: Path | str, split: str) -> Path | str:
 
     A folder of tables that `datasets` reads holds all of its splits, and so does a set of the hub.
 
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such thing; what there is, is named.
+    FileNotFoundError when there is no such thing; what there is, is named.
     """
     if is_hub(folder):
         return folder

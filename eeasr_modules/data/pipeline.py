@@ -69,10 +69,7 @@ def evenly_spaced(rows: Sequence, n: int | None) -> list:
 def manifest_items(manifests: Sequence[Path], *, limit: int | None = None) -> dict[str, dict]:
     """Utterances of one or several manifests by id: `duration` (s), `wav` (path), `speaker`, `words`.
 
-    Raises
-    ------
-    ValueError
-        If an utterance occurs in two of the manifests.
+    ValueError if an utterance occurs in two of the manifests.
     """
     items = {}
     for manifest in manifests:

@@ -90,10 +90,7 @@ class Stop:
 def listen(asr: EarlyExitASR, path: str) -> Iterator[ExitTranscripts]:
     """Hear a recording, piece by piece and exit by exit; one `ExitTranscripts` after every exit.
 
-    Raises
-    ------
-    ValueError
-        When the file is not audio, or holds too little of it.
+    ValueError when the file is not audio, or holds too little of it.
     """
     engine = asr.engine
     reader = AudioReader(path, engine.sample_rate)
@@ -306,12 +303,7 @@ ANNOUNCE = "() => document.querySelector('#progress')?.setAttribute('aria-live',
 def build(asr: EarlyExitASR):
     """Gradio's page for one model.
 
-    Raises
-    ------
-    ImportError
-        When gradio is not installed.
-    ValueError
-        When the model's deepest exit is its checkpoint's own decoder.
+    ImportError when gradio is not installed. ValueError when the model's deepest exit is its checkpoint's own decoder.
     """
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     asr.source.refuse_own_decoder("the demo")

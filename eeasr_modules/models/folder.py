@@ -24,10 +24,7 @@ LARGEST_FILE = 9_500_000  # bytes
 def weight_files(folder: str | Path) -> list[Path]:
     """The files that hold a model folder's weights, in order.
 
-    Raises
-    ------
-    FileNotFoundError
-        If there is none, or one that the index names is missing.
+    FileNotFoundError if there is none, or one that the index names is missing.
     """
     folder = Path(folder)
     names = [WEIGHTS]
@@ -146,10 +143,7 @@ def _once(model: nn.Module) -> dict[str, torch.Tensor]:
 def read_weights(model: nn.Module, files: Sequence[Path]) -> None:
     """Load the weights that lie in `files` (as `weight_files` lists them) into the model.
 
-    Raises
-    ------
-    ValueError
-        If a file cannot be read, or they do not fit the model.
+    ValueError if a file cannot be read, or they do not fit the model.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

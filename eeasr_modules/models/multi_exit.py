@@ -225,10 +225,7 @@ class MultiExit(nn.Module):
     def freeze_last_head(self) -> None:
         """Leave the last exit's head as it is, without dropout: a checkpoint's own head on its own, frozen encoder.
 
-        Raises
-        ------
-        ValueError
-            If heads share the projection: it would freeze theirs.
+        ValueError if heads share the projection: it would freeze theirs.
         """
         if self.config["share_projection"]:
             raise ValueError(
@@ -379,12 +376,8 @@ class MultiExit(nn.Module):
     def load(cls, folder: str | Path, *, device: str = "cpu") -> "MultiExit":
         """The model of a folder, in eval mode and float32.
 
-        Raises
-        ------
-        FileNotFoundError
-            If `config.json` or the weights are missing.
-        ValueError
-            If the weights cannot be read or do not fit the config.
+        FileNotFoundError if `config.json` or the weights are missing. ValueError if the weights cannot be read or do
+        not fit the config.
         """
         folder = Path(folder)
         if not (folder / "config.json").is_file():

@@ -126,10 +126,7 @@ class Walk:
     def advance(self, layer: int) -> torch.Tensor:
         """Run on to `layer` and return what a head sees there, (batch, frames, dim).
 
-        Raises
-        ------
-        ValueError
-            If `layer` lies behind, or beyond the encoder.
+        ValueError if `layer` lies behind, or beyond the encoder.
         """
         if not self.layer <= layer <= self.encoder.n_layers:
             raise ValueError(

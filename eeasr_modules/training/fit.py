@@ -101,10 +101,7 @@ UNTOLD |= {"downsample_factor": 2, "upsample": False}
 def check_run_folder(config: Config, folder: Path) -> None:
     """Refuse to go on in a folder that holds a run of another shape; note the shape in a new one.
 
-    Raises
-    ------
-    ValueError
-        Naming the first key that differs.
+    ValueError naming the first key that differs.
     """
     note = folder / "run.json"
     fixed = ("source", *FIXED, *ENCODERS[config.encoder].fixed)  # source first: it changes others
@@ -148,10 +145,7 @@ def make_vocabulary(config: Config, corpora: Corpora, folder: Path):
 
     Characters are English ones, or with the text rule `letters` those of the training and validation texts.
 
-    Raises
-    ------
-    ValueError
-        If it cannot spell the training and validation texts.
+    ValueError if it cannot spell the training and validation texts.
     """
     texts = texts_of([*corpora.train, *corpora.valid])
     try:

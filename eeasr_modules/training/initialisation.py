@@ -26,10 +26,7 @@ def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
     becomes the encoder's last norm: the model then says what the exit said, unless its layers normalise by themselves
     (`final_norm` None), when the head starts without that norm.
 
-    Raises
-    ------
-    ValueError
-        If encoder, tokens, heads or decoders are of another shape.
+    ValueError if encoder, tokens, heads or decoders are of another shape.
     """
     last = model.encoder.n_layers
     take_encoder(first_layers(start.encoder.state_dict(), last), model, folder=folder)
@@ -60,10 +57,7 @@ def take_over(start: MultiExit, model: MultiExit, *, folder: str) -> None:
 def take_heads(start: MultiExit, model: MultiExit, *, folder: str) -> None:
     """Copy what `take_over` copies, but for the encoder: that stays the checkpoint's, which its own decoder follows.
 
-    Raises
-    ------
-    ValueError
-        As `take_over`; or if the encoder of `start` is not that of `model` to the last step of 8 bits.
+    ValueError as `take_over`; or if the encoder of `start` is not that of `model` to the last step of 8 bits.
     """
     stock = {name: weights.clone() for name, weights in model.encoder.state_dict().items()}
     take_over(start, model, folder=folder)

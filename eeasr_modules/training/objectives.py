@@ -13,15 +13,7 @@ from eeasr_modules.training.config.config import Config
 
 
 def load_teacher(folder: str | Path, vocabulary, *, device: str | torch.device) -> MultiExit:
-    """A frozen teacher.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder holds no model.
-    ValueError
-        If the teacher has other tokens.
-    """
+    """A frozen teacher. FileNotFoundError if the folder holds no model. ValueError if the teacher has other tokens."""
     teacher = MultiExit.load(folder, device=str(device)).requires_grad_(False)
     theirs = load_vocabulary(folder)
     if theirs.blank_index != vocabulary.blank_index or [*theirs.spellings] != [*vocabulary.spellings]:

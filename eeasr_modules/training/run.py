@@ -159,10 +159,7 @@ class Run:
 def set_up(argv: list[str], *, recipes: Path) -> Run:
     """Read the command line and YAML, check everything, prepare the corpora. No model is built here.
 
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        One sentence on the first thing that is wrong.
+    ValueError or FileNotFoundError with one sentence on the first thing that is wrong.
     """
     yaml_path, run_opts, replaced = parse(argv)
     config = load(yaml_path, replaced, recipes=recipes)

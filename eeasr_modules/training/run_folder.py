@@ -19,10 +19,7 @@ _held: dict[Path, object] = {}  # open files: the lock lasts as long as the proc
 def hold(folder: str | Path) -> None:
     """Keep the folder, which is made if needed, for this process as long as it lives; a dead one keeps nothing.
 
-    Raises
-    ------
-    ValueError
-        If another process holds it, saying which.
+    ValueError if another process holds it, saying which.
     """
     folder = Path(folder).resolve()
     if folder in _held:
@@ -137,10 +134,7 @@ class WholeCheckpointer(Checkpointer):
     def save_checkpoint(self, meta={}, end_of_epoch=True, name=None, verbosity=logging.INFO):  # noqa: B006
         """Save, then rename; arguments and value as of SpeechBrain's.
 
-        Raises
-        ------
-        OSError
-            If the disk is full or cannot be written; checkpoints that were there stay, the half one is removed.
+        OSError if the disk is full or cannot be written; checkpoints that were there stay, the half one is removed.
         """
         try:
             saved = super().save_checkpoint(meta, end_of_epoch, name, verbosity)

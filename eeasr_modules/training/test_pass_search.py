@@ -33,12 +33,8 @@ logger = logging.getLogger(__name__)
 def chosen_decoder(config: Config, model: MultiExit, vocabulary) -> BeamDecoder | AttentionSearch | None:
     """The search that the YAML asks for; None where it says `decoding: greedy`.
 
-    Raises
-    ------
-    FileNotFoundError, ImportError
-        When `lm_file` is missing, or what reads it.
-    ValueError
-        When the model lacks an attention decoder.
+    FileNotFoundError or ImportError when `lm_file` is missing, or what reads it. ValueError when the model lacks an
+    attention decoder.
     """
     if config.decoding == "greedy":
         return None

@@ -319,12 +319,7 @@ class WordOutcomes:
 
 
 def word_outcomes(table: ExitTable) -> WordOutcomes:
-    """Overthinking per word.
-
-    Raises
-    ------
-    ValueError
-        When the table has no references, or they have no words.
+    """Overthinking per word. ValueError when the table has no references, or they have no words.
 
     Example
     -------

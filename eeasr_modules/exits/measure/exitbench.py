@@ -66,10 +66,7 @@ class Choices:
 def read_choices(path: str | Path, table: ExitTable) -> Choices:
     """Decisions from a file of rows `id, exit_layer[, hypothesis]`, TSV or JSON lines.
 
-    Raises
-    ------
-    ValueError
-        When an utterance is missing, unknown or decided twice, or a layer has no exit.
+    ValueError when an utterance is missing, unknown or decided twice, or a layer has no exit.
     """
     rows = {utt_id: i for i, utt_id in enumerate(table.utt_ids)}
     index_of = {int(layer): k for k, layer in enumerate(table.exit_layers)}

@@ -155,10 +155,7 @@ class FusionModel:
     def from_content(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "FusionModel":
         """The model that `content` and `arrays` describe.
 
-        Raises
-        ------
-        ValueError
-            When the file's features are not those of this version, or trees are missing.
+        ValueError when the file's features are not those of this version, or trees are missing.
         """
         signals = tuple(content["signals"])
         return cls(

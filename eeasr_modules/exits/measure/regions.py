@@ -326,10 +326,7 @@ def best_path_errors(reference: Sequence[str], transcripts: Sequence[Sequence[st
 def lattice_errors(table: ExitTable) -> np.ndarray:
     """Fewest errors that fusing the exits up to each one could make; shape (n_utterances, n_exits).
 
-    Raises
-    ------
-    ValueError
-        When the table has no references.
+    ValueError when the table has no references.
     """
     if table.references is None:
         raise ValueError("the best path is found with the references, and the table has none")

@@ -186,10 +186,7 @@ def parts_of(policy: Policy) -> Sequence[Policy]:
 def check_against(policy: Policy, exit_layers: Sequence[int]) -> None:
     """Refuse a policy that names layers where the model has no exit.
 
-    Raises
-    ------
-    ValueError
-        Naming the layer and the exits there are.
+    ValueError naming the layer and the exits there are.
     """
     for part in parts_of(policy):
         check_against(part, exit_layers)
@@ -225,10 +222,7 @@ def leaves_choice(policy: Policy) -> bool:
 def open_leaf(policy: Policy) -> Policy | None:
     """The one part of a policy whose threshold is left to calibrate; None where nothing but a window is open.
 
-    Raises
-    ------
-    ValueError
-        When more than one part is open, which a single budget cannot settle.
+    ValueError when more than one part is open, which a single budget cannot settle.
     """
     leaves = [leaf for leaf in policy_leaves(policy) if leaf.has_open_threshold]
     if len(leaves) > 1:

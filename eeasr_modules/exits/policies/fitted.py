@@ -191,10 +191,7 @@ def kept_in_file(content: Mapping[str, Any], features: Sequence[str] | None = No
 def common_exits(tables: Sequence[Any]) -> tuple[tuple[int, ...], str | None]:
     """Exit layers of the tables that something is fitted on, and model digest; None where models differ or are unknown.
 
-    Raises
-    ------
-    ValueError
-        When there is no table, or exits differ.
+    ValueError when there is no table, or exits differ.
     """
     if not tables:
         raise ValueError("fitting needs at least one exit table, got none")

@@ -72,13 +72,7 @@ class GainModel:
     def fit(
         cls, tables: Sequence[ExitTable], *, name: str, signals: tuple[str, ...], strength: float = STRENGTH
     ) -> "GainModel":
-        """Fit on dev tables.
-
-        Raises
-        ------
-        ValueError
-            When exits differ or a table lacks a signal.
-        """
+        """Fit on dev tables. ValueError when exits differ or a table lacks a signal."""
         exit_layers, digest = common_exits(tables)
         n = len(exit_layers)
         # (all utterances, n_exits, n_signals) and (all utterances, n_exits)
@@ -246,10 +240,7 @@ def ridge(
 def signal_of(table: ExitTable, name: str) -> np.ndarray:
     """A signal to fit on, where its absence is the caller's mistake; shape (n_utterances, n_exits).
 
-    Raises
-    ------
-    ValueError
-        Naming the signal.
+    ValueError naming the signal.
     """
     try:
         return table.signal(name)
@@ -299,13 +290,7 @@ class LexicalModel:
     def fit(
         cls, tables: Sequence[ExitTable], *, name: str, signals: tuple[str, ...], strength: float = STRENGTH
     ) -> "LexicalModel":
-        """Fit on dev tables.
-
-        Raises
-        ------
-        ValueError
-            When exits differ or a table lacks a signal.
-        """
+        """Fit on dev tables. ValueError when exits differ or a table lacks a signal."""
         exit_layers, digest = common_exits(tables)
         # the first exit has no exit before it, the last one nobody asks
         asked = slice(min(1, len(exit_layers) - 1), max(1, len(exit_layers) - 1))

@@ -90,10 +90,7 @@ POLICIES: dict[str, Callable[..., Policy]] = {
 def register(policy: type[Policy]) -> None:
     """Give a policy its line in the table of names, so that texts may name it.
 
-    Raises
-    ------
-    ValueError
-        When it is no such class, or the name is taken.
+    ValueError when it is no such class, or the name is taken.
     """
     name = getattr(policy, "name", None)
     if not (isinstance(policy, type) and issubclass(policy, Policy) and isinstance(name, str) and name.isidentifier()):

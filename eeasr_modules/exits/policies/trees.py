@@ -265,13 +265,7 @@ class Trees:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray], prefix: str) -> "Trees":
-        """The trees that `arrays` gave.
-
-        Raises
-        ------
-        ValueError
-            When an array is not there.
-        """
+        """The trees that `arrays` gave. ValueError when an array is not there."""
         missing = [f"{prefix}{name}" for name in (*_ARRAYS, "baseline") if f"{prefix}{name}" not in arrays]
         if missing:
             raise ValueError(f"fitted trees must come with the arrays {', '.join(missing)}; the file is not whole")

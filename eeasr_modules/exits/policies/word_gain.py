@@ -81,10 +81,7 @@ class WordGainModel:
 
         Signals of words are used where all tables have them and the name does not end in `_text`.
 
-        Raises
-        ------
-        ValueError
-            When exits differ, or a table lacks a signal, its references, or any word.
+        ValueError when exits differ, or a table lacks a signal, its references, or any word.
         """
         return cls.fit_scored(tables, name=name, signals=signals)[0]
 
@@ -168,10 +165,7 @@ class WordGainModel:
     def from_content(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "WordGainModel":
         """The model that `content` and `arrays` describe.
 
-        Raises
-        ------
-        ValueError
-            When the file's features are not those of this version, or trees are missing.
+        ValueError when the file's features are not those of this version, or trees are missing.
         """
         signals, word_signals = tuple(content["signals"]), tuple(content["word_signals"])
         steps = tuple(content["steps"])

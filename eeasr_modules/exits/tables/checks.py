@@ -22,10 +22,7 @@ AVERAGED = ("hypotheses", *AVERAGED_COUNTS)
 def coerced(table: Any) -> dict[str, Any]:
     """Every field of a table as an array of its type, with its shape checked.
 
-    Raises
-    ------
-    ValueError
-        When a shape does not agree with the numbers of utterances and exits.
+    ValueError when a shape does not agree with the numbers of utterances and exits.
     """
     exit_layers = np.asarray(table.exit_layers, dtype=np.int64)
     n, e = len(table.utt_ids), len(exit_layers)
@@ -87,10 +84,7 @@ def _coerced_averaged(table: Any, shape: tuple[int, int]) -> dict[str, np.ndarra
 def check_table(table: Any) -> None:
     """Refuse a table whose names, numbers or metadata are not as `ExitTable` says.
 
-    Raises
-    ------
-    ValueError
-        Naming the rule and the first place where it does not hold.
+    ValueError naming the rule and the first place where it does not hold.
     """
     _check_names(table)
     _check_numbers(table)

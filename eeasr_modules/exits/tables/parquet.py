@@ -23,10 +23,7 @@ _REQUIRED = ("utt_id", "speaker", "exit_layer", "hypothesis", *_UTTERANCE_COUNTS
 def write_table(table: ExitTable, path: str | Path) -> None:
     """Write an exit table; the file appears only when it is whole.
 
-    Raises
-    ------
-    ValueError
-        When its errors are those of `emitted` transcripts, which a file does not hold.
+    ValueError when its errors are those of `emitted` transcripts, which a file does not hold.
     """
     if table.emitted is not None:
         raise ValueError("a table with emitted transcripts is not written: write the one that it was made from")
@@ -43,12 +40,7 @@ def write_table(table: ExitTable, path: str | Path) -> None:
 def read_table(path: str | Path) -> ExitTable:
     """Read an exit table and check it.
 
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file.
-    ValueError
-        When it is not an exit table, or not one of this version.
+    FileNotFoundError when there is no such file. ValueError when it is not an exit table, or not one of this version.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq

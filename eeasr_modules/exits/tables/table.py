@@ -350,10 +350,7 @@ class ExitTable:
         Stored signals stay, so policies that read them decide as on the table itself; word lists and averaged
         transcripts, which belong to the exits' own, do not.
 
-        Raises
-        ------
-        ValueError
-            When the table has no references to count errors against.
+        ValueError when the table has no references to count errors against.
 
         Example
         -------
@@ -403,10 +400,7 @@ class ExitTable:
         Policies decide on the table itself; the errors of their choices are then read here. Stored signals stay, word
         lists, which belong to the exits' own transcripts, do not.
 
-        Raises
-        ------
-        ValueError
-            When none were collected.
+        ValueError when none were collected.
         """
         if self.averaged is None:
             raise ValueError("the table has no averaged transcripts: collect it with average_exits of 2 or more")

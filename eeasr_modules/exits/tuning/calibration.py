@@ -195,10 +195,7 @@ def budget_cost(budget: float, table: ExitTable, *, cost: str = "cost_layers") -
 def refuse_same_set(calibrated_on: dict[str, Any], table: ExitTable) -> None:
     """Refuse to report a calibrated policy on the data that it was calibrated on.
 
-    Raises
-    ------
-    ValueError
-        When both have the same manifest digest or, where one of them has none, the same set name.
+    ValueError when both have the same manifest digest or, where one of them has none, the same set name.
     """
     for key in ("manifest_digest", "set_name"):
         ours, theirs = calibrated_on.get(key), table.metadata.get(key)

@@ -44,10 +44,7 @@ class Decisions:
 def decide(policy: Policy, table: ExitTable) -> Decisions:
     """The exit at which each utterance stops, and the one whose transcript it emits.
 
-    Raises
-    ------
-    ValueError
-        When the policy is open, names a layer without an exit, or needs a signal that the table lacks.
+    ValueError when the policy is open, names a layer without an exit, or needs a signal that the table lacks.
     """
     signals = needed_signals(policy, table)
     last = table.n_exits - 1
@@ -178,10 +175,7 @@ def _refuse_other_model(policy: Policy, table: ExitTable) -> None:
 def needed_signal(table: ExitTable, name: str, *, policy: object = "a policy") -> np.ndarray:
     """One signal of a table, where its absence is the caller's mistake; shape (n_utterances, n_exits).
 
-    Raises
-    ------
-    ValueError
-        When the table has no such signal; a fitted policy that would do without is named.
+    ValueError when the table has no such signal; a fitted policy that would do without is named.
     """
     try:
         return table.signal(name)
@@ -225,13 +219,7 @@ class RecordedScores:
 
 
 def fit_model(name: str, tables: Sequence[ExitTable]) -> FittedModel:
-    """Fit a policy's model on dev tables.
-
-    Raises
-    ------
-    ValueError
-        When exits differ or a table lacks a signal.
-    """
+    """Fit a policy's model on dev tables. ValueError when exits differ or a table lacks a signal."""
     if name not in KINDS:
         raise ValueError(f"a fitted policy must be one of {', '.join(KINDS)}, got {name!r}")
     for signal in KINDS[name].signals:

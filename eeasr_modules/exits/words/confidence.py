@@ -121,13 +121,7 @@ class ConfidenceMap:
 
 
 def read_confidence_map(path: str | Path) -> ConfidenceMap:
-    """The map that `ConfidenceMap.write` left.
-
-    Raises
-    ------
-    ValueError
-        When it holds something else.
-    """
+    """The map that `ConfidenceMap.write` left. ValueError when it holds something else."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         if content["schema_version"] != SCHEMA_VERSION or tuple(content["features"]) != FEATURES:

@@ -197,10 +197,7 @@ class WordResources:
 def word_resources(language: str = "en") -> WordResources:
     """Resources of a language from `wordfreq`; the same object on every call.
 
-    Raises
-    ------
-    ValueError
-        When `wordfreq` is not installed or has no such language.
+    ValueError when `wordfreq` is not installed or has no such language.
     """
     try:
         import wordfreq
@@ -270,13 +267,7 @@ def word_spelling(language: str) -> WordSpelling:
 
 
 def common_language(tables: Sequence[Any]) -> str:
-    """The language of tables that a word model is fitted on.
-
-    Raises
-    ------
-    ValueError
-        When they are in several.
-    """
+    """The language of tables that a word model is fitted on. ValueError when they are in several."""
     languages = sorted({str(table.metadata.get("language", "en")) for table in tables})
     if len(languages) > 1:
         raise ValueError(f"a word model is of one language, and the dev tables are in {', '.join(languages)}")

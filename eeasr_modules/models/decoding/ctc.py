@@ -172,12 +172,7 @@ class BeamOptions:
     def check_language_model(self) -> None:
         """See that the language model, if there is one, lies there and can be read.
 
-        Raises
-        ------
-        FileNotFoundError
-            When there is no such file.
-        ImportError
-            When `kenlm` or `pygtrie` is not installed.
+        FileNotFoundError when there is no such file. ImportError when `kenlm` or `pygtrie` is not installed.
         """
         if self.lm_file is None:
             return

@@ -64,10 +64,7 @@ def known_costs(tables: Sequence[ExitTable]) -> list[str]:
 def check_cost(name: str, tables: Sequence[ExitTable], *, budgets: Sequence[float]) -> None:
     """Refuse a cost that a table does not know, and budgets that it cannot mean.
 
-    Raises
-    ------
-    ValueError
-        Saying what the tables lack, or which budget is wrong.
+    ValueError saying what the tables lack, or which budget is wrong.
     """
     if name not in COSTS:
         raise ValueError(f"cost must be one of {', '.join(COSTS)}, got {name!r}")
@@ -89,10 +86,7 @@ def check_cost(name: str, tables: Sequence[ExitTable], *, budgets: Sequence[floa
 def priced(table: ExitTable, name: str) -> tuple[ExitTable, str]:
     """A table, for "time" with milliseconds where MACs stood, and the column by which `exits` charges a cost.
 
-    Raises
-    ------
-    ValueError
-        When the profile of times is not as the module says.
+    ValueError when the profile of times is not as the module says.
     """
     if name == "depth":
         return table, "cost_layers"

@@ -35,11 +35,8 @@ from eeasr_modules.report.numbers.sets import fused_numbers, set_numbers
 def check_tables(tables: Sequence[ExitTable], *, dev: ExitTable | None, single_exit: Sequence[ExitTable]) -> None:
     """Refuse tables that cannot be reported together.
 
-    Raises
-    ------
-    ValueError
-        When there is no table, names are missing or shared, tables differ in their exits or are of different
-        models, a table is the calibration data, or a single-exit table has several exits.
+    ValueError when there is no table, names are missing or shared, tables differ in their exits or are of different
+    models, a table is the calibration data, or a single-exit table has several exits.
     """
     if not tables:
         raise ValueError("a report needs at least one exit table of a test set, got none")

@@ -23,10 +23,7 @@ from eeasr_modules.training.schedule import OWN_TEACHERS, Regime
 def kept_depth(config: Config, n_layers: int) -> int:
     """Layers of the encoder once `keep_layers` has taken the last ones of `n_layers` off.
 
-    Raises
-    ------
-    ValueError
-        If there are fewer than `keep_layers`, or the exits do not end with the last that is left.
+    ValueError if there are fewer than `keep_layers`, or the exits do not end with the last that is left.
     """
     kept, exit_layers = config.keep_layers, config.exit_layers
     if kept is None:
@@ -110,10 +107,7 @@ def check_teacher_input(config: Config, folder: Path) -> None:
 def decoder_settings(config: Config) -> dict | None:
     """`decoder` of a model's `config.json`; None for CTC exits only.
 
-    Raises
-    ------
-    ValueError
-        When the decoder's width does not divide.
+    ValueError when the decoder's width does not divide.
     """
     if not config.values.get("attention_decoder", False):
         return None
@@ -135,10 +129,7 @@ def decoder_settings(config: Config) -> dict | None:
 def own_decoder_settings(config: Config) -> dict | None:
     """`own_decoder` of a model's `config.json`; None where the last CTC exit is the deepest.
 
-    Raises
-    ------
-    ValueError
-        When the checkpoint's own decoder cannot follow this run's encoder, or there is none.
+    ValueError when the checkpoint's own decoder cannot follow this run's encoder, or there is none.
     """
     from eeasr_modules.models.encoders.own_decoder import shape_of_decoder
 
@@ -290,10 +281,7 @@ OTHER_KEY = re.compile(r"(ood|release|also)_([a-z0-9]+(?:_[a-z0-9]+)*?)_(folder|
 def other_sets(values: dict, corpora: dict[str, Path], *, trained_on: str) -> tuple[OtherSet, ...]:
     """What the `also_`, `release_` and `ood_` keys say, those with a folder, in the order of the YAML.
 
-    Raises
-    ------
-    ValueError
-        One sentence: a corpus that there is not, splits without their folder, no split at all.
+    ValueError with one sentence: a corpus that there is not, splits without their folder, no split at all.
     """
     found = []
     said = {key: OTHER_KEY.fullmatch(key).groups() for key in values if OTHER_KEY.fullmatch(key)}

@@ -58,13 +58,7 @@ def flatten(loaded: dict) -> dict:
 
 
 def load_yaml(path: str | Path, overrides: str | dict = "") -> dict:
-    """Flat keys of a YAML with overrides applied.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        With one sentence.
-    """
+    """Flat keys of a YAML with overrides applied. FileNotFoundError or ValueError with one sentence."""
     from hyperpyyaml import load_hyperpyyaml
 
     path = Path(path)

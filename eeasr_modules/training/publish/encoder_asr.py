@@ -123,12 +123,7 @@ def greedy(log_probs: torch.Tensor, relative: torch.Tensor, blank_index: int = 0
 def check_hyperparams(folder: Path | str) -> Path:
     """Refuse a `hyperparams.yaml` that would run anything but this loader; nothing of it is run here.
 
-    Raises
-    ------
-    FileNotFoundError
-        When there is none.
-    ValueError
-        When it is no YAML, or a tag in it is not one of this loader's.
+    FileNotFoundError when there is none. ValueError when it is no YAML, or a tag in it is not one of this loader's.
     """
     path = Path(folder) / FILE
     if not path.is_file():

@@ -28,12 +28,7 @@ def write_card(folder: Path, config: Config, summary: dict) -> None:
 def check_card(folder: Path) -> ModelCardData:
     """The metadata of a model folder's card.
 
-    Raises
-    ------
-    FileNotFoundError
-        Without a README.md.
-    ValueError
-        When its metadata are missing or not what the hub takes.
+    FileNotFoundError without a README.md. ValueError when its metadata are missing or not what the hub takes.
     """
     path = folder / "README.md"
     if not path.is_file():

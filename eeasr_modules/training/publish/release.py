@@ -55,10 +55,7 @@ def shippable(table: ExitTable) -> ExitTable:
 def at_excess(calibrated: Calibrated, dev: ExitTable, excess: float) -> Calibrated:
     """Of the policies that calibration tried the cheapest at most so many WER points above the last exit on dev.
 
-    Raises
-    ------
-    ValueError
-        When the policy has a certificate, which would not hold for another threshold, or dev is another set.
+    ValueError when the policy has a certificate, which would not hold for another threshold, or dev is another set.
     """
     name = dev.metadata.get("set_name")
     if calibrated.promise is not None or name != calibrated.calibrated_on["set_name"]:
