@@ -335,8 +335,10 @@ def collect(
     """
     if path.is_file():
         found = read_table(path)
-        if all(
-            found.metadata.get(name) == metadata[name] for name in ("model_digest", "manifest_digest", "audio_state")
+        known = found.metadata
+        if all(known.get(name) == metadata[name] for name in ("model_digest", "manifest_digest")) and (
+            known.get("audio_state") == metadata["audio_state"]
+            or known.get("audio_digest") == audio_digest(recordings(one.manifests))
         ):
             logger.info("%s: checkpoint and data are the same, table reused", path)
             return found

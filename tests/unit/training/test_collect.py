@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from eeasr_modules.data.manifest import audio_digest, recordings
 from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.exits.tables.parquet import read_table, write_table
 from eeasr_modules.models.decoding.ctc import greedy_decode
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, WORD_SIGNALS
+from eeasr_modules.training.own_decoder import collect as collect_own
 from eeasr_modules.training.test_pass import collect, collect_or_reuse, table_metadata
 
 
@@ -151,6 +153,22 @@ def test_a_limit_takes_an_even_slice(model, vocabulary, test_set, read):
     table = collected(model, vocabulary, test_set, read, limit=4)
     whole = collected(model, vocabulary, test_set, read)
     assert table.utt_ids.tolist() == whole.utt_ids[[0, 2, 4, 6]].tolist()
+
+
+def test_a_table_of_the_own_decoder_is_read_again_where_only_times_of_change_differ(
+    model, vocabulary, test_set, read, tmp_path
+):
+    metadata = table_metadata(test_set, model, model_digest="m", seed=7, limit=None)
+    heard = {"audio_digest": audio_digest(recordings(test_set.manifests))}
+    table = collected(model, vocabulary, test_set, read)
+    kept = replace(table, metadata={**table.metadata, **metadata, **heard, "audio_state": "of a copy"})
+    write_table(kept, tmp_path / "a.parquet")
+    options = {"metadata": metadata, "read": read, "limit": None, "progress": False}
+    found = collect_own(object(), test_set, tmp_path / "a.parquet", **options)  # no decoder is asked
+    assert (found.hypotheses == table.hypotheses).all()
+    write_table(replace(kept, metadata={**kept.metadata, "audio_digest": "others"}), tmp_path / "b.parquet")
+    with pytest.raises(AttributeError):
+        collect_own(object(), test_set, tmp_path / "b.parquet", **options)
 
 
 class TestReuse:
