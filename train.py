@@ -58,7 +58,7 @@ def train_and_report(run) -> int:
     """Everything after the checks; 0."""
     from eeasr_modules.report import closing_lines, write_report
     from eeasr_modules.training.fit import fit
-    from eeasr_modules.training.publish.hub import write_card
+    from eeasr_modules.training.publish.release import write_card
     from eeasr_modules.training.run import calibrate, collect_all, single_exit_tables
 
     model = fit(run.config, run.corpora, folder=run.folder, run_opts=run.run_opts)

@@ -10,7 +10,7 @@ import numpy as np
 
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits import ExitTable
-from eeasr_modules.exits.policies.fitted import KINDS, Fitted
+from eeasr_modules.exits.policies.protocol import KINDS, Fitted
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tuning.replay import RecordedScores, scores_of
 

@@ -39,7 +39,7 @@ from risk_simulation_text import docs_lines, json_lines, page, put_between
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits import ExitTable, Policy, parse_policies, policy_curve, read_table
 from eeasr_modules.exits.policies.combine import Between, open_leaf
-from eeasr_modules.exits.policies.fitted import Fitted
+from eeasr_modules.exits.policies.protocol import Fitted
 from eeasr_modules.exits.tuning.p_values import P_VALUES
 from eeasr_modules.exits.tuning.risk import control_risk, risk_outcome
 from eeasr_modules.exits.tuning.risk_losses import (

@@ -176,7 +176,7 @@ def _add_push(commands: argparse._SubParsersAction) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
-    from eeasr_modules.training.publish.hub import push
+    from eeasr_modules.training.publish.release import push
 
     print("\n".join(push(options.model, options.repo_id, private=options.private, dry_run=options.dry_run).lines()))
 

@@ -17,11 +17,9 @@ from eeasr_modules.exits.measure.bounds import (
 from eeasr_modules.exits.measure.edits import count_character_errors, count_edits, count_word_edits
 from eeasr_modules.exits.policies.combine import check_against
 from eeasr_modules.exits.policies.files import read_fitted, read_policies, write_fitted, write_policies
-from eeasr_modules.exits.policies.fitted import KINDS, Fitted
-from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.policies.protocol import KINDS, Fitted, Policy
 from eeasr_modules.exits.policies.text import POLICIES, parse_policies, parse_policy, register
-from eeasr_modules.exits.tables.importers import import_transcripts
-from eeasr_modules.exits.tables.parquet import read_table, write_table
+from eeasr_modules.exits.tables.files import import_transcripts, read_table, write_table
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tables.text_signals import (

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from eeasr_modules.data.manifest import audio_digest, read_description, recordings
 from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.data.text import NORMALISERS, plain_words, split_language
-from eeasr_modules.exits.tables.parquet import read_table, write_table
+from eeasr_modules.exits.tables.files import read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.encoders.own_decoder import OwnDecoder, Said, cache_name, most_tokens, new_cache

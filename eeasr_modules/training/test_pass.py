@@ -24,7 +24,7 @@ from eeasr_modules.data.manifest import audio_digest, audio_state, manifest_dige
 from eeasr_modules.data.pipeline import apply_shift, manifest_items
 from eeasr_modules.data.text import split_language
 from eeasr_modules.exits.policies.protocol import MOST_LAGS
-from eeasr_modules.exits.tables.parquet import read_table, write_table
+from eeasr_modules.exits.tables.files import read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.models.decoding.ctc import NBEST_SIGNAL, NBest, average_posteriors, greedy_decode
 from eeasr_modules.models.device import computed_in

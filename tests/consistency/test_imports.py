@@ -40,7 +40,7 @@ NEVER = {
 }
 # Modules that alone may import a package in their room, and where: "top" or "function" (only inside one).
 ONLY_IN = {
-    ("exits", "pyarrow"): ({"parquet.py"}, "function"),
+    ("exits", "pyarrow"): ({"files.py"}, "function"),
     ("exits", "wordfreq"): (None, "function"),
     ("models", "speechbrain"): (
         {

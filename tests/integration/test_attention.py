@@ -7,7 +7,7 @@ from tiny_run import tiny_argv
 
 import train
 from eeasr_modules import cli
-from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.files import read_table
 
 DECODER = {
     "attention_decoder": "true",

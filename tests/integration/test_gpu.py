@@ -5,7 +5,7 @@ import pytest
 from tiny_run import tiny_argv
 
 import train
-from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.files import read_table
 from eeasr_modules.training.fit import fit
 from eeasr_modules.training.run import collect_all, set_up
 

@@ -14,7 +14,7 @@ from eeasr_modules.data.manifest import read_description, read_manifest
 from eeasr_modules.data.text import load_vocabulary
 from eeasr_modules.exits.policies.files import read_policies
 from eeasr_modules.exits.policies.text import parse_policy
-from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.files import read_table
 from eeasr_modules.exits.tuning.replay import decide
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime import EarlyExitASR

@@ -11,7 +11,7 @@ import pytest
 from tiny_run import tiny_argv
 
 import train
-from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.files import read_table
 from eeasr_modules.models.multi_exit import MultiExit
 
 pytestmark = pytest.mark.slow

@@ -12,7 +12,7 @@ from small_corpus import make_corpus
 from tiny_run import tiny_argv
 
 import train
-from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.files import read_table
 
 
 @pytest.fixture

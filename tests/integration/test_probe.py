@@ -28,7 +28,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from eeasr_modules.cli import main
-from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.files import read_table
 from eeasr_modules.models.decoding.ctc import greedy_decode
 from eeasr_modules.models.encoders.own_decoder import most_tokens
 from eeasr_modules.models.multi_exit import MultiExit

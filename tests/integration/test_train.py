@@ -16,7 +16,7 @@ import train
 from eeasr_modules.data.text import SentencePieceVocabulary, load_vocabulary
 from eeasr_modules.exits import replay
 from eeasr_modules.exits.policies.files import read_policies
-from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.files import read_table
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.fit import build_model, fit
 from eeasr_modules.training.run import collect_all, set_up

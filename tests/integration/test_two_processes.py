@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_run import tiny_argv
 
-from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.files import read_table
 
 
 @pytest.mark.slow

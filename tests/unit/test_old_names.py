@@ -30,7 +30,7 @@ def test_an_old_name_gives_what_is_in_the_new_module(old):
 def test_the_new_name_is_told_once_and_leads_to_a_file():
     old = "eeasr_modules.exits.parquet"
     sys.modules.pop(old, None)
-    with pytest.warns(DeprecationWarning, match=r"exits\.parquet is now eeasr_modules\.exits\.tables\.parquet"):
+    with pytest.warns(DeprecationWarning, match=r"exits\.parquet is now eeasr_modules\.exits\.tables\.files"):
         importlib.import_module(old)
     for new in set(old_names.MOVED.values()):
         path = ROOT.joinpath("eeasr_modules", *new.split("."))

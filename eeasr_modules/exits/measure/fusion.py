@@ -19,8 +19,8 @@ from eeasr_modules.exits.measure.bootstrap import bootstrap_difference
 from eeasr_modules.exits.measure.edits import edit_counts, splice
 from eeasr_modules.exits.measure.regions import AtExit, Heard, Keeps, feature_names, pass_exit
 from eeasr_modules.exits.policies.files import read_fitted, write_fitted
-from eeasr_modules.exits.policies.fitted import common_exits, described, kept_in_file, nothing_passed
 from eeasr_modules.exits.policies.lexical_gain import exit_position, signal_of
+from eeasr_modules.exits.policies.protocol import common_exits, described, kept_in_file, nothing_passed
 from eeasr_modules.exits.policies.trees import Trees, mean_of_trees
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable

@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from eeasr_modules.common.files import write_aside
-from eeasr_modules.exits.policies.fitted import KINDS, FittedModel
+from eeasr_modules.exits.policies.protocol import KINDS, FittedModel
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.exits.tuning.curve import Curve

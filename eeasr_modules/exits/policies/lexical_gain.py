@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits.policies.fitted import common_exits, described, kept_in_file
+from eeasr_modules.exits.policies.protocol import common_exits, described, kept_in_file
 from eeasr_modules.exits.tables.table import ExitTable
 
 STRENGTH = 30.0

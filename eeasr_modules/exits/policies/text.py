@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from eeasr_modules.exits.policies.combine import BETWEEN_FORM, Between, Combination
-from eeasr_modules.exits.policies.fitted import KINDS, Fitted
-from eeasr_modules.exits.policies.protocol import Policy, finite_number
+from eeasr_modules.exits.policies.protocol import KINDS, Fitted, Policy, finite_number
 from eeasr_modules.exits.policies.rules import (
     COMPARED,
     EMITTED,

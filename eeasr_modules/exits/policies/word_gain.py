@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from eeasr_modules.exits.measure.edits import reference_slots, slot_owners
-from eeasr_modules.exits.policies.fitted import common_exits, described, kept_in_file, nothing_passed
 from eeasr_modules.exits.policies.lexical_gain import STRENGTH, exit_position, lookahead, ridge, signal_of, weighted_sum
+from eeasr_modules.exits.policies.protocol import common_exits, described, kept_in_file, nothing_passed
 from eeasr_modules.exits.policies.trees import Bins, Trees, mean_of_trees
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable

@@ -2,7 +2,7 @@
 
 Everything offline (replay, bounds, calibration, statistics, reports) reads this one shape. Arrays have the
 utterance on axis 0 and the exit on axis 1. On disk it is a Parquet file with a row per utterance and exit
-(`eeasr_modules.exits.tables.parquet`). WERs are in percent everywhere.
+(`eeasr_modules.exits.tables.files`). WERs are in percent everywhere.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -37,8 +37,7 @@ import numpy as np
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits.measure.edits import count_word_edits
 from eeasr_modules.exits.policies.combine import Between, open_leaf
-from eeasr_modules.exits.policies.fitted import Fitted
-from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.policies.protocol import Fitted, Policy
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.calibration import Calibrated

@@ -17,8 +17,16 @@ from types import MappingProxyType
 import numpy as np
 
 from eeasr_modules.exits.policies.combine import check_against, map_leaves, policy_leaves
-from eeasr_modules.exits.policies.fitted import KINDS, Fitted, FittedModel, text_form
-from eeasr_modules.exits.policies.protocol import DECODER_SIGNALS, Policy, exits_back, reach_of
+from eeasr_modules.exits.policies.protocol import (
+    DECODER_SIGNALS,
+    KINDS,
+    Fitted,
+    FittedModel,
+    Policy,
+    exits_back,
+    reach_of,
+    text_form,
+)
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable
 

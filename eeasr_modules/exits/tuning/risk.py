@@ -52,8 +52,7 @@ from typing import Any
 import numpy as np
 
 from eeasr_modules.exits.policies.combine import Between, open_leaf
-from eeasr_modules.exits.policies.fitted import Fitted
-from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.policies.protocol import Fitted, Policy
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tables.table import ExitTable

@@ -14,7 +14,7 @@ import numpy as np
 
 from eeasr_modules.exits import ExitTable, Policy, parse_policies, refuse_same_set
 from eeasr_modules.exits.measure.fusion import FusionModel
-from eeasr_modules.exits.policies.fitted import text_form
+from eeasr_modules.exits.policies.protocol import text_form
 from eeasr_modules.exits.tables.checks import SET_LABELS
 from eeasr_modules.exits.tuning.curve import Curve
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget

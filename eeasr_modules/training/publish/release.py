@@ -1,28 +1,40 @@
-"""Pass a trained model on: its folder and its exit tables, without the texts of recordings that are others'.
+"""Pass a trained model on: as a folder with its exit tables, or to the Hugging Face hub.
 
     python -m eeasr_modules.training.publish.release RUN FOLDER [--exit_excess 0.5]
 
 copies `RUN/model` to FOLDER and the tables of `RUN/tables` to `FOLDER/tables`: what every exit heard, error counts,
-signals, and for every word whether it is wrong, but no references. `--exit_excess` makes the first policy that which is
-the cheapest on dev at most so many WER points above the last exit; a budget still buys what it bought.
+signals, and for every word whether it is wrong, but no references: texts of recordings may be others'. `--exit_excess`
+makes the first policy that which is the cheapest on dev at most so many WER points above the last exit; a budget still
+buys what it bought.
+
+To the hub goes a model folder with its card, which holds the hub's metadata and measured numbers.
 """
 
 import argparse
+import os
+import platform
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from rapidfuzz.distance import Levenshtein
 
+from eeasr_modules.common.files import write_aside
+from eeasr_modules.data.text import SENTENCEPIECE_FILE, VOCABULARY_FILE, load_vocabulary
+from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
 from eeasr_modules.exits.policies.files import read_policies, write_policies
-from eeasr_modules.exits.tables.parquet import read_table, write_table
+from eeasr_modules.exits.tables.files import read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.calibration import Calibrated, within_wer
 from eeasr_modules.exits.tuning.replay import replay
 from eeasr_modules.exits.tuning.watches import drift_reference
+from eeasr_modules.models.folder import weight_files, write_transformers_files
+from eeasr_modules.training.config.config import Config
 
 
 def wrong_words(hypothesis: str, reference: str) -> np.ndarray:
@@ -141,6 +153,270 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ship: error: {err}", file=sys.stderr)
         return 2
     return 0
+
+
+LIBRARY = "eeasr"
+LANGUAGES = {"LibriSpeech", "AN4", "LJSpeech", "Digits", "TEDLIUM", "Spoken"}  # corpora that are English, all of them
+DOMAINS = {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain"}
+
+
+def write_card(folder: Path, config: Config, summary: dict) -> None:
+    """Write the model card from the configuration and the report's summary."""
+    content = f"---\n{_metadata(folder, config, summary).to_yaml()}\n---\n\n{_text(config, summary)}"
+    write_aside(folder / "README.md", content)
+
+
+def check_card(folder: Path) -> ModelCardData:
+    """The metadata of a model folder's card.
+
+    FileNotFoundError without a README.md. ValueError when its metadata are missing or not what the hub takes.
+    """
+    path = folder / "README.md"
+    if not path.is_file():
+        raise FileNotFoundError(f"expected a model card at '{path}', found none: train.py writes it")
+    try:
+        card = ModelCard.load(path)
+    except ValueError as err:
+        raise ValueError(f"the metadata of '{path}' are not those of a model card: {err}") from err
+    if not card.data.license or not card.data.library_name:
+        raise ValueError(
+            f"'{path}' must begin with a model card's metadata (license, library_name), it has "
+            f"{', '.join(card.data.to_dict()) or 'none'}: evaluate the model again with train.py --test_only"
+        )
+    return card.data
+
+
+def _metadata(folder: Path, config: Config, summary: dict) -> ModelCardData:
+    results = [
+        EvalResult(
+            task_type="automatic-speech-recognition",
+            task_name="Speech recognition",
+            dataset_type=one["corpus"].lower(),
+            dataset_name=name,
+            dataset_config=name,  # sets of one corpus are apart by this
+            metric_type="wer",
+            metric_name=f"WER at the last exit (layer {one['exit_layers'][-1]})",
+            metric_value=round(one["wer_per_exit"][-1], 2),
+        )
+        for name, one in summary["sets"].items()
+    ]
+    english = config.normaliser in ("english", "an4") or set(config.trained_corpora) <= LANGUAGES
+    return ModelCardData(
+        license="apache-2.0",
+        library_name=LIBRARY,
+        language="en" if english else None,
+        pipeline_tag="automatic-speech-recognition",
+        tags=["early-exit", "ctc", "speech-recognition", config.encoder],
+        metrics=["wer"],
+        model_name=folder.resolve().parent.name if folder.name == "model" else folder.name,
+        eval_results=results or None,
+    )
+
+
+def _text(config: Config, summary: dict) -> str:
+    also = [(one.train_splits, one.name) for one in config.other_sets if one.role == "also"]
+    trained_on = [f"{', '.join(splits)} of {name}" for splits, name in [(config.train_splits, config.corpus), *also]]
+    exits = ", ".join(map(str, config.exit_layers))
+    how_long = f"for {config.n_epochs} epochs" if config.n_epochs else "before, by the run that gave its weights"
+    lines = [
+        f"# {', '.join(config.trained_corpora)}: {config.encoder} with exits after layers {exits}",
+        "",
+        f"{config.n_layers} layers of width {config.dim}, CTC on {config.tokens}, {config.sample_rate} Hz mono, "
+        f"trained on {'; '.join(trained_on)} {how_long} "
+        f"(seed {config.seed}, exit weights {config.exit_weights}).",
+        "",
+        "```python",
+        "from eeasr_modules.runtime import EarlyExitASR",
+        "",
+        'asr = EarlyExitASR.from_pretrained("this/folder/or/hub-id")  # stops where policy.json\'s first policy says',
+        'print(asr.transcribe("talk.wav").text)',
+        "```",
+        "",
+        "## Word error rate",
+        "",
+        f"Percent, with 95 % intervals over speakers (none for fewer than {MIN_SPEAKERS}); greedy decoding. Measured "
+        f"{summary['date']} with torch "
+        f"{torch.__version__.split('+')[0]} on {_machine()}.",
+        "",
+        "| set | kind | utterances (speakers) | first exit | best inner exit | last exit [95 %] |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for name, one in summary["sets"].items():
+        wer = one["wer_per_exit"]
+        inner = min(range(len(wer) - 1), key=wer.__getitem__, default=None)
+        best = "" if inner is None else f"{wer[inner]:.2f} at {one['exit_layers'][inner]}"
+        lines.append(
+            f"| {name} | {DOMAINS.get(one['label'], one['label'])} | {one['n_utterances']} "
+            f"({one['n_speakers']}) | {wer[0]:.2f} | {best} | {wer[-1]:.2f} "
+            f"{_interval(one['wer_interval_per_exit'][-1], one)} |"
+        )
+    lines += _policies(summary, excess=config.exit_excess)
+    lines += [
+        "",
+        "## Limits",
+        "",
+        "Numbers are of the sets named above and no others; thresholds were chosen on validation speakers of the "
+        "training corpora, and what they promise does not carry over to speech unlike it. Sets marked out of domain "
+        "show how much worse it gets. Do not use it where a wrong word does harm.",
+        "",
+        "## Licence",
+        "",
+        "The weights: Apache-2.0. The corpora have licences of their own.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _policies(summary: dict, *, excess: float | None) -> list[str]:
+    chosen, rows = summary["chosen_policy"], []
+    for name, one in summary["sets"].items():
+        policy = one["policies"].get(chosen) if chosen else None
+        if policy is None:
+            continue
+        at = policy["at_budget"]
+        rows.append(
+            f"| {name} | {at['wer']:.2f} {_interval(at['interval'], one)} | {at['depth']:.2f} | "
+            f"{100 * at['depth_share']:.0f} % |"
+        )
+    if not rows:
+        return []
+    goal = f"a budget of {summary['budget']:g}" if excess is None else f"{excess:g} WER points above the last exit"
+    return [
+        "",
+        "## Leaving early",
+        "",
+        f"By `{chosen}`, calibrated on {(summary['dev'] or {}).get('set_name', 'the test sets')} to {goal}; "
+        "`policy.json` holds it and others.",
+        "",
+        "| set | WER [95 %] | mean depth | of all layers |",
+        "|---|---:|---:|---:|",
+        *rows,
+    ]
+
+
+def _interval(ends: list[float], one: dict) -> str:
+    """None for speakers that are too few for one that says anything about others."""
+    known = one["n_speakers"]
+    return f"none ({known} speakers)" if 0 < known < MIN_SPEAKERS else f"[{ends[0]:.2f}, {ends[1]:.2f}]"
+
+
+def _machine() -> str:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{os.cpu_count()} CPUs ({platform.machine()})"
+
+
+PUSHED = (
+    "README.md",
+    "config.json",
+    "model*.safetensors",
+    "policy.json",
+    "vocab.json",
+    "spm.model",
+    "hyperparams.yaml",
+    "*.json",
+    "*.npz",
+    "modeling_eeasr.py",
+)
+
+
+@dataclass(frozen=True)
+class Push:
+    """What is sent, or was.
+
+    Arguments
+    ---------
+    repo_id : str
+        User and name.
+    files : dict of str to int
+        Bytes of each file.
+    url : str or None
+        Where it is now; None for a dry run.
+    """
+
+    repo_id: str
+    files: dict[str, int]
+    url: str | None
+
+    def lines(self) -> list[str]:
+        """What a user reads."""
+        total = sum(self.files.values()) / 1e6
+        rows = [f"{size / 1e6:10.3f} MB  {name}" for name, size in self.files.items()]
+        end = f"{total:10.3f} MB  in all, " + (f"at {self.url}" if self.url else f"would go to {self.repo_id}")
+        return [*rows, end]
+
+
+def push(folder: str | Path, repo_id: str, *, private: bool = False, dry_run: bool = False) -> Push:
+    """Send a model folder, after a look at its files and its card; what lets transformers load it is written before.
+
+    Arguments
+    ---------
+    folder : str or Path
+        That `train.py` left.
+    repo_id : str
+        User or organisation, and name, as in `me/small-exits`; made where it is not there.
+    private : bool
+        A repository that others cannot see, where it is made.
+    dry_run : bool
+        Send nothing; no network is needed.
+
+    Raises
+    ------
+    FileNotFoundError
+        When the folder is not a model's, or lacks its card.
+    ValueError
+        When the card's metadata or the id are wrong, or the hub refuses (no token, no right).
+    """
+    from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+    folder = Path(folder)
+    for name in ("config.json", "README.md"):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"expected a model folder with {name} in it, found none in '{folder}'")
+    weight_files(folder)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as err:
+        raise ValueError(f"'{repo_id}' is no id of the hub: {err}") from err
+    if repo_id.count("/") != 1:
+        raise ValueError(f"an id of the hub is user/name, as in me/small-exits, got '{repo_id}'")
+    check_card(folder)
+    if any((folder / name).is_file() for name in (VOCABULARY_FILE, SENTENCEPIECE_FILE)):
+        add_transformers_files(folder)
+    names = sorted({path.name for pattern in PUSHED for path in folder.glob(pattern) if path.is_file()})
+    files = {name: (folder / name).stat().st_size for name in names}
+    return Push(repo_id, files, None if dry_run else _send(folder, repo_id, names, private=private))
+
+
+def add_transformers_files(folder: str | Path) -> None:
+    """Let stock transformers load a model folder (`models.folder`); its digest stays."""
+    vocabulary = load_vocabulary(folder)
+    shown = {"spellings": vocabulary.spellings, "blank_index": vocabulary.blank_index}
+    write_transformers_files(folder, vocabulary.tokens, **shown)
+
+
+def _send(folder: Path, repo_id: str, names: list[str], *, private: bool) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
+
+    api = HfApi(library_name="eeasr")
+    try:
+        where = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo_id, folder_path=folder, allow_patterns=names, commit_message="Model with early exits"
+        )
+    except LocalTokenNotFoundError as err:
+        raise ValueError("the hub asks who you are: log in once by `hf auth login`, or set HF_TOKEN") from err
+    except HfHubHTTPError as err:
+        if err.response is not None and err.response.status_code in (401, 403):
+            raise ValueError(
+                f"the hub does not let you write to {repo_id}: log in by `hf auth login` with a token that may"
+            ) from err
+        raise ValueError(f"the hub refused {repo_id}: {err}") from err
+    except Exception as err:  # errors of whichever HTTP library the hub's client has
+        if not type(err).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
+            raise
+        raise ValueError(f"the hub cannot be reached ({err}): try again with a network") from err
+    return str(where)
 
 
 if __name__ == "__main__":

@@ -10,8 +10,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from eeasr_modules.exits.measure.bounds import oracle_a, oracle_b, oracle_c, static_line  # noqa: E402
 from eeasr_modules.exits.policies.combine import with_threshold  # noqa: E402
-from eeasr_modules.exits.policies.fitted import KINDS, Fitted  # noqa: E402
-from eeasr_modules.exits.policies.protocol import exits_back, lagged, reach_of  # noqa: E402
+from eeasr_modules.exits.policies.protocol import KINDS, Fitted, exits_back, lagged, reach_of  # noqa: E402  # noqa: E402
 from eeasr_modules.exits.policies.rules import PATIENCE_SIGNALS, THRESHOLD_SIGNALS  # noqa: E402
 from eeasr_modules.exits.policies.text import POLICIES, parse_policy  # noqa: E402
 from eeasr_modules.exits.tables.table import ExitTable  # noqa: E402

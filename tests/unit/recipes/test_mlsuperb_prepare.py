@@ -10,7 +10,7 @@ from tiny_run import tiny_argv
 import train
 from eeasr_modules.data.manifest import read_description, read_manifest
 from eeasr_modules.data.text import load_vocabulary
-from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.files import read_table
 from eeasr_modules.training.corpora import load_recipe
 
 TEXTS = {"eng": ["Hello, you!", "room 12", "go on"], "deu": ["Straße frei", "zu, los", "ja"]}

@@ -6,7 +6,7 @@ import torch
 
 from eeasr_modules.exits import choose, parse_policy
 from eeasr_modules.exits.policies.protocol import DECODER_SIGNALS
-from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.files import read_table
 from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
 from eeasr_modules.training.fit import build_model
 from eeasr_modules.training.test_pass import collect, table_metadata

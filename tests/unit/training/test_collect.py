@@ -10,7 +10,7 @@ import torch
 from eeasr_modules.data.manifest import audio_digest, recordings
 from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.exits.measure.edits import count_edits
-from eeasr_modules.exits.tables.parquet import read_table, write_table
+from eeasr_modules.exits.tables.files import read_table, write_table
 from eeasr_modules.models.decoding.ctc import greedy_decode
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, WORD_SIGNALS
 from eeasr_modules.training.own_decoder import collect as collect_own

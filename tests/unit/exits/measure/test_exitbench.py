@@ -188,7 +188,7 @@ def test_what_cannot_be_scored_is_said(table):
 @pytest.mark.shared_data
 @pytest.mark.parametrize("split", ["clean", "other"])
 def test_the_public_traces_are_a_known_set(shared_data, split):
-    from eeasr_modules.exits.tables.importers import import_transcripts
+    from eeasr_modules.exits.tables.files import import_transcripts
 
     table = import_transcripts(shared_data / "exit-traces", split)
     assert KNOWN_SETS[set_digest(table)] == f"LibriSpeech test-{split}"
@@ -202,7 +202,7 @@ def test_the_public_traces_are_a_known_set(shared_data, split):
 )
 def test_gain_scores_on_the_public_traces_as_published(shared_data, split, limits):
     pytest.importorskip("wordfreq")
-    from eeasr_modules.exits.tables.importers import import_transcripts
+    from eeasr_modules.exits.tables.files import import_transcripts
 
     table = import_transcripts(shared_data / "exit-traces", split)
     points = score_table(table, policies=parse_policies("gain"))["policies"][0]["points"]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eeasr_modules.exits.policies.combine import check_against, open_leaf, with_threshold
-from eeasr_modules.exits.policies.fitted import KINDS
+from eeasr_modules.exits.policies.protocol import KINDS
 from eeasr_modules.exits.policies.rules import Patience, Threshold
 from eeasr_modules.exits.policies.text import POLICIES, parse_policy
 from eeasr_modules.exits.tables.table import ExitTable

@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from eeasr_modules.exits.tables.parquet import read_table, write_table
+from eeasr_modules.exits.tables.files import read_table, write_table
 from eeasr_modules.exits.tables.plain_transcripts import read_plain
 
 HEADER = "id\texit\thypothesis\treference\tspeaker\tduration_s\tentropy"

@@ -5,7 +5,7 @@ import pytest
 from sentences import sentence_table
 
 from eeasr_modules.exits.policies.text import parse_policy
-from eeasr_modules.exits.tables.importers import import_transcripts
+from eeasr_modules.exits.tables.files import import_transcripts
 from eeasr_modules.exits.tuning.calibration import choose, cross_fit
 from eeasr_modules.exits.tuning.replay import replay
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from sentences import sentence_table
 
-from eeasr_modules.exits.policies.fitted import KINDS, Fitted
+from eeasr_modules.exits.policies.protocol import KINDS, Fitted
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tables.parts import speaker_folds
 from eeasr_modules.exits.tuning.calibration import choose

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binom
 
 from eeasr_modules.exits.policies.text import parse_policy
-from eeasr_modules.exits.tables.importers import read_exit_traces
+from eeasr_modules.exits.tables.files import read_exit_traces
 from eeasr_modules.exits.tables.table import ExitTable
 from eeasr_modules.exits.tuning.p_values import P_VALUES
 from eeasr_modules.exits.tuning.replay import choice_point, replay

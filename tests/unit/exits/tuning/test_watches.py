@@ -9,7 +9,7 @@ from scipy.stats import binom, kstest
 
 import eeasr_modules
 from eeasr_modules.exits.policies.text import parse_policy
-from eeasr_modules.exits.tables.parquet import read_table
+from eeasr_modules.exits.tables.files import read_table
 from eeasr_modules.exits.tuning.replay import replay
 from eeasr_modules.exits.tuning.watches import (
     BETS,

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from eeasr_modules.cli import main
-from eeasr_modules.training.publish.hub import check_card, push, write_card
+from eeasr_modules.training.publish.release import check_card, push, write_card
 from eeasr_modules.training.run_folder import Samples, extra_logger
 
 
