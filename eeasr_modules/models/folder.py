@@ -37,14 +37,9 @@ def weight_files(folder: str | Path) -> list[Path]:
 
 
 def model_digest(folder: str | Path) -> str:
-    """SHA-256 over a model folder's settings and weights: what tables, policies and maps are bound to.
+    """SHA-256 over a model folder's settings and weights: what tables, policies and maps are bound to; in hexadecimal.
 
     What `config.json` says of the model's use (a policy, keys of transformers) does not count.
-
-    Returns
-    -------
-    str
-        In hexadecimal.
     """
     return file_digest(as_hashed((Path(folder) / "config.json").read_bytes()), *weight_files(folder))
 

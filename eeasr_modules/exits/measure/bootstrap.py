@@ -282,7 +282,7 @@ def compare_choices(
 
 
 def matched_pairs_p_value(differences: np.ndarray) -> float:
-    """Two-sided p-value of the matched pairs test (Gillick & Cox 1989).
+    """Two-sided p-value of the matched pairs test (Gillick & Cox 1989); 1 where all are 0; nan for a single segment.
 
     Theirs takes the segments' mean difference over its standard error as standard normal; here it is Student's t
     with one degree of freedom less than there are segments, because speakers are few.
@@ -291,11 +291,6 @@ def matched_pairs_p_value(differences: np.ndarray) -> float:
     ---------
     differences : np.ndarray of shape (n_segments,)
         Errors of one side minus the other's, per independent segment.
-
-    Returns
-    -------
-    float
-        1 where all are 0; nan for a single segment.
 
     Example
     -------

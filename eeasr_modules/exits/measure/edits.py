@@ -218,15 +218,10 @@ def reference_slots(reference: Sequence[str], words: Sequence[str]) -> Slots:
 
 
 def slot_owners(slots: Slots) -> np.ndarray:
-    """The word to which each slot of the reference belongs.
+    """The word to which each slot of the reference belongs; shape (n_reference_words + 1,), index of a word.
 
     The first word aligned with a slot owns it; a slot without one (a deleted word) belongs to the owner of
     the slot before, the first slots to the first word.
-
-    Returns
-    -------
-    np.ndarray of shape (n_reference_words + 1,)
-        Index of a word.
 
     Example
     -------

@@ -93,7 +93,7 @@ def region_rows(
     scalars: np.ndarray,
     spelling: WordSpelling,
 ) -> list[list[float]]:
-    """Features of every region of disagreement of one utterance at one exit.
+    """Features of every region of disagreement of one utterance at one exit; columns as `feature_names` says.
 
     Arguments
     ---------
@@ -109,11 +109,6 @@ def region_rows(
         Signals of this exit.
     spelling : WordSpelling
         Of the language.
-
-    Returns
-    -------
-    list of lists of float, (n_regions, n_features)
-        Columns as `feature_names` says.
     """
     shared = [float(len(found)), float(len(words))]
     signals = [*scalars, *heard.scalars]

@@ -16,7 +16,7 @@ from eeasr_modules.exits.tables.table import ExitTable
 
 
 def speaker_folds(table: ExitTable, n_folds: int = 10, *, seed: int = 0) -> np.ndarray:
-    """The fold of each utterance; no speaker is in two.
+    """The fold of each utterance; no speaker is in two; shape (n_utterances,), from 0.
 
     Arguments
     ---------
@@ -27,11 +27,6 @@ def speaker_folds(table: ExitTable, n_folds: int = 10, *, seed: int = 0) -> np.n
         are dealt out.
     seed : int
         Another seed gives other folds.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances,)
-        From 0.
 
     Raises
     ------

@@ -29,13 +29,7 @@ FRAMES_PER_S = 50
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Lines of a text file, as it is or compressed (`.gz`, `.xz`).
-
-    Returns
-    -------
-    list of str
-        Without their ends.
-    """
+    """Lines of a text file, as it is or compressed (`.gz`, `.xz`); without their ends."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file of transcripts or references at {path}")
@@ -97,13 +91,7 @@ def read_rows(path: Path, *, needed: Sequence[str]) -> Iterator[tuple[str, dict[
 
 
 def layer_of(value: Any, place: str) -> int:
-    """An exit's layer from a cell.
-
-    Returns
-    -------
-    int
-        From 1.
-    """
+    """An exit's layer from a cell; from 1."""
     text = str(value).strip()
     if isinstance(value, bool) or not re.fullmatch(r"\d+", text) or int(text) < 1:
         raise ValueError(f"{place}: the exit must be its number of encoder layers, from 1, got {text[:40]!r}")

@@ -72,7 +72,7 @@ def text_signals_at_exit(hypotheses: Sequence[str], previous: Sequence[str] | No
 
 
 def change(name: str, hypotheses: Sequence[str], earlier: Sequence[str] | None) -> np.ndarray:
-    """How much transcripts changed since an earlier exit.
+    """How much transcripts changed since an earlier exit; shape (n_utterances,), edits over max(1, own length).
 
     Arguments
     ---------
@@ -82,11 +82,6 @@ def change(name: str, hypotheses: Sequence[str], earlier: Sequence[str] | None) 
         Transcripts of this exit.
     earlier : sequence of str, n_utterances long, or None
         Of the earlier one; None where there is none, which compares with the empty transcript.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances,)
-        Edits over max(1, own length).
     """
     earlier = [""] * len(hypotheses) if earlier is None else earlier
     edits = Levenshtein.distance if name == "char_change" else count_word_edits
@@ -96,13 +91,7 @@ def change(name: str, hypotheses: Sequence[str], earlier: Sequence[str] | None) 
 
 
 def text_signals(hypotheses: np.ndarray) -> dict[str, np.ndarray]:
-    """Text signals of every exit.
-
-    Returns
-    -------
-    dict of str to np.ndarray of shape (n_utterances, n_exits)
-        As `text_signals_at_exit`.
-    """
+    """Text signals of every exit; each of shape (n_utterances, n_exits), as `text_signals_at_exit`."""
     n_exits = hypotheses.shape[1]
     per_exit = [text_signals_at_exit(hypotheses[:, k], hypotheses[:, k - 1] if k else None) for k in range(n_exits)]
     return {name: np.stack([signals[name] for signals in per_exit], axis=1) for name in TEXT_SIGNALS}

@@ -161,7 +161,7 @@ def _named_plainly(policy: Policy, dev_table: ExitTable) -> Policy:
 
 
 def budget_cost(budget: float, table: ExitTable, *, cost: str = "cost_layers") -> float:
-    """What a budget allows, as a mean cost.
+    """What a budget allows, as a mean cost; in the unit of `mean_cost`.
 
     Arguments
     ---------
@@ -171,11 +171,6 @@ def budget_cost(budget: float, table: ExitTable, *, cost: str = "cost_layers") -
         Whose cost it is a share of.
     cost : str
         "cost_layers" or "cost_macs".
-
-    Returns
-    -------
-    float
-        In the unit of `mean_cost`.
 
     Raises
     ------
@@ -241,12 +236,7 @@ def best_within(curve: Curve, limit: float) -> int | None:
 
 
 def best_within_budget(curve: Curve, limit: float, policy: Policy, *, budget: float) -> int:
-    """Which point a budget buys: lowest WER within it, then lowest cost.
-
-    Returns
-    -------
-    int
-        Position in the curve.
+    """Which point a budget buys: lowest WER within it, then lowest cost; position in the curve.
 
     Raises
     ------

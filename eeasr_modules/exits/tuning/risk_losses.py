@@ -338,12 +338,7 @@ def block_p_values(
 
 
 def block_numbers(table: ExitTable, blocks: str) -> np.ndarray:
-    """Which block each utterance belongs to.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances,)
-        From 0.
+    """Which block each utterance belongs to; shape (n_utterances,), from 0.
 
     Raises
     ------

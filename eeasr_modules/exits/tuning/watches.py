@@ -306,17 +306,12 @@ class DriftWatch(Wealth):
         return len(self._ranked) >= self.max_scores
 
     def add(self, score: float) -> bool:
-        """Rank one live score, bet on it, and say whether there has been an alarm so far.
+        """Rank one live score, bet on it, and say whether there has been an alarm so far; once True, it stays so.
 
         Arguments
         ---------
         score : float
             Of the next utterance, made like the calibration scores.
-
-        Returns
-        -------
-        bool
-            Once True, it stays so.
 
         Raises
         ------

@@ -77,7 +77,7 @@ class ConfidenceMap:
             )
 
     def probabilities(self, words: Sequence[str], confidences: Sequence[float], *, exit_layer: int) -> np.ndarray:
-        """How probable it is that each word of one utterance is right.
+        """How probable it is that each word of one utterance is right; shape (n_words,), 0 to 1.
 
         Arguments
         ---------
@@ -87,11 +87,6 @@ class ConfidenceMap:
             Mean probability of their best tokens, 0 to 1.
         exit_layer : int
             Which exit.
-
-        Returns
-        -------
-        np.ndarray of shape (n_words,)
-            0 to 1.
 
         Raises
         ------
@@ -142,7 +137,7 @@ def read_confidence_map(path: str | Path) -> ConfidenceMap:
 def word_confidence_features(
     words: Sequence[str], confidences: Sequence[float], *, resources: WordResources
 ) -> np.ndarray:
-    """What the map reads of one utterance.
+    """What the map reads of one utterance; shape (n_words, n_features), in the order of `FEATURES`.
 
     Arguments
     ---------
@@ -152,11 +147,6 @@ def word_confidence_features(
         Theirs, 0 to 1.
     resources : WordResources
         The language's word lists.
-
-    Returns
-    -------
-    np.ndarray of shape (n_words, n_features)
-        In the order of `FEATURES`.
     """
     inside = np.clip(np.asarray(confidences, dtype=np.float64), LEAST_CONFIDENCE, 1 - LEAST_CONFIDENCE)
     odds = np.log(inside / (1 - inside))

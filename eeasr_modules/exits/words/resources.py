@@ -68,13 +68,7 @@ class CharacterNgram:
         return cls(order, counts, contexts, int((letters != START).sum()))
 
     def log_probability(self, word: str) -> float:
-        """Log-probability of a word and its end.
-
-        Returns
-        -------
-        float
-            Nats, below 0. Over `len(word) + 1` it is the score per character.
-        """
+        """Log-probability of a word and its end; nats, below 0. Over `len(word) + 1` it is the score per character."""
         padded, total = START * (self.order - 1) + word + END, 0.0
         for i in range(self.order - 1, len(padded)):
             probability = 1.0 / self.n_letters
@@ -146,13 +140,7 @@ class WordResources:
         return cls({word: count / total for word, count in counts.items()}, source)
 
     def zipf(self, word: str) -> float:
-        """Zipf frequency of a word, in upper or lower case.
-
-        Returns
-        -------
-        float
-            0 where unknown.
-        """
+        """Zipf frequency of a word, in upper or lower case; 0 where unknown."""
         known = self._zipf.get(word)
         if known is None:
             known = self._zipf[word] = self._look_up(word.lower())

@@ -29,7 +29,7 @@ def run_starts(path: torch.Tensor) -> torch.Tensor:
 
 
 def greedy_decode(log_probs: torch.Tensor, n_frames: torch.Tensor, *, blank_index: int) -> list[list[int]]:
-    """Best token per frame, repeats merged, blanks removed.
+    """Best token per frame, repeats merged, blanks removed; token indices per utterance.
 
     Arguments
     ---------
@@ -39,11 +39,6 @@ def greedy_decode(log_probs: torch.Tensor, n_frames: torch.Tensor, *, blank_inde
         Valid frames; what lies beyond is not read.
     blank_index : int
         Index of blank.
-
-    Returns
-    -------
-    list of list of int
-        Token indices per utterance.
 
     Example
     -------
@@ -58,17 +53,12 @@ def greedy_decode(log_probs: torch.Tensor, n_frames: torch.Tensor, *, blank_inde
 
 
 def average_posteriors(log_probs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Log of the mean probability of several exits.
+    """Log of the mean probability of several exits; shape (batch, frames, tokens), float32.
 
     Arguments
     ---------
     log_probs : sequence of torch.Tensor of shape (batch, frames, tokens)
         Of the exits, at least one, with the same frames.
-
-    Returns
-    -------
-    torch.Tensor of shape (batch, frames, tokens)
-        Float32.
 
     Example
     -------
@@ -240,17 +230,12 @@ class BeamDecoder:
         )
 
     def words(self, log_probs: torch.Tensor) -> list[tuple[str, int, int]]:
-        """The words of one utterance.
+        """The words of one utterance; word, its first frame, and the frame after its last.
 
         Arguments
         ---------
         log_probs : torch.Tensor of shape (frames, tokens)
             Of one exit, without padding.
-
-        Returns
-        -------
-        list of (str, int, int)
-            Word, its first frame, and the frame after its last.
         """
         rows = log_probs.double().cpu().numpy()
         if len(self.silent):
@@ -327,7 +312,7 @@ class NBest:
         )
 
     def posterior(self, log_probs: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
-        """Softmax over the scores of the N best, of the best of them.
+        """Softmax over the scores of the N best, of the best of them; shape (batch,), float32, from 1 / N to 1.
 
         Arguments
         ---------
@@ -335,11 +320,6 @@ class NBest:
             Of one exit.
         n_frames : torch.Tensor of shape (batch,)
             Valid frames; what lies beyond is not read.
-
-        Returns
-        -------
-        torch.Tensor of shape (batch,)
-            Float32, from 1 / N to 1.
         """
         rows = log_probs.double().cpu().numpy()
         # frame counts are given as they are: as shares of the longest utterance they would be rounded down

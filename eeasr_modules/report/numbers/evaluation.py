@@ -291,13 +291,7 @@ def point_of(exit_index: np.ndarray, table: ExitTable, *, emitted: np.ndarray | 
 
 
 def curve_points(outcome: Outcome, table: ExitTable, *, cost: str) -> np.ndarray:
-    """The line that a policy draws on a set.
-
-    Returns
-    -------
-    np.ndarray of shape (n_points, 2)
-        Mean cost in the unit shown, and WER in percent.
-    """
+    """The line that a policy draws on a set; shape (n_points, 2), mean cost in the unit shown, and WER in percent."""
     points = [(mean_cost(one.paid[cost], table.duration_s), _wer(one.emitted, table)) for one in outcome.curve]
     return np.array(points).reshape(-1, 2)
 
