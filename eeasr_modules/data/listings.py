@@ -108,20 +108,13 @@ def value_of(row: Mapping[str, Any], names: tuple[str, ...]) -> str | None:
 
 
 def table_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a CSV or TSV with a header, each with its line number.
+    """Rows of a CSV, or of a `.tsv` with tabs between its cells, with a header; each with its line number.
 
     In a CSV, quotation marks enclose cells. A TSV may be written either way: with cells in quotation marks (pandas), or
     with marks that belong to the text (Common Voice); the file decides, and the log says which.
 
-    Arguments
-    ---------
-    path : Path
-        Tabs are between the cells of a `.tsv`, commas otherwise.
-
-    Raises
-    ------
-    ValueError
-        One sentence with file and line: more cells than the header has, or quotation marks that do not close.
+    ValueError with file and line: more cells than the header has, or quotation marks that do not
+    close.
     """
     text = read_text(path)
     if path.suffix.lower() != ".tsv":

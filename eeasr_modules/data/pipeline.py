@@ -87,17 +87,7 @@ def manifest_items(manifests: Sequence[Path], *, limit: int | None = None) -> di
 
 
 def build_dataset(items: dict[str, dict], *, read: Callable[[str], torch.Tensor], encode: Callable[[str], list[int]]):
-    """SpeechBrain's dataset with keys id, sig (samples,), tokens (tokens,) and words.
-
-    Arguments
-    ---------
-    items : dict
-        As `manifest_items` gives them.
-    read : callable
-        Path -> waveform.
-    encode : callable
-        Text -> token indices.
-    """
+    """SpeechBrain's dataset of `manifest_items`, with keys id, sig (samples,), tokens (tokens,) and words."""
     import speechbrain as sb
 
     dataset = sb.dataio.dataset.DynamicItemDataset(items)
@@ -154,20 +144,9 @@ Shift = Callable[[torch.Tensor, int, torch.Generator], torch.Tensor]
 
 
 def apply_shift(name: str, wav: torch.Tensor, *, utt_id: str, seed: int, sample_rate: int) -> torch.Tensor:
-    """One utterance under the shift `name`.
+    """One mono utterance (n_samples,) at `sample_rate` Hz under a shift of `SHIFTS`; ValueError without such a one.
 
-    Arguments
-    ---------
-    name : str
-        A key of `SHIFTS`; ValueError otherwise.
-    wav : torch.Tensor of shape (n_samples,)
-        float32, mono.
-    utt_id : str
-        With `seed`, decides what is drawn.
-    seed : int
-        Of the run.
-    sample_rate : int
-        In Hz.
+    `utt_id` and `seed`, the run's, decide what is drawn.
 
     Example
     -------

@@ -112,17 +112,7 @@ def listen(asr: EarlyExitASR, path: str) -> Iterator[ExitTranscripts]:
 
 
 def stops(asr: EarlyExitASR, hearing: ExitTranscripts, *, budget: float) -> list[Stop]:
-    """Where the model's calibrated policies stop on a recording that was heard.
-
-    Arguments
-    ---------
-    asr : EarlyExitASR
-        The model.
-    hearing : ExitTranscripts
-        Of the whole recording.
-    budget : float
-        Mean depth allowed on the calibration data, a share of the layers.
-    """
+    """Where the model's calibrated policies stop on a recording that was heard; the budget is a share of the layers."""
     entries = asr.source.calibrated
     if not entries:
         return [_stop(asr, hearing, asr.policy)]
@@ -158,17 +148,7 @@ def _stop(asr: EarlyExitASR, hearing: ExitTranscripts, policy: Policy) -> Stop:
 def word_error_rates(texts: Sequence[str], reference: str) -> tuple[list[float], int]:
     """WER of every exit (percent) and the oracle's exit: the earliest of those with the fewest errors.
 
-    Arguments
-    ---------
-    texts : sequence of str
-        Of each exit.
-    reference : str
-        As typed; compared without case and punctuation.
-
-    Raises
-    ------
-    ValueError
-        When the reference has no words, or digits, which cannot be compared with words.
+    Case and punctuation do not count. ValueError when the reference has no words, or digits, which cannot be compared.
 
     Example
     -------

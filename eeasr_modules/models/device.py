@@ -109,17 +109,9 @@ _whole_float32 = _WholeFloat32()
 
 
 def narrow_in_float32(module: nn.Module) -> nn.Module:
-    """The module, its narrow convolutions over time computed in float32 wherever it runs on a CPU in 16 bits.
+    """The same module, its narrow convolutions over time computed in float32 wherever it runs on a CPU in 16 bits.
 
-    Arguments
-    ---------
-    module : nn.Module
-        Changed in place; weights, their names and classes stay.
-
-    Returns
-    -------
-    nn.Module
-        `module` itself.
+    It is changed in place; weights, their names and classes stay.
 
     Example
     -------

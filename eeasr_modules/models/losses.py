@@ -3,6 +3,10 @@
 Teachers: a frozen model's last exit, the own last exit (self-distillation: Zhang et al. 2019, "Be your own teacher"),
 or for each utterance the own exit with the lowest loss. Posteriors are compared frame by frame (Hinton et al. 2015,
 temperature 1), transcripts by CTC (sequence-level distillation, Kim & Rush 2016).
+
+Everywhere `log_probs` are those of every exit, `teacher` those of one, each (batch, frames, tokens); `n_frames`
+(batch,) says which frames are valid, padding does not count; `targets` (batch, tokens) are token indices, padded, of
+which `n_targets` (batch,) are valid; `weights` (n_exits,) are those of `exit_weights`. No gradient goes to a teacher.
 """
 
 import torch
@@ -63,17 +67,6 @@ def exit_ctc_losses(
 ) -> torch.Tensor:
     """CTC loss of every exit (Graves et al. 2006), in nats per target token of the batch.
 
-    Arguments
-    ---------
-    log_probs : list of torch.Tensor of shape (batch, frames, tokens)
-        One per exit.
-    n_frames, n_targets : torch.Tensor of shape (batch,)
-        Absolute counts.
-    targets : torch.Tensor of shape (batch, tokens)
-        Token indices, padded.
-    blank_index : int
-        Index of blank.
-
     Returns
     -------
     torch.Tensor of shape (n_exits,)
@@ -115,15 +108,6 @@ def utterance_ctc_losses(
 def posterior_divergences(log_probs: list[torch.Tensor], teacher: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
     """Kullback-Leibler divergence of each exit's posteriors from the teacher's, summed over frames.
 
-    Arguments
-    ---------
-    log_probs : list of torch.Tensor of shape (batch, frames, tokens)
-        One per exit.
-    teacher : torch.Tensor of shape (batch, frames, tokens)
-        Log-probs; no gradient goes there.
-    n_frames : torch.Tensor of shape (batch,)
-        Valid frames; padding does not count.
-
     Returns
     -------
     torch.Tensor of shape (n_exits, batch)
@@ -144,17 +128,7 @@ def posterior_divergences(log_probs: list[torch.Tensor], teacher: torch.Tensor, 
 def greedy_targets(
     teacher: torch.Tensor, n_frames: torch.Tensor, *, blank_index: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The teacher's greedy transcripts as CTC targets: tokens (batch, longest), padded, and how many (batch,).
-
-    Arguments
-    ---------
-    teacher : torch.Tensor of shape (batch, frames, tokens)
-        Log-probs.
-    n_frames : torch.Tensor of shape (batch,)
-        Valid frames.
-    blank_index : int
-        Index of blank.
-    """
+    """The teacher's greedy transcripts as CTC targets: tokens (batch, longest), padded, and how many (batch,)."""
     said = [torch.tensor(one) for one in greedy_decode(teacher, n_frames, blank_index=blank_index)]
     n_targets = torch.tensor([len(one) for one in said], device=teacher.device)
     padded = torch.nn.utils.rnn.pad_sequence([one.long() for one in said], batch_first=True)
@@ -162,15 +136,7 @@ def greedy_targets(
 
 
 def best_exit(log_probs: list[torch.Tensor], losses: torch.Tensor) -> torch.Tensor:
-    """For each utterance the log-probs (batch, frames, tokens) of its exit with the lowest loss.
-
-    Arguments
-    ---------
-    log_probs : list of torch.Tensor of shape (batch, frames, tokens)
-        One per exit.
-    losses : torch.Tensor of shape (n_exits, batch)
-        CTC losses.
-    """
+    """For each utterance the log-probs (batch, frames, tokens) of its exit with the lowest loss."""
     rows = torch.arange(losses.shape[1], device=losses.device)
     return torch.stack(log_probs)[losses.argmin(dim=0), rows].detach()
 
@@ -179,15 +145,6 @@ def confidence_weights(log_probs: list[torch.Tensor], n_frames: torch.Tensor, we
     """Exit weights of each utterance, in proportion to how sure its exits are.
 
     An exit that cannot hear an utterance yet then pulls less on the layers that it shares with the others.
-
-    Arguments
-    ---------
-    log_probs : list of torch.Tensor of shape (batch, frames, tokens)
-        One per exit.
-    n_frames : torch.Tensor of shape (batch,)
-        Valid frames.
-    weights : torch.Tensor of shape (n_exits,)
-        Of the exits; they sum to 1.
 
     Returns
     -------

@@ -294,14 +294,7 @@ class WordFrames:
         self.breaks_before = torch.tensor(spaces) & (torch.arange(len(spellings)) != blank_index)
 
     def words(self, path: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """Word of each frame, from 0; -1 for frames that spell nothing; shape (batch, frames).
-
-        Arguments
-        ---------
-        path : torch.Tensor of shape (batch, frames)
-            Best token of each frame.
-        valid : torch.Tensor of shape (batch, frames)
-            False for padding.
+        """Word of each frame (batch, frames) by its best token, from 0; -1 for padding and frames that spell nothing.
 
         Example
         -------

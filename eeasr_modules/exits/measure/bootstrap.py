@@ -127,31 +127,9 @@ def bootstrap_above_static(
 ) -> Interval:
     """WER of a choice minus the static line at the same cost, with its interval.
 
+    `exit_index` (n_utterances,) was chosen; `errors` and `costs` (n_utterances, n_exits) are those of the fixed exits,
+    `weights` seconds of audio, `chosen_costs` what the choice paid where deciding costs something (None: the exit's).
     Every draw has its own static line and its own cost of the choice.
-
-    Arguments
-    ---------
-    exit_index : np.ndarray of shape (n_utterances,)
-        What was chosen.
-    errors : np.ndarray of shape (n_utterances, n_exits)
-        Word errors.
-    costs : np.ndarray of shape (n_utterances, n_exits)
-        Cost of the fixed exits.
-    n_ref_words, weights : np.ndarray of shape (n_utterances,)
-        Reference words, and seconds of audio.
-    speakers : np.ndarray of shape (n_utterances,)
-        Names.
-    rng : np.random.Generator
-        Source of the draws.
-    chosen_costs : np.ndarray of shape (n_utterances,), or None
-        What the choice paid, where deciding costs something; None takes the exit's cost.
-    n_draws : int
-        How many.
-
-    Returns
-    -------
-    Interval
-        In WER points; below 0 where the choice is better than mixing fixed exits.
     """
     n_exits = errors.shape[1]
     chosen = np.arange(len(errors)), exit_index
@@ -284,13 +262,9 @@ def compare_choices(
 def matched_pairs_p_value(differences: np.ndarray) -> float:
     """Two-sided p-value of the matched pairs test (Gillick & Cox 1989); 1 where all are 0; nan for a single segment.
 
-    Theirs takes the segments' mean difference over its standard error as standard normal; here it is Student's t
+    `differences` (n_segments,) are errors of one side minus the other's, per independent segment. Theirs takes the mean
+    difference over its standard error as standard normal; here it is Student's t
     with one degree of freedom less than there are segments, because speakers are few.
-
-    Arguments
-    ---------
-    differences : np.ndarray of shape (n_segments,)
-        Errors of one side minus the other's, per independent segment.
 
     Example
     -------
@@ -312,15 +286,7 @@ def matched_pairs_p_value(differences: np.ndarray) -> float:
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """P-values adjusted for being several (Holm 1979): below alpha, all that are so hold together at level alpha.
 
-    Arguments
-    ---------
-    p_values : sequence of float
-        Of different tests, dependent or not; nan where nothing was tested.
-
-    Returns
-    -------
-    np.ndarray of shape (n_tests,)
-        In the order given, at most 1; nan stays nan and is not counted.
+    The tests may be dependent. In the order given; nan, where nothing was tested, stays nan and is not counted.
 
     Example
     -------

@@ -139,18 +139,7 @@ def _hull_segments(errors: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, n
 
 
 def gap_closed(budget: float, wer: float, *, static: Frontier, oracle: Frontier) -> float:
-    """How much of the way from the static line to the frontier a policy has gone.
-
-    Arguments
-    ---------
-    budget : float
-        The mean cost that the policy used.
-    wer : float
-        Its WER in percent.
-    static : Frontier
-        Of `static_line`.
-    oracle : Frontier
-        Of `oracle_c`.
+    """How much of the way from the static line to the frontier a policy of this mean cost and WER (%) has gone.
 
     Returns
     -------
@@ -242,19 +231,9 @@ def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 
 def signal_auroc(table: ExitTable, name: str) -> np.ndarray:
-    """How well a signal tells, at each inner exit, whether that exit is no worse than the last.
+    """How well a signal tells, at each inner exit, whether that exit is no worse than the last; shape (n_exits - 1,).
 
-    Arguments
-    ---------
-    table : ExitTable
-        What was recorded.
-    name : str
-        A signal. Those in `HIGH_IS_GOOD` predict by high values, all others by low ones.
-
-    Returns
-    -------
-    np.ndarray of shape (n_exits - 1,)
-        AUROC; nan where all utterances agree.
+    AUROC; nan where all utterances agree. Signals in `HIGH_IS_GOOD` predict by high values, all others by low ones.
     """
     sign = 1.0 if name in HIGH_IS_GOOD else -1.0
     values, errors = sign * table.signal(name), table.errors

@@ -51,19 +51,9 @@ def count_word_edits(first: str, second: str) -> int:
 
 
 def edit_counts(hypotheses: np.ndarray, references: Sequence[str]) -> dict[str, np.ndarray]:
-    """Edits of every transcript of a table against its utterance's reference.
+    """Edits of every transcript (n_utterances, n_exits) against its utterance's reference, each of the same shape.
 
-    Arguments
-    ---------
-    hypotheses : np.ndarray of str objects, of shape (n_utterances, n_exits)
-        Transcripts.
-    references : sequence of str, n_utterances long
-        What was said.
-
-    Returns
-    -------
-    dict of str to np.ndarray of shape (n_utterances, n_exits)
-        `n_sub`, `n_del`, `n_ins` of words, and `n_char_errors`.
+    By name: `n_sub`, `n_del`, `n_ins` of words, and `n_char_errors`.
 
     Example
     -------
@@ -149,16 +139,7 @@ def regions(words: Sequence[str], other: Sequence[str]) -> list[Region]:
 
 
 def splice(words: Sequence[str], other: Sequence[str], chosen: Sequence[Region]) -> list[str]:
-    """One transcript with the other's words in some of the regions where they disagree.
-
-    Arguments
-    ---------
-    words : sequence of str
-        Words outside the regions.
-    other : sequence of str
-        Words inside them.
-    chosen : sequence of Region
-        Of `regions(words, other)`, from left to right.
+    """One transcript with the other's words in some of `regions(words, other)`, chosen from left to right.
 
     Example
     -------

@@ -168,23 +168,10 @@ class FusionModel:
 
 
 def read_fusion(folder: str | Path, *, model_digest: str | None = None, digest: str | None = None) -> FusionModel:
-    """The fusion beside a model's policies, as `write_fitted` left it.
+    """The fusion beside a model's policies, as `write_fitted` left it; a digest that is None is not asked for.
 
-    Arguments
-    ---------
-    folder : str or Path
-        Of the model.
-    model_digest : str or None
-        Of the model; None does not ask.
-    digest : str or None
-        Of the file, as a certificate names it; None does not ask.
-
-    Raises
-    ------
-    FileNotFoundError
-        When a file is not there.
-    ValueError
-        When it is of another version, another file, or was fitted on another model.
+    FileNotFoundError when a file is not there. ValueError when it is of another version, another file, or was fitted on
+    another model.
     """
     made_by = FusionModel.from_content
     return read_fitted(folder, "fusion", model_digest=model_digest, digest=digest, made_by=made_by)
@@ -304,19 +291,7 @@ def fused_table(table: ExitTable, hypotheses: np.ndarray, *, output: str = "fuse
 
     Acoustic signals stay; signals of words, which belong to the exits' own transcripts, do not.
 
-    Arguments
-    ---------
-    table : ExitTable
-        With references.
-    hypotheses : np.ndarray of str objects, of shape (n_utterances, n_exits)
-        Of `fuse`.
-    output : str
-        What the metadata calls them.
-
-    Raises
-    ------
-    ValueError
-        When the table has no references to count errors by.
+    ValueError when the table has no references to count errors by.
     """
     if table.references is None:
         raise ValueError("errors of fused transcripts are counted on references, and the table has none")
@@ -338,18 +313,9 @@ TREE_KNOBS = {"n_trees": 100, "learning_rate": 0.08, "min_samples_leaf": 60}
 def fit_fusion(
     tables: Sequence[ExitTable], *, signals: Sequence[str], margin: float, n_parts: int
 ) -> tuple[Trees, list[np.ndarray]]:
-    """Trees fitted on dev tables, and the tables fused by trees that never saw the speaker.
+    """Trees fitted on dev tables with references, and the tables fused by trees that never saw the speaker.
 
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        With references.
-    signals : sequence of str
-        Of utterances.
-    margin : float
-        Errors that an earlier variant must be predicted to save.
-    n_parts : int
-        Parts of speakers.
+    An earlier variant must be predicted to save `margin` errors.
 
     Returns
     -------

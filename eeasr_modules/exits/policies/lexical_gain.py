@@ -127,19 +127,7 @@ class GainModel:
 
 
 def exit_position(exit_layer: np.ndarray, exit_layers: Sequence[int]) -> int:
-    """Which exit a step is at, from 0; 0 where n is 0.
-
-    Arguments
-    ---------
-    exit_layer : np.ndarray of shape (n,)
-        Layers run, the same for all.
-    exit_layers : sequence of int
-        All exits.
-
-    Raises
-    ------
-    ValueError
-        When the layer is no exit.
+    """Which exit a step is at, from 0; 0 where n is 0. ValueError when the layer is no exit.
 
     Example
     -------

@@ -365,17 +365,9 @@ def nothing_passed(n: int) -> np.ndarray:
 def kept_in_file(content: Mapping[str, Any], features: Sequence[str] | None = None) -> dict[str, Any]:
     """What every fitted model takes from its file: name, exit_layers, model_digest, fitted_on.
 
-    Arguments
-    ---------
-    content : mapping
-        Of the file.
-    features : sequence of str or None
-        Columns that this version computes; None does not ask.
+    `features` are the columns that this version computes; None does not ask.
 
-    Raises
-    ------
-    ValueError
-        When the file's features are others.
+    ValueError when the file's features are others.
     """
     if features is not None and tuple(content["features"]) != tuple(features):
         raise ValueError(f"{content['name']} was fitted on other features than this version computes; fit it again")

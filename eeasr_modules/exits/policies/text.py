@@ -150,17 +150,9 @@ SETS = {"paper": PAPER}  # a name in a list of policies -> the policies that it 
 
 
 def parse_policy(text: str) -> Policy:
-    """One policy from its text.
+    """One policy from its text, such as `entropy(0.12)`; without its threshold (`entropy`, `patience(2)`) it is open.
 
-    Arguments
-    ---------
-    text : str
-        Such as `entropy(0.12)`; without its threshold (`entropy`, `patience(2)`) the policy is open.
-
-    Raises
-    ------
-    ValueError
-        When the text is no policy; the sentence says which part and what would be right.
+    ValueError when the text is no policy; the sentence says which part and what would be right.
 
     Example
     -------
@@ -176,17 +168,9 @@ def parse_policy(text: str) -> Policy:
 
 
 def parse_policies(text: str | Iterable[str]) -> list[Policy]:
-    """Several policies from a text that separates them by commas, or from a list of texts.
+    """Several policies from a text with commas between them, or a list of texts; `paper` stands for all of `PAPER`.
 
-    Arguments
-    ---------
-    text : str or iterable of str
-        Such as `static(4), entropy, patience(2, 0.1)`; `paper` stands for all of `PAPER`.
-
-    Raises
-    ------
-    ValueError
-        As `parse_policy`.
+    ValueError as `parse_policy`.
 
     Example
     -------

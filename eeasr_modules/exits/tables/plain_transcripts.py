@@ -99,21 +99,9 @@ def layer_of(value: Any, place: str) -> int:
 
 
 def complete_only(lacking: dict[str, str], *, drop_incomplete: bool, source: Path) -> list[str]:
-    """Names of the utterances that are whole.
+    """Names of the utterances that are whole: nothing ("") is lacking of them.
 
-    Arguments
-    ---------
-    lacking : dict of str to str
-        What each utterance lacks; "" where it is whole.
-    drop_incomplete : bool
-        Whether the others may be left out.
-    source : Path
-        Where they come from, for the message.
-
-    Raises
-    ------
-    ValueError
-        When some are not whole and may not be left out, or none is whole.
+    ValueError when some are not whole and may not be left out, or none is whole.
     """
     kept = [name for name, lack in lacking.items() if not lack]
     incomplete = [name for name, lack in lacking.items() if lack]
@@ -129,10 +117,6 @@ def complete_only(lacking: dict[str, str], *, drop_incomplete: bool, source: Pat
 
 def approximate_duration_s(references: Sequence[str]) -> np.ndarray:
     """Seconds of speech guessed from the references' lengths; weights for costs only, no policy may read them.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances,)
 
     Example
     -------

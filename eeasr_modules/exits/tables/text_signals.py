@@ -37,14 +37,7 @@ def text_lag(name: str) -> tuple[str, int] | None:
 
 
 def text_signals_at_exit(hypotheses: Sequence[str], previous: Sequence[str] | None) -> dict[str, np.ndarray]:
-    """Text signals of one exit, given the transcripts of the exit before.
-
-    Arguments
-    ---------
-    hypotheses : sequence of str, n_utterances long
-        Transcripts of this exit.
-    previous : sequence of str, n_utterances long, or None
-        Transcripts of the exit before; None at the first exit, which compares with the empty transcript.
+    """Text signals of one exit, given the transcripts of the exit before; the first compares with empty ones (None).
 
     Returns
     -------
@@ -74,14 +67,7 @@ def text_signals_at_exit(hypotheses: Sequence[str], previous: Sequence[str] | No
 def change(name: str, hypotheses: Sequence[str], earlier: Sequence[str] | None) -> np.ndarray:
     """How much transcripts changed since an earlier exit; shape (n_utterances,), edits over max(1, own length).
 
-    Arguments
-    ---------
-    name : str
-        `char_change` or `word_change`.
-    hypotheses : sequence of str, n_utterances long
-        Transcripts of this exit.
-    earlier : sequence of str, n_utterances long, or None
-        Of the earlier one; None where there is none, which compares with the empty transcript.
+    The name is `char_change` or `word_change`; None for an earlier exit that is not there compares with empty ones.
     """
     earlier = [""] * len(hypotheses) if earlier is None else earlier
     edits = Levenshtein.distance if name == "char_change" else count_word_edits
@@ -98,24 +84,10 @@ def text_signals(hypotheses: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def uniform(utt_ids: Sequence[str], exit_layer: int, *, seed: int = 0) -> np.ndarray:
-    """A number in [0, 1) per utterance that looks random and depends on nothing but its arguments.
+    """A number in [0, 1) per utterance that looks random and depends on nothing but its arguments; float64.
 
     Neither the order of the utterances nor the batch they are in matters, so chance decides live and in
     replay alike.
-
-    Arguments
-    ---------
-    utt_ids : sequence of str, n_utterances long
-        Names of the utterances.
-    exit_layer : int
-        Layers run, from 1.
-    seed : int
-        Another seed gives other numbers.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances,)
-        float64.
 
     Example
     -------

@@ -161,21 +161,9 @@ def _named_plainly(policy: Policy, dev_table: ExitTable) -> Policy:
 
 
 def budget_cost(budget: float, table: ExitTable, *, cost: str = "cost_layers") -> float:
-    """What a budget allows, as a mean cost; in the unit of `mean_cost`.
+    """What a budget allows, as a `mean_cost`: up to 1 a share of the last exit's cost, above 1 layers.
 
-    Arguments
-    ---------
-    budget : float
-        Up to 1 a share of the last exit's cost, above 1 layers.
-    table : ExitTable
-        Whose cost it is a share of.
-    cost : str
-        "cost_layers" or "cost_macs".
-
-    Raises
-    ------
-    ValueError
-        When the budget is not above 0, above the encoder's layers, or in layers where the cost is MACs.
+    ValueError when the budget is not above 0, above the encoder's layers, or in layers where the cost is MACs.
     """
     if not math.isfinite(budget) or budget <= 0:
         raise ValueError(f"exit_budget must be above 0 (to 1 a share of full cost, above 1 layers), got {budget}")
@@ -217,13 +205,6 @@ def allowed_cost(budget: float, full: float) -> float:
 def best_within(curve: Curve, limit: float) -> int | None:
     """The rule for a budget, wherever one is kept: lowest WER within it, then lowest cost.
 
-    Arguments
-    ---------
-    curve : Curve
-        Of the calibration data.
-    limit : float
-        Largest mean cost, in the curve's unit.
-
     Returns
     -------
     int or None
@@ -238,10 +219,7 @@ def best_within(curve: Curve, limit: float) -> int | None:
 def best_within_budget(curve: Curve, limit: float, policy: Policy, *, budget: float) -> int:
     """Which point a budget buys: lowest WER within it, then lowest cost; position in the curve.
 
-    Raises
-    ------
-    ValueError
-        When nothing is that cheap.
+    ValueError when nothing is that cheap.
     """
     best = best_within(curve, limit)
     if best is None:

@@ -216,14 +216,7 @@ def loss_moments(
 
 
 def first_failure(p_values_in_order: np.ndarray, delta: float) -> int | np.ndarray:
-    """How many of a fixed sequence of tests are rejected before the first that is not.
-
-    Arguments
-    ---------
-    p_values_in_order : np.ndarray of shape (..., n_policies)
-        In the order fixed in advance.
-    delta : float
-        Level of each test, and of all together.
+    """How many of a fixed sequence of tests (last axis) are rejected at level delta before the first that is not.
 
     Returns
     -------
@@ -240,11 +233,6 @@ def first_failure(p_values_in_order: np.ndarray, delta: float) -> int | np.ndarr
 
 def parse_risk(text: str) -> RiskTarget:
     """What a command line's `--risk EPS,DELTA`, `EPS,DELTA,CLIP` or `changed=2,delta=0.1,per_exit=true` asks for.
-
-    Arguments
-    ---------
-    text : str
-        Such as "0.5,0.1", "0.5,0.1,100" or "changed=2,delta=0.1".
 
     Example
     -------
@@ -315,19 +303,6 @@ def block_p_values(
 ) -> np.ndarray:
     """P-values of losses by the target's method; for all but betting, losses below -eps count as -eps.
 
-    Arguments
-    ---------
-    losses : np.ndarray of shape (n_blocks, n_policies)
-        Of `scaled_losses`, in the order to bet in.
-    target : RiskTarget
-        Names the method.
-    limit : float
-        eps / clip.
-    uniforms : np.ndarray of shape (n_blocks,)
-        As for `exact_p_values`.
-    prior : tuple of two np.ndarray of shape (n_policies,), or None
-        As for `betting_p_values`.
-
     Returns
     -------
     np.ndarray of shape (n_policies,)
@@ -338,13 +313,7 @@ def block_p_values(
 
 
 def block_numbers(table: ExitTable, blocks: str) -> np.ndarray:
-    """Which block each utterance belongs to; shape (n_utterances,), from 0.
-
-    Raises
-    ------
-    ValueError
-        When some speaker is unknown.
-    """
+    """Which block each utterance belongs to; shape (n_utterances,), from 0. ValueError when some speaker is unknown."""
     if blocks == "utterances":
         return np.arange(table.n_utterances)
     speakers = np.asarray(table.speakers, dtype=str)

@@ -141,17 +141,6 @@ ONE = {"speakers": "speaker", "utterances": "utterance"}
 def promise(target: RiskTarget, *, clip: float, tail: float, n_blocks: int, n_above: int) -> str:
     """What is promised, with all its parts.
 
-    Arguments
-    ---------
-    target : RiskTarget
-        What was asked for.
-    clip : float
-        In WER points.
-    tail : float
-        Share of the blocks that is ruled out to lose more.
-    n_blocks, n_above : int
-        Calibration blocks, and those of them that lose more.
-
     Example
     -------
     >>> promise(RiskTarget(0.5), clip=2, tail=0.072, n_blocks=40, n_above=0)[:76]
@@ -251,13 +240,6 @@ def assumptions(target: RiskTarget, *, clip: float, block_words: float, has_sour
 
 def certificate_lines(promise: Mapping[str, Any], *, delta: float) -> list[str]:
     """What to print of a certificate: the statement and its assumptions, or what others would need.
-
-    Arguments
-    ---------
-    promise : mapping
-        `Calibrated.promise`.
-    delta : float
-        Of the promise.
 
     Returns
     -------

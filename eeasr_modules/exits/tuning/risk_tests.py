@@ -133,13 +133,6 @@ def failing_p(mean_p: np.ndarray, tail_p: np.ndarray, points: np.ndarray, target
 def above_clip(excess: np.ndarray, words: np.ndarray, *, eps: float, clip: float, block_words: float) -> np.ndarray:
     """Blocks in the tail: those whose loss is above clip - eps, for a block of S words an excess above the clip.
 
-    Arguments
-    ---------
-    excess, words : np.ndarray
-        As for `scaled_losses`, as are the others.
-    eps, clip, block_words : float
-        In WER points, and the scale S.
-
     Returns
     -------
     np.ndarray of bool, of shape (n_blocks, n_policies)
@@ -210,17 +203,7 @@ class ExitSums:
 
 
 def exit_sums(table: ExitTable, policies: Sequence[Policy], target: RiskTarget) -> ExitSums:
-    """The losses of blocks, exit by exit.
-
-    Arguments
-    ---------
-    table : ExitTable
-        Whose errors are what the target counts.
-    policies : sequence of policies
-        Nothing open.
-    target : RiskTarget
-        Names blocks and reference.
-    """
+    """The losses of blocks, exit by exit."""
     block, rows = block_numbers(table, target.blocks), np.arange(table.n_utterances)
     reference, shape = reference_errors(table, target.reference), (int(block.max()) + 1, table.n_exits)
     excess, words, used = [], [], []
@@ -246,13 +229,6 @@ def _open_exits(policy: Policy, exit_layers: np.ndarray) -> np.ndarray:
 
 def certifiable(sums: ExitSums, target: RiskTarget) -> np.ndarray:
     """Policies all of whose exits have their share of the words and would be certified without any error more there.
-
-    Arguments
-    ---------
-    sums : ExitSums
-        Of the calibration data.
-    target : RiskTarget
-        What to promise.
 
     Returns
     -------
@@ -313,14 +289,7 @@ def per_exit_tests(
 def stairs(policy: Policy, table: ExitTable, *, cost: str, n_thresholds: int) -> Curve:
     """The staircase of a policy on a table, costliest first within each stair.
 
-    Arguments
-    ---------
-    policy : policy
-        Open.
-    table : ExitTable
-        Of which thresholds and costs are.
-    cost, n_thresholds : str, int
-        As for `policy_curve`; each stair has a quarter of so many thresholds, at least 10.
+    Each stair has a quarter of `n_thresholds`, at least 10.
     """
     inner = policy.policy if isinstance(policy, Between) and policy.has_open_window else policy
     filled = policy_curve(inner, table, cost=cost, n_thresholds=max(n_thresholds // 4, 10)).policies

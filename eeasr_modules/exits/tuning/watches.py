@@ -72,7 +72,7 @@ class DriftReference:
 
 
 def drift_score(exit_index: ArrayLike, signal: ArrayLike) -> np.ndarray:
-    """One number from the exit taken and the signal there: later exits higher, and within an exit higher signals.
+    """`exit_index` + 1/2 + arctan(signal) / pi: later exits higher, and within an exit higher signals.
 
     Arguments
     ---------
@@ -80,11 +80,6 @@ def drift_score(exit_index: ArrayLike, signal: ArrayLike) -> np.ndarray:
         From 0.
     signal : float or array of the same shape
         Finite, of any range. It is squeezed into (0, 1) by an arc tangent; ranks do not see how.
-
-    Returns
-    -------
-    np.ndarray of the same shape
-        `exit_index` + 1/2 + arctan(signal) / pi.
 
     Raises
     ------
@@ -133,29 +128,14 @@ def drift_scores(table: ExitTable, policy: Policy, *, signal: str = "entropy") -
 
 
 def drift_reference(table: ExitTable, policy: Policy, *, signal: str = "blank_rate") -> DriftReference | None:
-    """The scores of calibration data, to be kept; None where the table lacks the signal.
-
-    Arguments
-    ---------
-    table : ExitTable
-        Calibration data.
-    policy : policy
-        Not open.
-    signal : str
-        See `drift_scores`.
-    """
+    """The scores of calibration data, to be kept; None where the table lacks the signal."""
     if signal not in table.signals:
         return None
     return DriftReference(signal, tuple(round(float(score), 6) for score in drift_scores(table, policy, signal=signal)))
 
 
 def bet_odds(p: ArrayLike) -> np.ndarray:
-    """What every bet pays for a rank; over p uniform on 0 to 1 each pays 1 on average.
-
-    Arguments
-    ---------
-    p : float or array of shape (...)
-        Ranks, 0 to 1.
+    """What every bet pays for a rank p (0 to 1), on the last axis; over uniform p each pays 1 on average.
 
     Returns
     -------
@@ -405,17 +385,7 @@ class RiskWatch(Wealth):
         return self._looked()
 
     def add_texts(self, said: str, last: str, reference: str | None = None) -> bool:
-        """The same from transcripts.
-
-        Arguments
-        ---------
-        said : str
-            What leaving early said.
-        last : str
-            What the last exit says.
-        reference : str or None
-            What was said, all three spelled alike; None for an audit, whose errors are edits to the last exit's words.
-        """
+        """The same from transcripts, all spelled alike; without a reference, an audit by edits to the last exit's."""
         if reference is None:
             return self.add(count_word_edits(said, last), len(last.split()))
         errors = count_word_edits(said, reference) - count_word_edits(last, reference)

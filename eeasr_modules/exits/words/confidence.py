@@ -137,17 +137,7 @@ def read_confidence_map(path: str | Path) -> ConfidenceMap:
 def word_confidence_features(
     words: Sequence[str], confidences: Sequence[float], *, resources: WordResources
 ) -> np.ndarray:
-    """What the map reads of one utterance; shape (n_words, n_features), in the order of `FEATURES`.
-
-    Arguments
-    ---------
-    words : sequence of str
-        All of the utterance.
-    confidences : sequence of float
-        Theirs, 0 to 1.
-    resources : WordResources
-        The language's word lists.
-    """
+    """What the map reads of one utterance; shape (n_words, n_features), in the order of `FEATURES`."""
     inside = np.clip(np.asarray(confidences, dtype=np.float64), LEAST_CONFIDENCE, 1 - LEAST_CONFIDENCE)
     odds = np.log(inside / (1 - inside))
     known = np.array([resources.is_seen(word) for word in words], dtype=np.float64)

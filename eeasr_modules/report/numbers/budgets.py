@@ -168,17 +168,7 @@ def lacking_signals(policy: Policy, tables: Sequence[ExitTable]) -> list[str]:
 
 
 def sides(table: ExitTable, dev: ExitTable | None, *, n_folds: int = N_HALVES) -> tuple[list[Side], str | None]:
-    """What calibrates which utterances, and the name of the calibration; None where the set calibrates itself.
-
-    Arguments
-    ---------
-    table : ExitTable
-        The evaluated set.
-    dev : ExitTable or None
-        Calibration data.
-    n_folds : int
-        Of a cross-fit: two of equal duration, or those of `exits.tables.parts.speaker_folds`.
-    """
+    """What calibrates which utterances, and the name of the calibration; None where the set calibrates itself."""
     everyone = np.arange(table.n_utterances)
     if dev is not None:
         return [Side(everyone, table, dev)], str(dev.metadata.get("set_name", "dev"))

@@ -274,17 +274,7 @@ def _wer(exit_index: np.ndarray, table: ExitTable) -> float:
 
 
 def point_of(exit_index: np.ndarray, table: ExitTable, *, emitted: np.ndarray | None = None) -> tuple[float, float]:
-    """Duration-weighted mean depth in layers, and pooled WER in percent, of chosen exits.
-
-    Arguments
-    ---------
-    exit_index : np.ndarray of shape (n_utterances,)
-        From 0.
-    table : ExitTable
-        What was recorded.
-    emitted : np.ndarray of shape (n_utterances,), or None
-        Exits whose transcripts came out, where those are others.
-    """
+    """Duration-weighted mean depth in layers of chosen exits, and pooled WER in percent of them or of those emitted."""
     chosen = np.arange(table.n_utterances), exit_index
     wer = _wer(exit_index if emitted is None else emitted, table)
     return mean_cost(table.cost_layers[chosen], table.duration_s), wer
@@ -299,19 +289,7 @@ def curve_points(outcome: Outcome, table: ExitTable, *, cost: str) -> np.ndarray
 def refuse_below_oracle(points: np.ndarray, oracle: Frontier, *, policy: str, set_name: str) -> None:
     """Refuse numbers that cannot be: better than the frontier of all that emits one exit's transcript.
 
-    Arguments
-    ---------
-    points : np.ndarray of shape (n_points, 2)
-        Mean cost and WER.
-    oracle : Frontier
-        Oracle C of the same table and cost.
-    policy, set_name : str
-        For the sentence.
-
-    Raises
-    ------
-    ValueError
-        Where a point lies more than 1e-6 below.
+    ValueError where a point lies more than 1e-6 below.
     """
     for cost, wer in points:
         if wer < oracle.at(float(cost)) - 1e-6:

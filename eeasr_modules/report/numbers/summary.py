@@ -167,38 +167,14 @@ def evaluated(
     calibrated: Mapping[str, Policy | str] | None = None,
     curves: Mapping[str, Curve] | None = None,
 ) -> Evaluated:
-    """All policies on all sets.
+    """All policies on all sets; arguments are those of `report.write_report`.
 
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        The test sets.
-    dev : ExitTable or None
-        Calibration data, of the same model.
-    policies : sequence of str
-        Texts, open or not. Those whose signals a table lacks are left out, and it is said.
-    policy : str or None
-        The chosen one. None takes the lowest WER at the first budget on dev or, without dev, the first open one
-        that is not random.
-    budgets : sequence of float
-        Mean costs allowed, the one to stress first: up to 1 a share of full cost, above 1 layers.
-    cost : str
-        What budgets count: "depth", "macs" or "time".
-    n_folds : int
-        Of the cross-fit, where there is no dev.
-    single_exit : sequence of ExitTable
-        The same sets by models trained with one exit only.
-    calibrated : mapping of str to policy or str, or None
-        Policies (or their texts, where nothing is fitted) already calibrated on dev to the first budget, by the
-        text that was asked for.
-    curves : mapping of str to Curve, or None
-        Policies fitted and swept on dev before, in the cost that is counted, by their open text; the others are here.
+    Policies whose signals a table lacks are left out, and it is said. A chosen policy that is None is the one of the
+    lowest WER at the first budget on dev or, without dev, the first open one that is not random. `curves` are policies
+    fitted and swept on dev before, in the cost that is counted, by their open text.
 
-    Raises
-    ------
-    ValueError
-        When a table is the calibration data, sets have no distinct names, tables are not of one model or do not
-        know the cost, or the chosen policy cannot decide on them.
+    ValueError when a table is the calibration data, sets have no distinct names, tables are not of one model or do not
+    know the cost, or the chosen policy cannot decide on them.
     """
     check_tables(tables, dev=dev, single_exit=single_exit)
     tables = ordered(tables)

@@ -156,7 +156,8 @@ def write_report(
     policies : sequence of str
         Texts of policies to compare, open or not.
     policy : str or None
-        The chosen one; None as in `evaluated`.
+        The chosen one; None takes the lowest WER at `budget` on dev or, without dev, the first open one that is not
+        random.
     budget : float
         Mean cost allowed: up to 1 a share of full cost, above 1 layers.
     other_budgets : sequence of float
@@ -171,7 +172,7 @@ def write_report(
         Policies (or their texts, where nothing is fitted) already calibrated on dev to `budget`, by the text that
         was asked for.
     curves : mapping of str to Curve, or None
-        As `evaluated` takes them.
+        Policies fitted and swept on dev before, by their open text; the others are here.
     risk : RiskTarget or None
         A promise to be certified.
     fusion : FusionModel or None

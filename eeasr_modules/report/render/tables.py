@@ -19,16 +19,7 @@ LABELS = {
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int = 1) -> str:
-    """A table; its first columns to the left, all others to the right.
-
-    Arguments
-    ---------
-    header : sequence of str
-        Names of the columns.
-    rows : sequence of sequences of str
-        Cells; a bar in one is escaped.
-    n_left : int
-        Columns that hold text.
+    """A table; its first `n_left` columns to the left, all others to the right; bars in cells are escaped.
 
     Example
     -------

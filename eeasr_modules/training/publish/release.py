@@ -101,21 +101,7 @@ def on_card(card: str, first: Calibrated, tables: Sequence[ExitTable]) -> str:
 def ship(run: str | Path, folder: str | Path, *, excess: float | None = None) -> list[Path]:
     """Copy the model folder of a run and its tables, references taken out.
 
-    Arguments
-    ---------
-    run : str or Path
-        A run folder, finished.
-    folder : str or Path
-        Where; what it held before is replaced.
-    excess : float or None
-        See `at_excess`; None leaves the policies as they are.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the run has no model or no tables.
-    ValueError
-        See `at_excess`.
+    FileNotFoundError if the run has no model or no tables. ValueError as `at_excess`.
     """
     run, folder = Path(run), Path(folder)
     tables = sorted((run / "tables").glob("*.parquet"))
