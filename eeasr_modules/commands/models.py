@@ -1,6 +1,7 @@
 """Commands on models: `benchmark`, `confidence`, `fusion`, `export`, `push`, `probe`, `accelerate`."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -272,6 +273,10 @@ def _probe(options: argparse.Namespace) -> None:
             for one in corpora.tests
         },
         needs=needs,
+        summaries={
+            one.name: json.loads((one.folder / "report" / "summary.json").read_text(encoding="utf-8"))
+            for one in readings
+        },
     )
     for row in paired_rows(numbers)[1]:
         print("{}, {}: layer {} minus the last {} (p {}); {} overthought: {}".format(*row))

@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from eeasr_modules.exits.tuning.risk_terms import needed_table
 from eeasr_modules.report.render.figures import draw_frontier
-from eeasr_modules.report.render.probe import layer_rows, paired_rows
+from eeasr_modules.report.render.probe import layer_rows, paired_rows, policy_rows
 from eeasr_modules.report.render.readme import results_text
 from eeasr_modules.report.render.tables import markdown_table
 
@@ -93,9 +93,9 @@ def test_the_page_on_the_paper_shows_the_committed_results(root):
 def test_the_probes_of_checkpoints_show_the_committed_results(root, name):
     page = (root / "results" / "probe" / "README.md").read_text(encoding="utf-8")
     numbers = json.loads((root / "results" / "probe" / name / "probe.json").read_text(encoding="utf-8"))
-    for table in (layer_rows(numbers), paired_rows(numbers)):
+    for table in (layer_rows(numbers), paired_rows(numbers), policy_rows(numbers)):
         assert markdown_table(*table, n_left=2) in page
-    speakers = [f"{row['n_speakers']} ({row['set']})" for row in numbers["tests"]]
+    speakers = dict.fromkeys(f"{row['n_speakers']} ({row['set']})" for row in numbers["tests"])
     assert f"Speakers: {', '.join(speakers)}." in page
 
 

@@ -130,6 +130,12 @@ def test_variation_over_seeds_stands_apart_and_two_speakers_give_no_conclusion(s
     characters = [a["cer"]["seed_1234"], a["cer"]["seed_1235"]]
     assert a["cer_over_seeds"]["mean"] == pytest.approx(np.mean(characters, axis=0)) and characters != runs
     assert "CER (%) after each layer" in (study / "tables.tex").read_text().replace("\\", "")
+    policies = numbers["policies"]["A"]
+    assert policies["last layer"]["seed_1235"] == [pytest.approx(runs[1][-1], abs=1e-3), 3]
+    report = json.loads((study / "seed_1234" / "report" / "summary.json").read_text())
+    decided = report["sets"]["A"]["policies"]["between(random)"]["at_budget"]
+    assert policies["between(random)"]["seed_1234"] == [decided["wer"], decided["depth"]] and decided["depth"] < 3
+    assert "| A | between(random) |" in (study / "probe.md").read_text()
     verdicts = {(row["set"], row["reading"]): row["verdict"] for row in numbers["tests"]}
     assert {verdict for (name, _), verdict in verdicts.items() if name == "B"} == {"no conclusion"}
     assert "no conclusion" not in {verdict for (name, _), verdict in verdicts.items() if name == "A"}

@@ -1,6 +1,6 @@
 """What `eeasr probe` says of a checkpoint: does it overthink, by which reading, how surely; for a paper.
 
-`tables.tex`, `figures.pdf`, `methods.md` and `probe.json`, from the exit tables of every reading.
+`tables.tex`, `figures.pdf`, `methods.md` and `probe.json`, from the exit tables and the report of every reading.
 """
 
 import importlib.metadata
@@ -147,6 +147,43 @@ def paired_rows(numbers: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     return ["set", "reading", "inner layer", "WER minus last", "p, Holm", "overthought", "verdict"], rows
 
 
+def policy_numbers(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """WER and mean depth decided of every policy at the budget, and of the oracle: set -> policy -> reading.
+
+    Arguments
+    ---------
+    summaries : mapping of str to dict
+        `summary.json` of each reading's report.
+    """
+    found: dict[str, Any] = {}
+    for reading, summary in summaries.items():
+        for name, one in summary["sets"].items():
+            points = {"last layer": (one["wer_per_exit"][-1], one["exit_layers"][-1])}
+            for policy, said in one["policies"].items():
+                if at := said.get("at_budget"):
+                    points[policy] = (at["wer"], at["depth"])
+            points["oracle (knows the reference)"] = (one["oracle_a"]["wer"], one["oracle_a"]["depth"])
+            for policy, point in points.items():
+                found.setdefault(name, {}).setdefault(policy, {})[reading] = list(point)
+    return found
+
+
+def policy_rows(numbers: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the policies: WER @ mean depth decided, of the lens and over the seeds that have it."""
+    rows = []
+    for name, policies in numbers["policies"].items():
+        for policy, by_reading in policies.items():
+            lens = by_reading.get("lens")
+            seeds = np.array([by_reading[reading] for reading in _seeds(by_reading)])
+            told = [f"{lens[0]:.2f} @ {lens[1]:.2f}" if lens else "", "", ""]
+            if len(seeds):
+                told[1] = "{:.2f} @ {:.2f}".format(*seeds.mean(axis=0))
+            if len(seeds) > 1:
+                told[2] = "{:.2f} @ {:.2f}".format(*seeds.std(axis=0, ddof=1))
+            rows.append([name, policy, *told])
+    return ["set", "policy", "lens", "heads, mean of seeds", "sd over seeds"], rows
+
+
 def latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str) -> str:
     """A `booktabs` table; text is escaped."""
     lines = [" & ".join(map(_tex, row)) + r" \\" for row in (header, *rows)]
@@ -197,6 +234,7 @@ def write_probe(
     command: str,
     overlap: Mapping[str, tuple[int, int]],
     needs: str,
+    summaries: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Write `probe.json`, `probe.md`, `tables.tex`, `figures.pdf` and `methods.md`.
 
@@ -210,17 +248,20 @@ def write_probe(
         What was probed, how, and what it was said to need.
     overlap : mapping of str to (int, int)
         Per set: speakers that training has too, utterances whose text it has too.
+    summaries : mapping of str to dict
+        See `policy_numbers`.
 
     Returns
     -------
     dict
         The content of `probe.json`.
     """
-    numbers = {"checkpoint": checkpoint, **probe_numbers(readings)}
+    numbers = {"checkpoint": checkpoint, **probe_numbers(readings), "policies": policy_numbers(summaries)}
     tables = {
         "WER (%) after each layer": layer_rows(numbers),
         "CER (%) after each layer": layer_rows(numbers, rate="cer"),
         "The inner layer of the lowest dev WER against the last layer": paired_rows(numbers),
+        "Policies at the budget: WER (%) @ mean layer at which they decide": policy_rows(numbers),
     }
     tex = [latex_table(*table, caption=caption) for caption, table in tables.items()]
     page = "\n\n".join(
