@@ -46,9 +46,8 @@ from eeasr_modules.runtime.files.inputs import Material, find_recordings
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 from eeasr_modules.runtime.sources import find_source
 from eeasr_modules.training.corpora import EvaluationSet
-from eeasr_modules.training.initialisation import take_over
+from eeasr_modules.training.pretrained import FrozenStates, take_over
 from eeasr_modules.training.run_folder import hold, release_all
-from eeasr_modules.training.states import FrozenStates
 from eeasr_modules.training.test_pass import collect_or_reuse, table_metadata
 
 logger = logging.getLogger(__name__)

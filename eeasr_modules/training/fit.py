@@ -25,11 +25,10 @@ from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.config.checks import decoder_settings, own_decoder_settings
 from eeasr_modules.training.config.config import Config, corpora_of
 from eeasr_modules.training.corpora import Corpora, is_trained, note_heard, texts_of
-from eeasr_modules.training.initialisation import first_layers, take_encoder, take_heads, take_over
+from eeasr_modules.training.pretrained import FrozenStates, first_layers, take_encoder, take_heads, take_over
 from eeasr_modules.training.publish.encoder_asr import write_hyperparams
 from eeasr_modules.training.run_folder import WholeCheckpointer
 from eeasr_modules.training.schedule import OWN_TEACHERS
-from eeasr_modules.training.states import FrozenStates
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from eeasr_modules.models.decoding.ctc import greedy_decode
 from eeasr_modules.models.folder import model_digest
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime import EarlyExitASR
-from eeasr_modules.training.initialisation import take_over
+from eeasr_modules.training.pretrained import take_over
 
 SHIPPED = Path(__file__).resolve().parents[2] / "eeasr_modules/shipped/base"
 

@@ -9,7 +9,7 @@ from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.models import MultiExit
 from eeasr_modules.runtime import EarlyExitASR
 from eeasr_modules.runtime.onnx.export import export_model
-from eeasr_modules.training.initialisation import take_over
+from eeasr_modules.training.pretrained import take_over
 
 
 @pytest.fixture(scope="module", params=["convolution", "average", "signal", "signal, upsampled"])

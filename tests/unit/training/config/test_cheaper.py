@@ -10,7 +10,7 @@ from tiny_checkpoint import save_checkpoint
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.training.config.config import check, load_yaml, with_depth
 from eeasr_modules.training.fit import build_model, check_run_folder, without_short
-from eeasr_modules.training.initialisation import take_over
+from eeasr_modules.training.pretrained import take_over
 from recipes.Pretrain.masked_prediction import MaskedPredictor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask")

@@ -10,7 +10,7 @@ import torch
 
 from eeasr_modules.data.pipeline import AudioCache, manifest_items
 from eeasr_modules.training.fit import build_model
-from eeasr_modules.training.states import FrozenStates
+from eeasr_modules.training.pretrained import FrozenStates
 
 
 @pytest.fixture
