@@ -28,12 +28,10 @@ from study_tables import (  # noqa: E402
     OWN,
     STUDY,
     corpus_rows,
-    fused_depth_rows,
     fusion_rows,
     models,
     overthinking_rows,
     policy_rows,
-    pretraining_rows,
     read,
     speed_rows,
 )
@@ -125,9 +123,7 @@ def written() -> str:
     tables = {
         "overthinking": overthinking_rows(),
         "policies": policy_rows(),
-        "pretraining": pretraining_rows(),
         "fusion": fusion_rows(),
-        "fused_depth": fused_depth_rows(),
         "speed": speed_rows(),
     }
     for name, table in tables.items():

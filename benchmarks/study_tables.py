@@ -85,7 +85,6 @@ def overthinking_rows() -> tuple[list[str], list[list[str]]]:
         "utterances",
         "words lost",
         "oracle A",
-        "oracle B",
     ]
     rows = []
     for model, name, one in shown_sets():
@@ -104,7 +103,6 @@ def overthinking_rows() -> tuple[list[str], list[list[str]]]:
                 f"{100 * one['overthinking']['inner_better_share']:.1f} %",
                 f"{100 * words['destructive']:.1f} %" if words else "-",
                 f"{number(one['oracle_a']['wer'])} @ {one['oracle_a']['depth']:.2f}",
-                f"{number(one['oracle_b']['wer'])} @ {one['oracle_b']['depth']:.2f}",
             ]
         )
     return header, rows
@@ -137,7 +135,7 @@ def whole(wer: float, n_ref_words: int | None) -> float:
     return exact if abs(exact - wer) < 0.0006 else wer
 
 
-POLICIES = ("between(entropy)", "between(patience(1))", "between(patience(2))", "lexical", "gain", "gain_words")
+POLICIES = ("between(entropy)", "between(patience(1))", "lexical", "gain", "gain_words")
 
 
 def policy_rows() -> tuple[list[str], list[list[str]]]:
@@ -172,24 +170,6 @@ def difference(one: dict, *, few: bool = False) -> str:
     return f"{one['difference']:+.2f} [{one['low']:+.2f}, {one['high']:+.2f}]"
 
 
-def pretraining_rows() -> tuple[list[str], list[list[str]]]:
-    """Pretrained against from scratch, exit by exit."""
-    header = ["labels", "set", "layer", "pretrained", "from scratch", "difference [95 %]", "relative"]
-    rows = []
-    names = {"all": "pretrained_minus_scratch", "AN4": "pretrained_minus_scratch_an4"}
-    for labels, name in {**names, "all (GPU)": "gpu_pretrained_minus_scratch"}.items():
-        found = read(f"results/study/{name}.json") or {}
-        for test in ("commonvoice_test", "librispeech_test-other", "an4_test"):
-            for one in found.get(test, []):
-                if one["layer"] == 8:
-                    rows.append(
-                        [labels, test, str(one["layer"]), number(one["wer"]), number(one["other_wer"])]
-                        + [difference(one, few=too_few_speakers(models()["small"]["sets"][test]))]
-                        + [f"{100 * one['difference'] / one['other_wer']:+.1f} %"]
-                    )
-    return header, rows
-
-
 def fusion_rows() -> tuple[list[str], list[list[str]]]:
     """Exits fused, at full depth; of the models that lack a corpus, on it and on the two others."""
     rows = []
@@ -206,33 +186,6 @@ def fusion_rows() -> tuple[list[str], list[list[str]]]:
         rows.append(["ee40", f"LibriSpeech test-{name}", "in domain", number(full["static"]), number(full["wer"])])
         rows[-1] += [above_static(full), "-"]
     return ["model", "set", "kind", "last exit", "fused", "difference [95 %]", "aligning (ms per s)"], rows
-
-
-def fused_depth_rows() -> tuple[list[str], list[list[str]]]:
-    """Fused output at half the depth and more, against the static line."""
-    rows = []
-    for model, exits in (("shipped", slice(3, -1)), ("small", slice(5, -1))):
-        name = "commonvoice_test"
-        one = read(f"results/study/{FUSED[model]}.json")[name]
-        words = models()[model]["sets"][name]["n_ref_words"]
-        for at in one["exits"][exits]:
-            rows.append(
-                [model, name, at["what"], f"{at['depth']:.2f}"]
-                + [number(whole(at[key], words)) for key in ("static", "oracle_c", "wer")]
-                + [above_static(at), f"{100 * at['gap_closed']:.0f} %"]
-            )
-    header = [
-        "model",
-        "set",
-        "leaving at",
-        "depth",
-        "static line",
-        "oracle C",
-        "fused",
-        "minus static line [95 %]",
-        "gap closed",
-    ]
-    return header, rows
 
 
 def above_static(one: dict) -> str:

@@ -80,7 +80,7 @@ def test_the_first_pages_stay_short(root, page, most):
 def test_the_study_shows_the_committed_results(root):
     study = runpy.run_path(str(root / "benchmarks" / "study.py"))
     text = (root / "RESULTS.md").read_text(encoding="utf-8")
-    assert study["written"]() == text and text.count("-->\n\n| ") == 6
+    assert study["written"]() == text and text.count("-->\n\n| ") == 4
 
 
 def test_the_page_on_the_paper_shows_the_committed_results(root):
