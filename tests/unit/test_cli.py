@@ -12,6 +12,7 @@ import eeasr_modules
 from eeasr_modules import __version__
 from eeasr_modules.cli import main
 from eeasr_modules.exits import ExitTable, read_policies, read_table, write_table
+from eeasr_modules.runtime.policy_choice import within_budget
 
 
 @pytest.fixture
@@ -71,7 +72,8 @@ def test_analyze_takes_policies_as_a_model_folder_fitted_them(tmp_path, capsys):
     argv = ["analyze", *tables, "--fitted", folder, "--policies", "between(entropy), gain_words", "--out", tmp_path]
     assert main([str(word) for word in argv]) == 0
     policies = json.loads((tmp_path / "summary.json").read_text("utf-8"))["sets"]["an4_test"]["policies"]
-    held = {str(one.open_policy): str(one.policy) for one in read_policies(folder / "policy.json")}
+    entries = read_policies(folder / "policy.json")
+    held = {str(one.open_policy): str(within_budget(one, 0.75, 8)) for one in entries}
     assert {text: policies[text]["calibrated"] for text in policies} == {text: held[text] for text in policies}
     assert set(policies) == {"between(entropy)", "gain_words"}
 

@@ -127,7 +127,9 @@ def ship(run: str | Path, folder: str | Path, *, excess: float | None = None) ->
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; 0, or 2 after one sentence."""
-    parser = argparse.ArgumentParser(prog="release", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m eeasr_modules.training.publish.release", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("run", help="a finished run's folder")
     parser.add_argument("folder", help="where to; what it held before is replaced")
     parser.add_argument("--exit_excess", type=float, metavar="POINTS", help="of the first policy above the last exit")

@@ -14,7 +14,13 @@ from eeasr_modules.training import run as training_run
 
 
 def calibrated(folder, dev, monkeypatch, **config):
-    keys = {"exit_budget": 0.75, "exit_risk": None, "exit_policy": "entropy", "compare_policies": "random"}
+    keys = {
+        "exit_budget": 0.75,
+        "exit_excess": None,
+        "exit_risk": None,
+        "exit_policy": "entropy",
+        "compare_policies": "random",
+    }
     keys |= {"words": "fused", "values": {}, "exit_layers": [2, 4, 6, 8], **config}
     monkeypatch.setattr(training_run, "model_digest", lambda _: "m")
     run = SimpleNamespace(config=SimpleNamespace(**keys), folder=folder)
