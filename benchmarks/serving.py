@@ -1,28 +1,29 @@
-"""Pooling of survivors, and the time of single requests that come at once.
+"""Requests that come at once: seconds of each, from one shared recogniser and from transformers.
 
-    python benchmarks/serving.py AUDIO ... [--model eeasr_modules/shipped/base] [--policy TEXT] [--base-shaped]
+    python benchmarks/serving.py [AUDIO ...] [--model eeasr_modules/shipped/base] [--policies entropy] [--clients 8]
+                                 [--rounds 5] [--threads 1] [--out results/serving]
 
-AUDIO as for `eeasr transcribe`. First table: utterances per second at batch 1, 8 and 32 with and without
-`pool_survivors`, interleaved repeats, the ratio round by round; seconds of CPU time, so that a busy machine does not
-count, on a GPU of wall clock. Second table, in wall clock: 1, 2, 4 and 8 threads that each send one recording after the
-other to one shared `EarlyExitASR`: median, 95th and 99th percentile of a request's seconds, and requests per second.
-With `--base-shaped` the encoder is a wav2vec 2.0 base of random weights and the policy `random(0.25)`: times hold,
-words mean nothing. One run, one machine; prints Markdown.
+AUDIO as for `eeasr transcribe`; without it the test sentences of recipes/Spoken, so anybody can run it. So many threads
+send one recording after the other, each as an array, to one shared recogniser: the forward of transformers with the
+last head, ours at full depth, the same one request at a time, ours at the model's first policy and at others. Rounds
+are interleaved, their order turns. Writes `serving.json` and, between marks, README.md's table.
 """
 
 import argparse
+import json
 import os
 import queue
 import sys
-import tempfile
 import threading
 import time
+from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")  # as train.py does
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from eeasr_modules.compat import ensure_torchaudio  # noqa: E402
 
@@ -30,106 +31,138 @@ ensure_torchaudio()
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+import transformers  # noqa: E402
 
-from eeasr_modules.data.text import CharVocabulary  # noqa: E402
-from eeasr_modules.models import MultiExit  # noqa: E402
+from eeasr_modules.common.files import rounded, write_aside  # noqa: E402
 from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
 from eeasr_modules.runtime import EarlyExitASR  # noqa: E402
+from eeasr_modules.runtime.benchmark.text import isa, processor  # noqa: E402
+from eeasr_modules.runtime.benchmark.ways import Stock, greedy  # noqa: E402
 from eeasr_modules.runtime.files.inputs import read_material  # noqa: E402
 
-
-def base_shaped(folder: str) -> str:
-    """A model folder: wav2vec 2.0 base of random weights, an exit after every second layer."""
-    torch.manual_seed(0)
-    encoder = {"encoder": "huggingface", "hf_config": {"model_type": "wav2vec2"}}
-    config = {"encoder": encoder, "exit_layers": [2, 4, 6, 8, 10, 12], "n_tokens": 29, "blank_index": 0}
-    MultiExit(config).save(f"{folder}/model")
-    CharVocabulary().save(Path(folder) / "model")
-    return f"{folder}/model"
+BEGIN, END = "<!-- requests: written by benchmarks/serving.py -->", "<!-- /requests -->"
 
 
-def pooling_rows(asr: EarlyExitASR, wavs: list[torch.Tensor], *, repeats: int) -> list[list[str]]:
-    """Utterances per second without and with pooling, and the ratio."""
-    rows, engine = [], asr.engine
-    clock = time.process_time if engine.device.type == "cpu" else time.perf_counter
-    names = [str(i) for i in range(len(wavs))]
-    mean_s = float(np.mean([len(wav) for wav in wavs])) / engine.sample_rate
-    for size in (1, 8, 32):
-        options = {"utt_ids": names, "batch_seconds": max(size * mean_s, 0.01) if size > 1 else 0.01}
-        seconds: dict[bool, list[float]] = {False: [], True: []}
-        texts = {}
-        for repeat in range(repeats + 1):
-            for pooled in (False, True):
-                start = clock()
-                found = engine.run_all(wavs, pool_survivors=pooled, **options)
-                if repeat:
-                    seconds[pooled].append(clock() - start)
-                texts[pooled] = [(one.text, one.exit_layer) for one in found]
-        assert texts[False] == texts[True], "pooling changed what was said"
-        ratios = np.divide(seconds[False], seconds[True])
-        per_s = [f"{len(wavs) / np.median(seconds[pooled]):.1f}" for pooled in (False, True)]
-        rows.append([str(size), *per_s, f"{np.median(ratios):.2f} ({ratios.min():.2f} to {ratios.max():.2f})"])
-    return rows
+def ways_of(model: str, policies: list[str | None]) -> dict[str, Callable[[np.ndarray], object]]:
+    """What answers a request, by name; None is the model's own first policy."""
+    first = EarlyExitASR.from_pretrained(model)
+    layers = first.engine.model.exit_layers
+    full, turn = EarlyExitASR.from_pretrained(model, policy=f"static({layers[-1]})"), threading.Lock()
+    forward = Stock(full.engine.model, n_layers=layers[-1])
+
+    def stock(wav: np.ndarray) -> list[str]:
+        with torch.inference_mode():
+            hidden, n_frames = forward(torch.from_numpy(wav)[None], torch.tensor([len(wav)]))
+            return greedy(full.engine, hidden, n_frames, exit_index=len(layers) - 1)
+
+    def in_turn(wav: np.ndarray) -> object:
+        with turn:
+            return full.transcribe(wav)
+
+    ways = {"transformers, full depth": stock, "ours, full depth": full.transcribe}
+    ways["ours, full depth, one at a time"] = in_turn
+    for text in policies:
+        asr = EarlyExitASR.from_pretrained(model, policy=text) if text else first
+        ways[f"ours, `{asr.policy}`"] = asr.transcribe
+    return ways
 
 
-def latency_rows(asr: EarlyExitASR, wavs: list[torch.Tensor], *, n_requests: int) -> list[list[str]]:
-    """Percentiles of a request's time by the number of threads that send requests."""
-    rows = []
-    for n_threads in (1, 2, 4, 8):
-        waiting: queue.SimpleQueue = queue.SimpleQueue()
-        for i in range(n_requests):
-            waiting.put(wavs[i % len(wavs)].numpy())
-        taken: list[float] = []
+def served(answer: Callable[[np.ndarray], object], wavs: list[np.ndarray], *, n_clients: int) -> dict[str, float]:
+    """Percentiles of a request's milliseconds, and requests per second.
 
-        def serve(waiting=waiting, taken=taken) -> None:
+    Raises
+    ------
+    Exception
+        The first that a client met.
+    """
+    waiting: queue.SimpleQueue = queue.SimpleQueue()
+    for wav in wavs:
+        waiting.put(wav)
+    taken: list[float] = []
+    failed: list[Exception] = []
+
+    def send() -> None:
+        try:
             while True:
-                try:
-                    wav = waiting.get_nowait()
-                except queue.Empty:
-                    return
+                wav = waiting.get_nowait()
                 start = time.perf_counter()
-                asr.transcribe(wav)
+                answer(wav)
                 taken.append(time.perf_counter() - start)
+        except queue.Empty:
+            return
+        except Exception as err:  # told to the caller: a thread's own error is lost
+            failed.append(err)
 
-        threads = [threading.Thread(target=serve) for _ in range(n_threads)]
-        start = time.perf_counter()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        total = time.perf_counter() - start
-        percentiles = [f"{1000 * value:.0f}" for value in np.percentile(taken, [50, 95, 99])]
-        rows.append([str(n_threads), str(len(taken)), *percentiles, f"{len(taken) / total:.1f}"])
-    return rows
+    clients = [threading.Thread(target=send) for _ in range(n_clients)]
+    start = time.perf_counter()
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    total = time.perf_counter() - start
+    if failed:
+        raise failed[0]
+    p50, p95 = 1000 * np.percentile(taken, [50, 95])
+    return {"p50_ms": float(p50), "p95_ms": float(p95), "requests_per_s": len(taken) / total}
+
+
+def table(found: dict) -> str:
+    """A row per way: medians over rounds, least to most in brackets.
+
+    Arguments
+    ---------
+    found : dict
+        What serving.json holds.
+    """
+    rows = []
+    for way, rounds in found["ways"].items():
+        cells = [[one[key] for one in rounds] for key in ("p50_ms", "p95_ms", "requests_per_s")]
+        digits = (0, 0, 1)
+        rows.append([way])
+        for values, n in zip(cells, digits, strict=True):
+            rows[-1].append(f"{np.median(values):.{n}f} ({min(values):.{n}f} to {max(values):.{n}f})")
+    shown = markdown_table(["answered by", "p50 ms", "p95 ms", "requests/s"], rows)
+    return f"{found['about']}\n\n{shown}"
+
+
+def with_table(page: str, found: dict) -> str:
+    """The page, its region written anew."""
+    return f"{page.split(BEGIN)[0]}{BEGIN}\n\n{table(found)}\n\n{END}{page.split(END)[1]}"
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("inputs", nargs="+", metavar="AUDIO")
+    parser.add_argument("inputs", nargs="*", metavar="AUDIO", default=[str(ROOT / "recipes/Spoken/corpus/audio/test")])
     parser.add_argument("--model", default=str(ROOT / "eeasr_modules/shipped/base"))
-    parser.add_argument("--policy")
-    parser.add_argument("--base-shaped", action="store_true")
-    parser.add_argument("--limit", type=int, default=130)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=400)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--policies", nargs="*", default=["entropy"], help="beside the model's own first one")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of torch, for each request")
+    parser.add_argument("--out", type=Path, default=ROOT / "results/serving")
     options = parser.parse_args()
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        model = base_shaped(folder) if options.base_shaped else options.model
-        policy = options.policy or ("random(0.25)" if options.base_shaped else None)
-        asr = EarlyExitASR.from_pretrained(model, policy=policy, device=options.device)
-        material = read_material(options.inputs, sample_rate=asr.engine.sample_rate, limit=options.limit)
-    wavs = list(material.wavs)
-    audio_s = sum(map(len, wavs)) / asr.engine.sample_rate
-    name = "wav2vec 2.0 base of random weights" if options.base_shaped else Path(options.model).name
-    print(f"{name}, `{asr.policy}`, {options.device}, one thread, torch {torch.__version__};", end=" ")
-    print(f"{len(wavs)} recordings, {audio_s:.0f} s.\n")
-    header = ["batch", "utterances/s, batch by batch", "pooled", "times as fast, median (range)"]
-    print(markdown_table(header, pooling_rows(asr, wavs, repeats=options.repeats)), "\n")
-    header = ["threads", "requests", "p50 ms", "p95 ms", "p99 ms", "requests/s"]
-    print(markdown_table(header, latency_rows(asr, wavs, n_requests=options.requests)))
+    torch.set_num_threads(options.threads)
+    ways = ways_of(options.model, [None, *options.policies])
+    wavs = [wav.numpy() for wav in read_material(options.inputs, sample_rate=16000).wavs]
+    found: dict[str, list] = {way: [] for way in ways}
+    names = list(ways)
+    for answer in ways.values():
+        served(answer, wavs[:16], n_clients=options.clients)  # warm
+    for turn in range(options.rounds):
+        for way in names[turn % len(names) :] + names[: turn % len(names)]:
+            found[way].append(served(ways[way], wavs, n_clients=options.clients))
+    seconds = sum(map(len, wavs)) / 16000
+    about = (
+        f"{date.today().isoformat()}, {os.cpu_count()} cores of {processor()} ({isa()}), torch {torch.__version__}, "
+        f"transformers {transformers.__version__}: {Path(options.model).name}, float32, "
+        f"{options.clients} clients, torch's threads {options.threads}; {len(wavs)} requests of "
+        f"{seconds / len(wavs):.1f} s on average, {options.rounds} interleaved rounds, medians (least to most)."
+    )
+    content = rounded({"about": about, "ways": found})
+    print(table(content))
+    write_aside(options.out / "serving.json", json.dumps(content, indent=1) + "\n")
+    page = options.out / "README.md"
+    write_aside(page, with_table(page.read_text(encoding="utf-8"), content))
 
 
 if __name__ == "__main__":

@@ -72,6 +72,13 @@ def test_the_first_page_shows_what_was_measured(root, monkeypatch):
     assert text.count("| always layer ") == 3 and text.count(" x | ") == 4  # the tables are there
 
 
+def test_the_page_on_requests_shows_what_was_measured(root):
+    serving = runpy.run_path(str(root / "benchmarks" / "serving.py"))
+    folder = root / "results" / "serving"
+    found, page = json.loads((folder / "serving.json").read_text(encoding="utf-8")), (folder / "README.md").read_text()
+    assert serving["with_table"](page, found) == page and len(found["ways"]) == 5
+
+
 @pytest.mark.parametrize(("page", "most"), [("README.md", 150), ("RESULTS.md", 150)])
 def test_the_first_pages_stay_short(root, page, most):
     assert len((root / page).read_text(encoding="utf-8").splitlines()) <= most
