@@ -5,16 +5,55 @@ scale: the base-10 logarithm of occurrences per billion words. Spelling is score
 letters of single words, smoothed after Witten and Bell 1991 (method C) down to a uniform distribution.
 """
 
+import gzip
+import importlib.util
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 START, END = "\x02", "\x03"
+
+
+class Grams:
+    """A row of numbers for each n-gram, in arrays sorted by its letters; answers are kept.
+
+    Arguments
+    ---------
+    letters : mapping of str to int
+        Codes from 0.
+    levels : sequence of (np.ndarray of shape (n_grams,), np.ndarray of shape (n_grams, n_numbers))
+        By length: codes as digits of one number, rising, and the n-grams' rows.
+    shortest : int
+        Length of the first level.
+    """
+
+    def __init__(self, letters: Mapping[str, int], levels: Sequence[tuple[np.ndarray, np.ndarray]], *, shortest: int):
+        self.letters, self.levels, self.shortest = letters, levels, shortest
+        self.known: dict[str, tuple[float, ...] | None] = {}
+
+    def get(self, gram: str) -> tuple[float, ...] | None:
+        """Its row; None where it is none of them."""
+        if gram not in self.known:
+            self.known[gram] = self._found(gram)
+        return self.known[gram]
+
+    def _found(self, gram: str) -> tuple[float, ...] | None:
+        keys, rows = self.levels[len(gram) - self.shortest]
+        key, base = 0, len(self.letters)
+        for letter in gram:
+            code = self.letters.get(letter)
+            if code is None:
+                return None
+            key = key * base + code
+        at = int(keys.searchsorted(key))
+        return tuple(rows[at].tolist()) if at < len(keys) and keys[at] == key else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,17 +64,17 @@ class CharacterNgram:
     ---------
     order : int
         Letters of an n-gram, at least 1; `order - 1` of them are context.
-    counts : mapping of str to float
+    counts : Grams
         Weighted counts of n-grams of every length from 1 to `order`.
-    contexts : mapping of str to (float, int)
+    contexts : Grams
         Of each context ("" too): its weighted count, and how many different letters follow it.
     n_letters : int
         Different letters, the word's end included.
     """
 
     order: int
-    counts: Mapping[str, float]
-    contexts: Mapping[str, tuple[float, int]]
+    counts: Grams
+    contexts: Grams
     n_letters: int
 
     @classmethod
@@ -51,21 +90,28 @@ class CharacterNgram:
         if order < 1 or not weights:
             raise ValueError(f"a character n-gram needs an order from 1 and words, got {order} and {len(weights)}")
         text = "".join(START * (order - 1) + word + END for word in weights)
-        letters, codes = np.unique(list(text), return_inverse=True)
+        points, codes = np.unique(np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32), return_inverse=True)
+        letters = {chr(point): code for code, point in enumerate(points.tolist())}
         lengths = [order + len(word) for word in weights]
         weight = np.repeat(np.fromiter(weights.values(), dtype=np.float64), lengths)
         # an n-gram that ends in padding predicts nothing, and contexts never reach over a word's start
-        predicts = np.flatnonzero(letters[codes] != START)
-        counts: dict[str, float] = {}
-        contexts: dict[str, tuple[float, int]] = {}
+        ends = np.flatnonzero(points[codes] != ord(START))
+        base = len(letters)
+        keys = np.zeros(len(ends), dtype=np.int64 if base**order < 2**63 else object)
+        counts, contexts = [], []
         for n in range(1, order + 1):
-            keys, summed = _ngrams(codes, weight, ends=predicts, n=n)
-            texts = ["".join(row) for row in letters[keys]]
-            counts.update(zip(texts, summed.tolist()))
-            for text_of, count in zip(texts, summed.tolist()):
-                before, types = contexts.get(text_of[:-1], (0.0, 0))
-                contexts[text_of[:-1]] = before + count, types + 1
-        return cls(order, counts, contexts, int((letters != START).sum()))
+            keys = keys + codes[ends - n + 1].astype(keys.dtype) * base ** (n - 1)
+            grams, which = np.unique(keys, return_inverse=True)
+            summed = np.bincount(which, weight[ends])
+            before, which = np.unique(grams // base, return_inverse=True)
+            counts.append((grams, summed[:, None]))
+            contexts.append((before, np.stack([np.bincount(which, summed), np.bincount(which)], axis=1)))
+        return cls(
+            order,
+            Grams(letters, counts, shortest=1),
+            Grams(letters, contexts, shortest=0),
+            base - (START in letters),
+        )
 
     def log_probability(self, word: str) -> float:
         """Log-probability of a word and its end; nats, below 0. Over `len(word) + 1` it is the score per character."""
@@ -77,24 +123,10 @@ class CharacterNgram:
                 if seen is None:
                     break
                 count, types = seen
-                follows = self.counts.get(padded[i - n + 1 : i + 1], 0.0)
-                probability = (follows + types * probability) / (count + types)
+                follows = self.counts.get(padded[i - n + 1 : i + 1]) or (0.0,)
+                probability = (follows[0] + types * probability) / (count + types)
             total += math.log(probability)
         return total
-
-
-def _ngrams(codes: np.ndarray, weight: np.ndarray, *, ends: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Different n-grams that end at given places, as letters (n_different, n), and their summed weights."""
-    rows = codes[ends[:, None] + np.arange(1 - n, 1)]  # (n_ends, n)
-    packed = np.zeros(len(rows), dtype=np.int64)
-    base = int(codes.max()) + 1
-    if base**n >= 2**63:
-        different, which = np.unique(rows, axis=0, return_inverse=True)
-        return different, np.bincount(which.ravel(), weight[ends])
-    for column in rows.T:
-        packed = packed * base + column
-    _, first, which = np.unique(packed, return_index=True, return_inverse=True)
-    return rows[first], np.bincount(which, weight[ends])
 
 
 N_SPELLED_WORDS = 60_000  # of a frequency list; rarer ones are names and misspellings as often as words
@@ -166,12 +198,10 @@ class WordResources:
     @cached_property
     def spelling(self) -> CharacterNgram:
         """The character n-gram of the most frequent words; made when first asked for."""
-        ranked = sorted(
-            (word for word in self.frequencies if _is_spelled(word)), key=self.frequencies.get, reverse=True
-        )
-        return CharacterNgram.from_words(
-            {word: (self.frequencies[word] * 1e8) ** FLATTENING for word in ranked[:N_SPELLED_WORDS]}
-        )
+        words, shares = list(self.frequencies), np.fromiter(self.frequencies.values(), dtype=np.float64)
+        ranked = (words[i] for i in np.argsort(-shares, kind="stable"))
+        chosen = islice(filter(_is_spelled, ranked), N_SPELLED_WORDS)
+        return CharacterNgram.from_words({word: (self.frequencies[word] * 1e8) ** FLATTENING for word in chosen})
 
     def _look_up(self, word: str) -> float:
         share = self.frequencies.get(word)
@@ -187,20 +217,48 @@ def word_resources(language: str = "en") -> WordResources:
 
     ValueError when `wordfreq` is not installed or has no such language.
     """
-    try:
+    lists = _frequency_lists()
+    if language not in lists:
+        known = ", ".join(sorted(lists))
+        raise ValueError(f"language must be one that wordfreq knows ({known}), got {language!r}")
+
+    def zipf_of_parts(word: str) -> float:
         import wordfreq
-    except ImportError as err:
+
+        return float(wordfreq.zipf_frequency(word, language))
+
+    return WordResources(_frequencies(lists[language]), f"wordfreq {language}", fallback=zipf_of_parts)
+
+
+def _frequency_lists() -> dict[str, Path]:
+    """Wordfreq's file of every language, the large one where there are two; wordfreq itself is not imported."""
+    found = importlib.util.find_spec("wordfreq")
+    if found is None:
         raise ValueError(
             "word frequencies need the package wordfreq, which is not installed: pip install 'eeasr[lexical]'"
-        ) from err
-    known = sorted(wordfreq.available_languages())
-    if language not in known:
-        raise ValueError(f"language must be one that wordfreq knows ({', '.join(known)}), got {language!r}")
-    return WordResources(
-        wordfreq.get_frequency_dict(language),
-        f"wordfreq {language}",
-        fallback=lambda word: float(wordfreq.zipf_frequency(word, language)),
-    )
+        )
+    data = Path(found.submodule_search_locations[0]) / "data"
+    paths = [path for size in ("small", "large") for path in sorted(data.glob(f"{size}_*.msgpack.gz"))]
+    return {path.name.split(".")[0].split("_")[1]: path for path in paths}
+
+
+def _frequencies(path: Path) -> dict[str, float]:
+    """As `wordfreq.get_frequency_dict`; importing its tokenizers takes longer than reading the file.
+
+    Raises
+    ------
+    ValueError
+        If the file is of another format than that of wordfreq 2 and 3.
+    """
+    import msgpack
+
+    header, *buckets = msgpack.unpackb(gzip.decompress(path.read_bytes()), raw=False)
+    if header != {"format": "cB", "version": 1}:
+        raise ValueError(f"'{path}' must be of format cB, version 1, got {header}: install wordfreq 3")
+    shares: dict[str, float] = {}
+    for centibels, bucket in enumerate(buckets):
+        shares.update(dict.fromkeys(bucket, 10 ** (-centibels / 100)))
+    return shares
 
 
 def _is_spelled(word: str) -> bool:

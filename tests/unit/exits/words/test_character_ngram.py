@@ -25,9 +25,10 @@ def test_a_single_letter_word_has_the_probability_of_witten_and_bell():
 
 def test_counts_are_weighted_and_padding_is_never_predicted():
     ngram = CharacterNgram.from_words({"ab": 2.0, "ac": 0.5}, order=2)
-    assert ngram.counts["a"] == 2.5 and ngram.counts["ab"] == 2.0 and ngram.counts[START + "a"] == 2.5
-    assert ngram.contexts["a"] == (2.5, 2)
-    assert not any(key.endswith(START) for key in ngram.counts)
+    expected = {"a": 2.5, "ab": 2.0, "ac": 0.5, START + "a": 2.5, END: 2.5, "c": 0.5}
+    assert {gram: ngram.counts.get(gram) for gram in expected} == {gram: (n,) for gram, n in expected.items()}
+    assert ngram.contexts.get("a") == (2.5, 2) and ngram.contexts.get("") == (7.5, 4)
+    assert all(ngram.counts.get(gram) is None for gram in (START, "a" + START, END + START, "ca", "é"))
     assert ngram.n_letters == 4  # a, b, c and the end
 
 
@@ -43,7 +44,10 @@ def test_large_alphabets_are_counted_as_small_ones():
     words = {a + b: 1.0 for a, b in pairwise(letters)}
     small = CharacterNgram.from_words(words, order=2)
     large = CharacterNgram.from_words(words, order=8)  # 303 ** 8 does not fit into 64 bits
-    assert {key: value for key, value in large.counts.items() if len(key) <= 2} == small.counts
+    grams = [*letters, *words, *(word[::-1] for word in words), END, letters[-1] + END]
+    counted = [small.counts.get(gram) for gram in grams]
+    assert [large.counts.get(gram) for gram in grams] == counted and counted.count(None) == len(words)
+    assert [large.contexts.get(one) for one in letters] == [small.contexts.get(one) for one in letters]
 
 
 def test_an_empty_list_is_refused():

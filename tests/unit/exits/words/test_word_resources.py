@@ -1,4 +1,4 @@
-import builtins
+import importlib.util
 
 import pytest
 
@@ -23,17 +23,17 @@ def test_english_frequencies_rank_words_and_know_parts_of_words():
     assert word_resources("en") is words
 
 
+def test_frequencies_are_wordfreqs_own():
+    wordfreq = pytest.importorskip("wordfreq")
+    for language in ("en", "cs"):  # a large list, and a small one
+        ours = word_resources.__wrapped__(language).frequencies
+        assert ours == wordfreq.get_frequency_dict(language) and len(ours) > 10_000
+
+
 def test_unknown_languages_and_a_missing_package_are_refused(monkeypatch):
     pytest.importorskip("wordfreq")
     with pytest.raises(ValueError, match=r"language must be one that wordfreq knows .*, got 'tlh'"):
         word_resources("tlh")
-    real = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "wordfreq":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"wordfreq, which is not installed: pip install 'eeasr\[lexical\]'"):
         word_resources.__wrapped__("en")
