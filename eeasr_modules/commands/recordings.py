@@ -1,7 +1,10 @@
 """Commands that hear recordings: `transcribe`, `leaderboard`, `demo`."""
 
 import argparse
+import contextlib
+import gc
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from eeasr_modules.commands.options import Parser, add_command, add_model_choice, add_words
@@ -96,6 +99,18 @@ def _audit(options: argparse.Namespace):
     return Audit(options.audit_share, options.risk_limit, on_alarm=options.on_risk)
 
 
+@contextlib.contextmanager
+def _few_collections() -> Iterator[None]:
+    """Garbage is looked for rarely: by default what torch defines, all of which stays, is gone through many times."""
+    before = gc.get_threshold()
+    gc.set_threshold(300_000, 10, 10)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+@_few_collections()
 def _transcribe(options: argparse.Namespace) -> int:
     from eeasr_modules.runtime import EarlyExitASR
     from eeasr_modules.runtime.files.shards import Ranks

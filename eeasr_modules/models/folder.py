@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from eeasr_modules.common.files import file_digest, write_aside
 
@@ -135,6 +136,23 @@ def _once(model: nn.Module) -> dict[str, torch.Tensor]:
     return state
 
 
+class Unset(TorchFunctionMode):
+    """In this context a module is made without first values, as they are about to be read.
+
+    Example
+    -------
+    >>> with Unset():
+    ...     layer = nn.Linear(2, 3)
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        """Leave out what `torch.nn.init` does."""
+        kwargs = kwargs or {}
+        if getattr(function, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return function(*args, **kwargs)
+
+
 def read_weights(model: nn.Module, files: Sequence[Path]) -> None:
     """Load the weights that lie in `files` (as `weight_files` lists them) into the model.
 
@@ -155,7 +173,8 @@ def read_weights(model: nn.Module, files: Sequence[Path]) -> None:
     try:
         if missing:
             raise RuntimeError(f"missing: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}")
-        unknown = model.load_state_dict(state, strict=False).unexpected_keys
+        # as they were read where no tensor has two names, else copied
+        unknown = model.load_state_dict(state, strict=False, assign=state.keys() == own.keys()).unexpected_keys
         if unknown:
             raise RuntimeError(f"not in the model: {', '.join(unknown[:3])}{', ...' if len(unknown) > 3 else ''}")
     except RuntimeError as err:

@@ -13,7 +13,7 @@ from torch import nn
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.models.decoding.attention import AttentionDecoder
 from eeasr_modules.models.encoders import build_encoder
-from eeasr_modules.models.folder import of_the_model, read_weights, weight_files, write_weights
+from eeasr_modules.models.folder import Unset, of_the_model, read_weights, weight_files, write_weights
 from eeasr_modules.models.heads import SelfConditioning, build_heads
 from eeasr_modules.models.walk import Walk
 
@@ -387,6 +387,7 @@ class MultiExit(nn.Module):
         version = config.pop("folder_version", None)
         if version != FOLDER_VERSION:
             raise ValueError(f"'{folder}' has folder_version {version}; this program reads {FOLDER_VERSION}")
-        model = cls(config)
+        with Unset():
+            model = cls(config)
         read_weights(model, files)
         return model.to(device).eval()

@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "eeasr_modules"
@@ -266,3 +268,18 @@ def test_in_a_fresh_interpreter_nothing_heavy_comes_along(module):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == []
+
+
+NOT_NEEDED_TO_HEAR = ("transformers", "torchaudio", "speechbrain", "scipy", "sklearn", "pandas", "pyarrow", "jiwer")
+NOT_NEEDED_TO_HEAR += ("torch._dynamo", "wordfreq", "matplotlib", "huggingface_hub")
+
+
+def test_transcribing_with_the_shipped_model_imports_nothing_that_it_does_not_need(tmp_path):
+    rng = np.random.default_rng(0)  # at another rate, so that it is resampled; the words are whatever they are
+    soundfile.write(tmp_path / "noise.wav", 0.1 * rng.standard_normal(48000).astype(np.float32), 48000)
+    argv = ["transcribe", str(PACKAGE / "shipped" / "base"), str(tmp_path / "noise.wav")]
+    code = "import sys\nfrom eeasr_modules.cli import main\nsaid = main(sys.argv[1:])\n"
+    code += f"print('LOADED', said, *[name for name in {NOT_NEEDED_TO_HEAR!r} if name in sys.modules])"
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, env=env, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "LOADED 0", done.stdout + done.stderr

@@ -15,7 +15,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from eeasr_modules.common.files import write_aside
-from eeasr_modules.exits.policies.protocol import KINDS, FittedModel
+from eeasr_modules.exits.policies.protocol import KINDS, FittedModel, Policy
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.exits.tuning.curve import Curve
@@ -238,9 +238,22 @@ def _entry(item: Calibrated) -> dict[str, Any]:
 
 
 def _with_models(item: Calibrated, models: Mapping[str, FittedModel]) -> Calibrated:
-    """The policies with their fitted models; thousands of points are parsed once."""
-    policies = tuple(with_models(policy, models) for policy in item.grid.policies)
-    return replace(item, policy=with_models(item.policy, models), grid=replace(item.grid, policies=policies))
+    """The policies with their fitted models."""
+    points = _Points(item.grid.policies.texts, models)
+    return replace(item, policy=with_models(item.policy, models), grid=replace(item.grid, policies=points))
+
+
+class _Points(Sequence):
+    """Policies of a grid, parsed when asked for: there are thousands, and a recogniser needs one."""
+
+    def __init__(self, texts: Sequence[str], models: Mapping[str, FittedModel]):
+        self.texts, self.models = texts, models
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __getitem__(self, index: int) -> Policy:
+        return with_models(parse_policy(self.texts[index]), self.models)
 
 
 def _from_entry(entry: dict[str, Any]) -> Calibrated:
@@ -253,7 +266,7 @@ def _from_entry(entry: dict[str, Any]) -> Calibrated:
         dev_cost=entry["dev_cost"],
         dev_wer=entry["dev_wer"],
         grid=Curve(
-            tuple(parse_policy(point["policy"]) for point in grid),
+            _Points([point["policy"] for point in grid], {}),
             np.array([point["cost"] for point in grid]),
             np.array([point["wer"] for point in grid]),
         ),

@@ -5,6 +5,7 @@ utterance moves from the ceiling exit down along the running minimum of its scor
 over those moves.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +64,7 @@ class Curve:
 
     Arguments
     ---------
-    policies : tuple of policies
+    policies : sequence of policies
         Filled in.
     cost : np.ndarray of shape (n_points,)
         Mean cost.
@@ -71,7 +72,7 @@ class Curve:
         In percent.
     """
 
-    policies: tuple
+    policies: Sequence
     cost: np.ndarray
     wer: np.ndarray
 

@@ -29,7 +29,7 @@ class Grams:
     letters : mapping of str to int
         Codes from 0.
     levels : sequence of (np.ndarray of shape (n_grams,), np.ndarray of shape (n_grams, n_numbers))
-        By length: codes as digits of one number, rising, and the n-grams' rows.
+        By length: codes as digits of one number, that of the last letter first, rising, and the n-grams' rows.
     shortest : int
         Length of the first level.
     """
@@ -47,7 +47,7 @@ class Grams:
     def _found(self, gram: str) -> tuple[float, ...] | None:
         keys, rows = self.levels[len(gram) - self.shortest]
         key, base = 0, len(self.letters)
-        for letter in gram:
+        for letter in reversed(gram):
             code = self.letters.get(letter)
             if code is None:
                 return None
@@ -90,22 +90,30 @@ class CharacterNgram:
         if order < 1 or not weights:
             raise ValueError(f"a character n-gram needs an order from 1 and words, got {order} and {len(weights)}")
         text = "".join(START * (order - 1) + word + END for word in weights)
-        points, codes = np.unique(np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32), return_inverse=True)
-        letters = {chr(point): code for code, point in enumerate(points.tolist())}
+        points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
+        letters = {letter: code for code, letter in enumerate(sorted(set(text)))}
+        code_of = np.zeros(int(points.max()) + 1, dtype=np.int64)
+        code_of[[ord(letter) for letter in letters]] = np.arange(len(letters))
+        codes, base = code_of[points], len(letters)
         lengths = [order + len(word) for word in weights]
         weight = np.repeat(np.fromiter(weights.values(), dtype=np.float64), lengths)
         # an n-gram that ends in padding predicts nothing, and contexts never reach over a word's start
-        ends = np.flatnonzero(points[codes] != ord(START))
-        base = len(letters)
-        keys = np.zeros(len(ends), dtype=np.int64 if base**order < 2**63 else object)
+        ends = np.flatnonzero(points != ord(START))
+        # the last letter is the first digit: sorted once, n-grams of every length lie together
+        kind = np.int64 if base**order < 2**63 else object
+        keys = sum(codes[ends - i].astype(kind) * base ** (order - 1 - i) for i in range(order))
+        ranked = np.argsort(keys)
+        keys, weight = keys[ranked], weight[ends]
+        which = np.empty(len(keys), dtype=np.int64)
         counts, contexts = [], []
         for n in range(1, order + 1):
-            keys = keys + codes[ends - n + 1].astype(keys.dtype) * base ** (n - 1)
-            grams, which = np.unique(keys, return_inverse=True)
-            summed = np.bincount(which, weight[ends])
-            before, which = np.unique(grams // base, return_inverse=True)
+            shown = keys // base ** (order - n)
+            begins = np.concatenate([[True], shown[1:] != shown[:-1]])
+            which[ranked] = np.cumsum(begins) - 1
+            grams, summed = shown[begins], np.bincount(which, weight)
+            before, of_context = np.unique(grams % base ** (n - 1), return_inverse=True)
             counts.append((grams, summed[:, None]))
-            contexts.append((before, np.stack([np.bincount(which, summed), np.bincount(which)], axis=1)))
+            contexts.append((before, np.stack([np.bincount(of_context, summed), np.bincount(of_context)], axis=1)))
         return cls(
             order,
             Grams(letters, counts, shortest=1),
