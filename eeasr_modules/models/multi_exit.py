@@ -165,16 +165,10 @@ class MultiExit(nn.Module):
         return self.averaged[-1] - self.averaged[0] if self.averaged else 0
 
     def read(self, exit_index: int, views: Sequence[torch.Tensor], n_frames: torch.Tensor) -> torch.Tensor:
-        """Log-probs (batch, frames, tokens) of one exit.
+        """Log-probs (batch, frames, tokens) of one exit, from 0.
 
-        Arguments
-        ---------
-        exit_index : int
-            From 0.
-        views : sequence of torch.Tensor of shape (batch, frames, dim)
-            What heads see at this exit, then at those before it, the latest first; `reach` of them at least.
-        n_frames : torch.Tensor of shape (batch,)
-            Valid frames.
+        `views` (each batch, frames, dim) are what heads see at this exit, then at those before it, the latest first;
+        `reach` of them at least.
         """
         head = self.heads[exit_index]
         if self.training or not self.averaged or exit_index != self.averaged[-1]:

@@ -53,29 +53,10 @@ class Distillation:
         blank_index: int,
         teacher_log_probs: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """(1 - alpha) x CTC on the reference + alpha x distillation, for each exit and utterance.
+        """(1 - alpha) x CTC on the reference + alpha x distillation, for each exit and utterance; (n_exits, batch).
 
-        Arguments
-        ---------
-        losses : torch.Tensor of shape (n_exits, batch)
-            CTC losses on the references, nats.
-        log_probs : list of torch.Tensor of shape (batch, frames, tokens)
-            One per exit.
-        n_frames : torch.Tensor of shape (batch,)
-            Valid frames.
-        blank_index : int
-            Index of blank.
-        teacher_log_probs : torch.Tensor of shape (batch, frames, tokens) or None
-            Of a frozen teacher's last exit.
-
-        Returns
-        -------
-        torch.Tensor of shape (n_exits, batch)
-
-        Raises
-        ------
-        ValueError
-            If the teacher has another frame rate.
+        Log-probs and counts are as in `models.losses`, `losses` (n_exits, batch) those of CTC in nats; those
+        of a frozen teacher are of its last exit. ValueError if the teacher has another frame rate.
         """
         alphas = torch.tensor(self.alphas, device=losses.device)
         if self.teacher == "self":
@@ -136,22 +117,8 @@ class Spelling:
     ) -> dict[int, torch.Tensor]:
         """Cross-entropy of each exit that was read, nats per target token as CTC's (the end is summed, not counted).
 
-        Arguments
-        ---------
-        spelled : dict of int to torch.Tensor of shape (batch, tokens + 1, vocabulary)
-            Log-probs of the decoder by exit.
-        tokens : torch.Tensor of shape (batch, tokens)
-            Targets, padded.
-        n_tokens : torch.Tensor of shape (batch,)
-            Valid ones.
-        decoder : AttentionDecoder
-            Whose.
-        smoothed : bool
-            False leaves label smoothing out.
-
-        Returns
-        -------
-        dict of int to torch.Tensor of shape ()
+        `spelled` are its log-probs by exit, (batch, tokens + 1, vocabulary); `tokens` (batch, tokens) are padded, of
+        which `n_tokens` (batch,) are valid.
         """
         smoothing = self.label_smoothing if smoothed else 0.0
         total = n_tokens.sum().clamp(min=1)

@@ -54,22 +54,10 @@ class OwnReadings:
         *,
         drafts: Sequence[str],
     ) -> None:
-        """Decode one batch.
+        """Decode one batch: utterances `rows` of the set, by states (batch, frames, dim) behind the last layer.
 
-        Arguments
-        ---------
-        rows : sequence of int
-            Positions of its utterances in the set.
-        hidden : torch.Tensor of shape (batch, frames, dim)
-            States behind the last layer.
-        n_frames : sequence of int, batch long
-            Valid ones.
-        wavs : torch.Tensor of shape (batch, samples)
-            Zero-padded.
-        n_samples : torch.Tensor of shape (batch,)
-            Valid samples.
-        drafts : sequence of str, batch long
-            Transcripts of the last CTC exit.
+        `wavs` (batch, samples) are padded, `n_frames` and `n_samples` the valid ones, `drafts` the last CTC exit's
+        transcripts.
         """
         for row, states, n, wav, length, draft in zip(rows, hidden, n_frames, wavs, n_samples, drafts, strict=True):
             self.said[row] = self.decoder.decode(self.model.encoder, states[:n], wav[:length], draft=draft)

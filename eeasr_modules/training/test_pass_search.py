@@ -64,33 +64,12 @@ def decode(
     precision: str = "fp32",
     progress: bool = True,
 ) -> ExitTable:
-    """The table with the transcripts of a search at every exit.
+    """The table, which `collect` made with references, with the transcripts of a search at every exit.
+
+    Model, vocabulary, set and the rest are as `collect` took them.
 
     Signals stay those of the greedy pass: a policy decides on them, and what it emits is searched for at its exit. The
     attention decoder adds its own (`DECODER_SIGNALS`) and what it cost (`decoder_macs`).
-
-    Arguments
-    ---------
-    model : MultiExit
-        That made the table, in eval mode, on its device.
-    table : ExitTable
-        Of `collect`, with references.
-    evaluation_set : EvaluationSet
-        That the table is of.
-    decoder : BeamDecoder or AttentionSearch
-        The search.
-    vocabulary : CharVocabulary or SentencePieceVocabulary
-        The model's.
-    read : callable
-        Path -> waveform.
-    batch_seconds : float
-        Longest padded batch; results do not depend on it.
-    limit : int or None
-        As the table was collected.
-    precision : str
-        Likewise.
-    progress : bool
-        Show a bar.
     """
     items = manifest_items(evaluation_set.manifests, limit=limit)
     utt_ids = list(items)

@@ -77,21 +77,11 @@ class ConfidenceMap:
             )
 
     def probabilities(self, words: Sequence[str], confidences: Sequence[float], *, exit_layer: int) -> np.ndarray:
-        """How probable it is that each word of one utterance is right; shape (n_words,), 0 to 1.
+        """How probable it is that each word of one utterance at an exit is right; shape (n_words,), 0 to 1.
 
-        Arguments
-        ---------
-        words : sequence of str
-            All words of the utterance at that exit.
-        confidences : sequence of float
-            Mean probability of their best tokens, 0 to 1.
-        exit_layer : int
-            Which exit.
+        `confidences` are the mean probabilities of their best tokens.
 
-        Raises
-        ------
-        ValueError
-            When the exit is none of the model's.
+        ValueError when the exit is none of the model's.
         """
         if exit_layer not in self.exit_layers:
             raise ValueError(f"the confidence map has the exits {[*self.exit_layers]}, got layer {exit_layer}")

@@ -184,17 +184,7 @@ class AttentionDecoder(nn.Module):
         return torch.nn.functional.pad(tokens, (1, 0), value=self.begin_index)
 
     def step_macs(self, n_rows: int, n_prefix: int, n_frames: int) -> float:
-        """Multiply-accumulates of one call of `decode`, and of reading the tokens after its last position.
-
-        Arguments
-        ---------
-        n_rows : int
-            Prefixes.
-        n_prefix : int
-            Tokens in each.
-        n_frames : int
-            Of the memory, projected anew in every call.
-        """
+        """Multiply-accumulates of one call of `decode`, and of reading the tokens after its last position."""
         own = 4 * n_prefix * self.dim**2 + 2 * n_prefix**2 * self.dim
         across = 2 * (n_prefix + n_frames) * self.dim**2 + 2 * n_prefix * n_frames * self.dim
         feed_forward = 2 * n_prefix * self.dim * self.ffn_dim
@@ -378,17 +368,7 @@ class AttentionSearch:
 
     @torch.no_grad()
     def decode(self, exit_index: int, hidden: torch.Tensor, log_probs: torch.Tensor) -> Decoded:
-        """The best transcript of one utterance.
-
-        Arguments
-        ---------
-        exit_index : int
-            From 0.
-        hidden : torch.Tensor of shape (frames, dim)
-            The exit's layer states, without padding.
-        log_probs : torch.Tensor of shape (frames, tokens)
-            Of the exit's CTC head, likewise.
-        """
+        """The best transcript of one utterance, by states (frames, dim) and CTC log-probs (frames, tokens)."""
         if not len(hidden):
             return Decoded([], _how_sure(0.0, 0.0), 0.0)
         memory = self.decoder.memory(hidden.float()[None], exit_index=exit_index)

@@ -55,11 +55,6 @@ def greedy_decode(log_probs: torch.Tensor, n_frames: torch.Tensor, *, blank_inde
 def average_posteriors(log_probs: Sequence[torch.Tensor]) -> torch.Tensor:
     """Log of the mean probability of several exits; shape (batch, frames, tokens), float32.
 
-    Arguments
-    ---------
-    log_probs : sequence of torch.Tensor of shape (batch, frames, tokens)
-        Of the exits, at least one, with the same frames.
-
     Example
     -------
     >>> one, two = torch.tensor([[[0.9, 0.1]]]), torch.tensor([[[0.5, 0.5]]])
