@@ -230,8 +230,8 @@ def reliability_rows(name: str, words: Words, maps: dict[str, Confidence], exits
 
 
 def tables(found: dict) -> list[str]:
-    """The Markdown tables of what was found: times at every second exit, confidences at the first, the last and all."""
-    rows = [row for row in found["drift"] if row["exit_layer"] in found["exit_layers"][1::2]]
+    """The Markdown tables of what was found: times at two inner exits, confidences at the first, the last and all."""
+    rows = [row for row in found["drift"] if row["exit_layer"] in found["exit_layers"][3:7:2]]
     cells = [[f"{row['shared']} of {row['of']}", *(f"{one:.0f}" for one in row["ms"][:3])] for row in rows]
     times = markdown_table(
         ["set", "exit", "words shared with the last", "start: median ms", "mean", "95 %"],
