@@ -100,7 +100,8 @@ def test_the_page_on_the_paper_shows_the_committed_results(root):
 def test_the_probes_of_checkpoints_show_the_committed_results(root, name):
     page = (root / "results" / "probe" / "README.md").read_text(encoding="utf-8")
     numbers = json.loads((root / "results" / "probe" / name / "probe.json").read_text(encoding="utf-8"))
-    for table in (layer_rows(numbers), paired_rows(numbers), policy_rows(numbers)):
+    by_letters = layer_rows(numbers, rate="cer")
+    for table in (layer_rows(numbers), by_letters, paired_rows(numbers), policy_rows(numbers)):
         assert markdown_table(*table, n_left=2) in page
     speakers = dict.fromkeys(f"{row['n_speakers']} ({row['set']})" for row in numbers["tests"])
     assert f"Speakers: {', '.join(speakers)}." in page

@@ -172,7 +172,8 @@ def policy_rows(numbers: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
     """Header and rows of the policies: WER @ mean depth decided, of the lens and over the seeds that have it."""
     rows = []
     for name, policies in numbers["policies"].items():
-        for policy, by_reading in policies.items():
+        for policy in sorted(policies, key=lambda policy: policy.startswith("oracle")):
+            by_reading = policies[policy]
             lens = by_reading.get("lens")
             seeds = np.array([by_reading[reading] for reading in _seeds(by_reading)])
             told = [f"{lens[0]:.2f} @ {lens[1]:.2f}" if lens else "", "", ""]
@@ -200,26 +201,26 @@ def _tex(text: str) -> str:
 
 
 def draw_layers(numbers: Mapping[str, Any], path: Path) -> None:
-    """WER against layer for every set: the lens, and the seeds with their range."""
+    """WER and CER against layer for every set: the lens, up to 110 %, and the seeds with their range."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    sets = numbers["sets"]
-    figure, axes = plt.subplots(1, len(sets), figsize=(4.5 * len(sets), 3.6), squeeze=False)
-    for axis, (name, one) in zip(axes[0], sets.items(), strict=True):
-        seeds = [wer for reading, wer in one["wer"].items() if reading.startswith("seed_")]
-        if "lens" in one["wer"]:
-            label = f"{numbers['lens']} (lens)"
-            axis.plot(numbers["layers"], one["wer"]["lens"], "--", color="#4d4d4d", label=label)
-        if seeds:
-            axis.plot(numbers["layers"], np.mean(seeds, axis=0), "o-", color="#2166ac", label="heads, mean of seeds")
-            axis.fill_between(
-                numbers["layers"], np.min(seeds, axis=0), np.max(seeds, axis=0), color="#2166ac", alpha=0.25
-            )
-        axis.set(title=name, xlabel="layer", ylabel="WER (%)")
-        axis.grid(alpha=0.3)
+    sets, layers = numbers["sets"], numbers["layers"]
+    figure, axes = plt.subplots(2, len(sets), figsize=(4.5 * len(sets), 6.4), squeeze=False)
+    for row, rate in zip(axes, ("wer", "cer"), strict=True):
+        for axis, (name, one) in zip(row, sets.items(), strict=True):
+            seeds = [values for reading, values in one[rate].items() if reading.startswith("seed_")]
+            if "lens" in one[rate]:
+                label = f"{numbers['lens']} (lens)"
+                axis.plot(layers, one[rate]["lens"], "--", color="#4d4d4d", label=label)
+            if seeds:
+                axis.plot(layers, np.mean(seeds, axis=0), "o-", color="#2166ac", label="heads, mean of seeds")
+                axis.fill_between(layers, np.min(seeds, axis=0), np.max(seeds, axis=0), color="#2166ac", alpha=0.25)
+            highest = max(max(values) for values in one[rate].values())
+            axis.set(title=name, xlabel="layer", ylabel=f"{rate.upper()} (%)", ylim=(0, min(1.05 * highest, 110) or 1))
+            axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=8)
     figure.tight_layout()
     figure.savefig(path)
