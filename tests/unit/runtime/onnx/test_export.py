@@ -36,7 +36,7 @@ def supervised(kind: str, **shape) -> dict:
 
 MODELS = {
     "conformer": {"encoder": CONFORMER},
-    "conformer_attention_heads": {"encoder": CONFORMER, "head": "attention", "head_dim": 16},
+    "conformer_attention_heads": {"encoder": CONFORMER, "head": "attention", "head_dim": 16, "last_norm": True},
     "group_norm": checkpoint("wav2vec2"),
     "layer_norm": checkpoint("hubert", **LAYER_NORM),
     "wavlm": checkpoint("wavlm"),
