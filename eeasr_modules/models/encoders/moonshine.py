@@ -233,6 +233,32 @@ class Parts(nn.Module):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
+    def forward(self, wavs: torch.Tensor, lengths: list[int], frames: list[int]) -> torch.Tensor:
+        """Waveforms to the input of layer 1; the group norm sees each utterance's own frames.
+
+        Arguments
+        ---------
+        wavs : torch.Tensor of shape (batch, samples)
+            At least `SHORTEST`.
+        lengths, frames : list of int
+            Valid samples, at least `SHORTEST`, and what the convolutions make of them.
+
+        Returns
+        -------
+        torch.Tensor of shape (batch, frames, dim)
+        """
+        x = torch.tanh(self.conv1(wavs.unsqueeze(1)))
+        kernel, stride = CONVOLUTIONS[0]
+        normed = [self.groupnorm(row[None, :, : (n - kernel) // stride + 1]) for row, n in zip(x, lengths)]
+        if len(normed) == 1:
+            x = normed[0]
+        else:
+            x = torch.zeros_like(x)
+            for i, row in enumerate(normed):
+                x[i, :, : row.shape[2]] = row[0]
+        x = nn.functional.gelu(self.conv2(x))
+        return nn.functional.gelu(self.conv3(x)).transpose(1, 2)[:, : max(frames)]
+
 
 class MoonshineEncoder(SupervisedEncoder):
     """Moonshine's encoder, walked layer by layer; arguments and errors as `SupervisedEncoder`.
@@ -281,24 +307,9 @@ class MoonshineEncoder(SupervisedEncoder):
         n_frames = self.conv_frames(n_samples)
         padded = max(wavs.shape[1], SHORTEST)
         wavs = nn.functional.pad(wavs, (0, padded - wavs.shape[1])).to(self.model.encoder.conv1.weight.dtype)
-        features = self._convolved(wavs, n_samples.clamp(min=SHORTEST).tolist(), n_frames.tolist())
-        return self.refresh(WalkState(features, n_frames))
-
-    def _convolved(self, wavs: torch.Tensor, lengths: list[int], frames: list[int]) -> torch.Tensor:
-        """(batch, samples) -> (batch, frames, dim); the group norm sees each utterance's own frames."""
-        encoder = self.model.encoder
-        x = torch.tanh(encoder.conv1(wavs.unsqueeze(1)))
-        kernel, stride = CONVOLUTIONS[0]
-        normed = [encoder.groupnorm(row[None, :, : (n - kernel) // stride + 1]) for row, n in zip(x, lengths)]
-        if len(normed) == 1:
-            x = normed[0]
-        else:
-            x = torch.zeros_like(x)
-            for i, row in enumerate(normed):
-                x[i, :, : row.shape[2]] = row[0]
-        x = nn.functional.gelu(encoder.conv2(x))
-        x = nn.functional.gelu(encoder.conv3(x)).transpose(1, 2)[:, : max(frames)]
-        return self._hidden_at_random(x, frames) if self.training else x
+        frames = n_frames.tolist()
+        x = self.model.encoder(wavs, n_samples.clamp(min=SHORTEST).tolist(), frames)
+        return self.refresh(WalkState(self._hidden_at_random(x, frames) if self.training else x, n_frames))
 
     def refresh(self, state: WalkState) -> WalkState:
         """Attention mask and rotary positions for the batch as it is now."""

@@ -13,8 +13,8 @@ from torch import nn
 
 from eeasr_modules.models.fast.module import Faster, bring_stock_back, refuse_difference
 
-_PLAIN = ("none", [], None)
-_GELU = ("gelu", [], "none")
+PLAIN = ("none", [], None)
+GELU = ("gelu", [], "none")
 _FAMILIES = ("Wav2Vec2", "Hubert", "Data2VecAudio", "UniSpeech", "UniSpeechSat")
 ATTENTIONS = tuple(f"{family}Attention" for family in _FAMILIES)
 """Classes whose attention has no position bias."""
@@ -121,7 +121,7 @@ def _faster(module: nn.Module) -> Faster:
     return FasterLinear(module, None) if isinstance(module, nn.Linear) else FasterAttention(module, None)
 
 
-def _packed(weights: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> tuple:
+def packed(weights: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype) -> tuple:
     """Weights (outputs, inputs) and bias for oneDNN: as they are, or rounded and laid out for it.
 
     A copy of float32 weights in oneDNN's layout would save another twentieth, and cost as much memory again.
@@ -132,7 +132,7 @@ def _packed(weights: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype
     return torch.ops.mkldnn._reorder_linear_weight(weights.detach().to(dtype).contiguous(), None), bias
 
 
-def _product(x: torch.Tensor, packed: tuple, after: tuple = _PLAIN) -> torch.Tensor:
+def product(x: torch.Tensor, packed: tuple, after: tuple = PLAIN) -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, *packed, *after)
 
 
@@ -167,11 +167,11 @@ class FasterLinear(FasterProducts):
 
     def pack(self, dtype: torch.dtype) -> tuple:
         """Weights and bias."""
-        return _packed(self.module.weight, self.module.bias, dtype)
+        return packed(self.module.weight, self.module.bias, dtype)
 
     def faster(self, x: torch.Tensor, packed: tuple) -> torch.Tensor:
         """One product."""
-        return _product(x.to(packed[0].dtype), packed)
+        return product(x.to(packed[0].dtype), packed)
 
 
 class FasterFeedForward(FasterProducts):
@@ -180,15 +180,16 @@ class FasterFeedForward(FasterProducts):
     Arguments
     ---------
     module : nn.Module
-        With `intermediate_dense`, GELU and `output_dense`.
+        With `intermediate_dense`, GELU and `output_dense`, or `fc1`, GELU and `fc2`.
     dtype : torch.dtype or None
         Of the products; None: as the weights, or as autocast asks.
     """
 
     def pack(self, dtype: torch.dtype) -> tuple[tuple, tuple]:
         """Weights and biases of both products."""
-        dense = self.module.intermediate_dense, self.module.output_dense
-        inner, outer = (_packed(one.weight, one.bias, dtype) for one in dense)
+        names = ("fc1", "fc2") if hasattr(self.module, "fc1") else ("intermediate_dense", "output_dense")
+        dense = [getattr(self.module, name) for name in names]
+        inner, outer = (packed(one.weight, one.bias, dtype) for one in dense)
         return inner, outer
 
     def dtype_for(self, x: torch.Tensor) -> torch.dtype | None:
@@ -198,7 +199,7 @@ class FasterFeedForward(FasterProducts):
     def faster(self, x: torch.Tensor, packed: tuple[tuple, tuple]) -> torch.Tensor:
         """Two products, GELU in the first."""
         inner, outer = packed
-        return _product(_product(x.to(inner[0].dtype), inner, _GELU), outer)
+        return product(product(x.to(inner[0].dtype), inner, GELU), outer)
 
 
 class FasterAttention(FasterProducts):
@@ -231,26 +232,58 @@ class FasterAttention(FasterProducts):
             bias = None
         else:
             bias = torch.cat([biases[0] * module.scaling, *biases[1:]])
-        return _packed(torch.cat(weights), bias, dtype), _packed(module.out_proj.weight, module.out_proj.bias, dtype)
+        return packed(torch.cat(weights), bias, dtype), packed(module.out_proj.weight, module.out_proj.bias, dtype)
 
     def faster(self, x: torch.Tensor, packed: tuple[tuple, tuple], *, mask: torch.Tensor | None) -> torch.Tensor:
         """One product for queries, keys and values, attention, one product."""
         inner, outer = packed
         batch, frames, _ = x.shape
-        parts = _product(x.to(inner[0].dtype), inner).view(batch, frames, 3, self.module.num_heads, -1)
-        attend = _fused if torch.cpu._is_amx_tile_supported() else _head_by_head
-        return _product(attend(parts, mask).reshape(batch, frames, -1), outer)
+        tiled = torch.cpu._is_amx_tile_supported()
+        x = in_tiles(x, inner[0].dtype) if tiled else x.to(inner[0].dtype)
+        parts = product(x, inner).view(batch, x.shape[1], 3, self.module.num_heads, -1)
+        attended = fused(parts, mask, frames=frames) if tiled else _head_by_head(parts, mask)
+        return product(attended.reshape(batch, frames, -1), outer)
 
 
-def _fused(parts: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Queries, keys and values (batch, frames, 3, heads, width) -> (batch, frames, heads, width)."""
+TILE = 32
+"""Torch's attention in bfloat16 takes half as long again where frames do not fill its tiles (AMX)."""
+
+
+def in_tiles(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """States (batch, frames, dim) in a precision; in bfloat16 with zeros behind them up to whole tiles."""
+    lacking = -x.shape[1] % TILE if dtype == torch.bfloat16 else 0
+    return nn.functional.pad(x.to(dtype), (0, 0, 0, lacking)) if lacking else x.to(dtype)
+
+
+def fused(parts: torch.Tensor, mask: torch.Tensor | None, *, frames: int, scale: float = 1.0) -> torch.Tensor:
+    """Attention by torch's kernel.
+
+    Arguments
+    ---------
+    parts : torch.Tensor of shape (batch, frames or more, 3, heads, width)
+        Queries, keys and values; behind `frames` whatever `in_tiles` led to.
+    mask : torch.Tensor of shape (batch, 1, 1 or frames, frames), or None
+        True where a key counts, the same for every query; None: everywhere.
+    frames : int
+        To attend to.
+    scale : float
+        Of scores.
+
+    Returns
+    -------
+    torch.Tensor of shape (batch, frames, heads, width)
+    """
+    lacking = parts.shape[1] - frames
+    if lacking:
+        mask = parts.new_ones(1, 1, 1, frames, dtype=torch.bool) if mask is None else mask[:, :, :1]
+        mask = nn.functional.pad(mask, (0, lacking))
     queries, keys, values = parts.permute(2, 0, 3, 1, 4)  # three of (batch, heads, frames, width)
-    attended = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=1.0)
-    return attended.transpose(1, 2)
+    attended = nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scale)
+    return attended.transpose(1, 2)[:, :frames]
 
 
 def _head_by_head(parts: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """As `_fused`."""
+    """As `fused`, of frames that are all there."""
     attended = parts.new_empty(*parts.shape[:2], *parts.shape[3:])
     for i, part in enumerate(parts.permute(0, 2, 3, 1, 4)):
         for head, (query, key, value) in enumerate(zip(*part, strict=True)):  # each (frames, width)

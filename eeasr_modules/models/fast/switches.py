@@ -2,11 +2,13 @@
 
 import logging
 import warnings
+from functools import partial
 
 import torch
 
 from eeasr_modules.models.fast.front_end import faster_front_end
 from eeasr_modules.models.fast.layers import faster_layers
+from eeasr_modules.models.fast.moonshine import faster_moonshine
 from eeasr_modules.models.multi_exit import MultiExit
 
 logger = logging.getLogger(__name__)
@@ -47,9 +49,10 @@ def made_faster(model: MultiExit, *, front_end: str, precision: str) -> MultiExi
     MultiExit
     """
     if front_end == "fast" and next(model.parameters()).device.type == "cpu":
-        swaps = {"front end": faster_front_end, "layers": faster_layers}
-        if precision == "int8":
-            swaps.pop("layers")  # their products are exchanged below
+        in_layers = precision != "int8"  # else their products are exchanged below
+        swaps = {"front end": faster_front_end, "Moonshine": partial(faster_moonshine, layers=in_layers)}
+        if in_layers:
+            swaps["layers"] = faster_layers
         for part, swap in swaps.items():
             try:
                 swap(model)
