@@ -133,6 +133,7 @@ def packed(weights: torch.Tensor, bias: torch.Tensor | None, dtype: torch.dtype)
 
 
 def product(x: torch.Tensor, packed: tuple, after: tuple = PLAIN) -> torch.Tensor:
+    """Rows times `packed` weights, and what comes after them in oneDNN."""
     return torch.ops.mkldnn._linear_pointwise(x, *packed, *after)
 
 
