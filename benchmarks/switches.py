@@ -98,7 +98,6 @@ def main() -> None:
             f"{Path(options.model).name} at its policy, {len(wavs)} recordings of {Path(manifest).stem}:\n",
             head,
             *measured,
-            "\nA Conformer has no faster front end: the first two rows are the same way twice, and show the noise.",
             "\nwav2vec 2.0 of the base shape, random weights, all layers, 4 recordings (its transcripts are noise,"
             " which changes at a touch):\n",
             head,
