@@ -96,7 +96,7 @@ def test_the_page_on_the_paper_shows_the_committed_results(root):
     assert rules["page_text"](found) in (root / "docs" / "paper.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["moonshine-base", "whisper-base"])
+@pytest.mark.parametrize("name", ["moonshine-base", "whisper-base", "whisper-base-heads"])
 def test_the_probes_of_checkpoints_show_the_committed_results(root, name):
     page = (root / "results" / "probe" / "README.md").read_text(encoding="utf-8")
     numbers = json.loads((root / "results" / "probe" / name / "probe.json").read_text(encoding="utf-8"))
