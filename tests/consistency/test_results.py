@@ -30,6 +30,13 @@ def test_the_page_on_words_shows_what_was_measured(root):
     assert len(tables) == 2 and all(f"\n\n{table}\n\n" in page for table in tables)
 
 
+def test_the_page_on_fewer_bits_shows_what_was_measured(root):
+    folder = root / "results" / "precision"
+    found = json.loads((folder / "precision.json").read_text(encoding="utf-8"))
+    text = runpy.run_path(str(root / "benchmarks" / "precision.py"))["page"](found)
+    assert text == (folder / "README.md").read_text(encoding="utf-8")
+
+
 def test_no_two_policies_of_a_picture_share_a_colour(root):
     summary = json.loads((root / "results" / "base" / "summary.json").read_text(encoding="utf-8"))
     (one, *_), figure = summary["sets"].values(), Figure()
