@@ -10,7 +10,7 @@ from scipy.stats import binom
 
 from eeasr_modules.exits.tuning.risk_terms import needed_table
 from eeasr_modules.report.render.figures import draw_frontier
-from eeasr_modules.report.render.probe import layer_rows, paired_rows, policy_rows
+from eeasr_modules.report.render.probe import layer_rows, paired_rows
 from eeasr_modules.report.render.readme import results_text
 from eeasr_modules.report.render.tables import markdown_table
 
@@ -108,7 +108,7 @@ def test_the_probes_of_checkpoints_show_the_committed_results(root, name):
     page = (root / "results" / "probe" / "README.md").read_text(encoding="utf-8")
     numbers = json.loads((root / "results" / "probe" / name / "probe.json").read_text(encoding="utf-8"))
     by_letters = layer_rows(numbers, rate="cer")
-    for table in (layer_rows(numbers), by_letters, paired_rows(numbers), policy_rows(numbers)):
+    for table in (layer_rows(numbers), by_letters, paired_rows(numbers)):
         assert markdown_table(*table, n_left=2) in page
     speakers = dict.fromkeys(f"{row['n_speakers']} ({row['set']})" for row in numbers["tests"])
     assert f"Speakers: {', '.join(speakers)}." in page
