@@ -3,6 +3,8 @@
 import re
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,10 @@ def test_every_python_block_runs(path, tmp_path, monkeypatch):
 def test_blocks_that_do_not_run_are_few_and_say_why():
     skipped = {path.name: n for path in PAGES if (n := sum(not runs for _, runs in blocks(path)))}
     assert sum(skipped.values()) <= 4, skipped
+
+
+def test_the_page_on_transformers_imports_in_a_fresh_process():
+    source = blocks(ROOT / "docs/transformers.md")[0][0]
+    imports = "\n".join(line for line in source.splitlines() if line.startswith(("import ", "from ")))
+    done = subprocess.run([sys.executable, "-c", imports], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
