@@ -37,6 +37,22 @@ def weight_files(folder: str | Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def check_weights(files: Sequence[Path]) -> None:
+    """Raise a ValueError that names the first of `files` that is not whole; only their headers are read."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in files:
+        try:
+            with safe_open(str(path), framework="pt"):
+                pass
+        except SafetensorError as err:
+            raise _unreadable(path, err) from err
+
+
+def _unreadable(path: Path, err: Exception) -> ValueError:
+    return ValueError(f"'{path}' cannot be read ({err}): copy it again")
+
+
 def model_digest(folder: str | Path) -> str:
     """SHA-256 over a model folder's settings and weights: what tables, policies and maps are bound to; in hexadecimal.
 
@@ -166,7 +182,7 @@ def read_weights(model: nn.Module, files: Sequence[Path]) -> None:
         try:
             stored |= load_file(str(path))
         except SafetensorError as err:
-            raise ValueError(f"'{path}' cannot be read ({err}): copy it again") from err
+            raise _unreadable(path, err) from err
     state, own = unpacked(stored), model.state_dict()
     found = {own[name].data_ptr() for name in state if name in own}
     missing = sorted(name for name, value in own.items() if name not in state and value.data_ptr() not in found)

@@ -45,6 +45,8 @@ def choose_policy(
         return Static(int(exit_layers[-1]))
     if text is None:
         return calibrated[0].policy if budget is None else within_budget(calibrated[0], budget, exit_layers[-1])
+    if text.rstrip().endswith("+ fusion"):
+        raise ValueError(f"'{text}': fused words are no part of a policy, ask for them by --words fused")
     fitted = {kind: model for one in calibrated for kind, model in models_of(one.policy).items()}
     policy = with_models(parse_policy(text), fitted)
     check_against(policy, exit_layers)

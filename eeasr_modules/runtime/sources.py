@@ -11,7 +11,7 @@ from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, loa
 from eeasr_modules.exits.policies.files import read_policies
 from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.exits.words.confidence import MAP_FILE, ConfidenceMap, read_confidence_map
-from eeasr_modules.models.folder import model_digest, weight_files
+from eeasr_modules.models.folder import check_weights, model_digest, weight_files
 from eeasr_modules.models.multi_exit import MultiExit
 
 logger = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ def _json(path: Path) -> dict:
 
 
 def _of_folder(name: str, folder: Path, config: dict) -> Source:
-    weight_files(folder)
+    check_weights(weight_files(folder))  # before the digest, by which half a file is another model
     load_vocabulary(folder)
     calibrated: list[Calibrated] = []
     if (folder / "policy.json").is_file():

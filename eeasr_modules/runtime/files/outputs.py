@@ -286,10 +286,10 @@ class SubtitleFiles:
             common = Path(os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths]))
             relative = {path: Path(os.path.abspath(path)).relative_to(common) for path in paths}
             self.files = {path: output / _named_srt(one) for path, one in relative.items()}
-        if len(set(self.files.values())) < len(paths):
-            raise ValueError(
-                "two recordings differ in their suffix only and would share a file of subtitles: rename one"
-            )
+        taken: dict[Path, str] = {}
+        for path, file in self.files.items():
+            if taken.setdefault(file, path) != path:
+                raise ValueError(f"'{taken[file]}' and '{path}' would share the subtitles '{file}': rename one")
         folder = output.parent if output.suffix.lower() == ".srt" else output
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,9 @@
 """`EarlyExitASR`: models from folders, policies by name and budget, recordings in and transcripts out."""
 
 import json
+import os
 import pickle
+import re
 import shutil
 from dataclasses import replace
 
@@ -12,7 +14,7 @@ import torch
 from tiny_checkpoint import save_checkpoint
 
 from eeasr_modules.exits import choose, parse_policy, read_policies, replay, write_policies
-from eeasr_modules.models.folder import model_digest
+from eeasr_modules.models.folder import model_digest, weight_files
 from eeasr_modules.runtime import Draft, EarlyExitASR, Transcript
 from eeasr_modules.runtime.engine import Engine
 
@@ -135,6 +137,7 @@ def test_a_fitted_policy_comes_with_its_numbers(model_folder, dev, table, audio_
         ({"policy": "entrpy"}, "entropy"),
         ({"budget": 9}, "above 0 and at most 5"),
         ({"policy": "entropy", "budget": 0.001}, "costs at least"),
+        ({"policy": "entropy(0.1) + fusion"}, "ask for them by --words fused"),
         ({"device": "tpu"}, "device must be one that torch can use here"),
         ({"compaction": "sometimes"}, "always, when_it_pays"),
         ({"batch_seconds": 0}, "above 0"),
@@ -151,6 +154,14 @@ def test_a_policy_calibrated_for_another_model_is_refused(model_folder, tmp_path
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "language": "en"}))
     with pytest.raises(ValueError, match="calibrated on the exits of model"):
+        EarlyExitASR.from_pretrained(folder)
+
+
+def test_half_a_file_of_weights_is_named_and_not_taken_for_another_model(model_folder, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    weights = weight_files(folder)[0]
+    os.truncate(weights, weights.stat().st_size // 2)
+    with pytest.raises(ValueError, match=rf"'{re.escape(str(weights))}' cannot be read .*: copy it again"):
         EarlyExitASR.from_pretrained(folder)
 
 
