@@ -246,9 +246,7 @@ class AudioReader:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What was odd, in sentences."""
-        share = self._n_clipped / max(1, self._n_read)
-        clipped = f"clipped: {100 * share:.1f} % of the samples are at full scale"
-        return tuple(filter(None, (clipped if share >= CLIPPED_SHARE else "", self.out_of_phase)))
+        return tuple(filter(None, (clipping(self._n_clipped / max(1, self._n_read)), self.out_of_phase)))
 
     @property
     def out_of_phase(self) -> str:
@@ -299,6 +297,17 @@ def _warned(wav: torch.Tensor, reader: AudioReader) -> torch.Tensor:
 def _joined(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
     found = list(blocks)
     return found[0] if len(found) == 1 else torch.cat(found)
+
+
+def clipping(share: float) -> str:
+    """The warning about a share of samples at full scale or above; "" where it is small.
+
+    Example
+    -------
+    >>> clipping(0.025), clipping(0.0)
+    ('clipped: 2.5 % of the samples are at full scale', '')
+    """
+    return f"clipped: {100 * share:.1f} % of the samples are at full scale" if share >= CLIPPED_SHARE else ""
 
 
 def as_waveform(samples: np.ndarray | torch.Tensor, *, from_rate: int, sample_rate: int) -> torch.Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from eeasr_modules.data.audio import AudioReader, as_waveform
+from eeasr_modules.data.audio import CLIPPED_FROM, AudioReader, as_waveform, clipping
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, load_vocabulary
 from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.policies.protocol import Policy
@@ -452,8 +452,12 @@ class EarlyExitASR:
         rate = self.engine.sample_rate
         shape = {"sample_rate": rate, "longest_s": self.longest_s, "overlap_s": min(OVERLAP_S, self.longest_s / 7.5)}
         if recording.audio is None:
-            wav = as_waveform(one, from_rate=sample_rate or rate, sample_rate=rate)
+            wav = as_waveform(one, from_rate=rate if sample_rate is None else sample_rate, sample_rate=rate)
             recording.n_samples = len(wav)
+            clipped = clipping(float((wav.abs() >= CLIPPED_FROM).float().mean()))
+            if clipped:  # integers' values as floats are loud as well
+                recording.warnings = (clipped,)
+                logger.warning("the audio array is %s", clipped)
             yield from chunks([wav], **shape)
             return
         reader = AudioReader(one, rate)

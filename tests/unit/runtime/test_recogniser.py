@@ -165,6 +165,14 @@ def test_half_a_file_of_weights_is_named_and_not_taken_for_another_model(model_f
         EarlyExitASR.from_pretrained(folder)
 
 
+def test_an_array_on_the_scale_of_integers_is_warned_about(model_folder, wavs):
+    asr = EarlyExitASR.from_pretrained(model_folder)
+    assert asr.transcribe(wavs[0] / 2).warnings == ()
+    assert "at full scale" in asr.transcribe(32768 * wavs[0]).warnings[0]
+    with pytest.raises(ValueError, match="must be 4000 to 384000 Hz, got 0"):
+        asr.transcribe(wavs[0], sample_rate=0)
+
+
 def test_without_policy_json_the_last_exit_decides(model_folder, tmp_path, audio_folder):
     folder = shutil.copytree(model_folder, tmp_path / "model")
     (folder / "policy.json").unlink()
