@@ -294,7 +294,7 @@ def export_model(
     chosen = choose_policy(
         source.calibrated, text=policy, budget=budget, exit_layers=source.exit_layers, name=str(name)
     )
-    check_computed(chosen)
+    check_computed(chosen, source.calibrated)
     fusion_of(source, "exit", policy=chosen, searches=False)  # refuses what was certified for fused words
     model, vocabulary = source.load("cpu")
     if getattr(model, "conditioning", None) is not None:

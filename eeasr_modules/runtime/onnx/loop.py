@@ -5,7 +5,7 @@ The policy's `step`, the text signals and the vocabulary are those of live use a
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from eeasr_modules.exits.tables.text_signals import (
     text_signals_at_exit,
     uniform,
 )
+from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.runtime.policy_choice import choose_policy
 
 LEAST_LOG_PROB = -100.0  # in place of -inf: 0 log 0 is 0, not nan
@@ -190,13 +191,16 @@ def read_manifest(folder: str | Path) -> dict:
     return manifest
 
 
-def check_computed(policy: Policy) -> None:
-    """ValueError when a policy reads what the exported loop does not compute."""
+def check_computed(policy: Policy, calibrated: Sequence[Calibrated] = ()) -> None:
+    """ValueError when a policy reads what the exported loop does not compute, with those of `calibrated` to take."""
     unknown = [name for name in policy.needs if name not in LOOP_SIGNALS]
     if unknown:
+        fit = [one for one in calibrated if set(one.policy.needs) <= set(LOOP_SIGNALS) and not reach_of(one.policy)]
+        others = ", ".join(str(one.open_policy) for one in fit)
         raise ValueError(
-            f"{policy} reads the signal {unknown[0]!r}, which the exported loop does not compute: take another policy; "
-            f"those that it does: {', '.join(LOOP_SIGNALS)}"
+            f"{policy} reads the signal {unknown[0]!r}, which the exported loop does not compute: take another policy"
+            + (f" (--policy), of this model's {others}" if others else "")
+            + f"; signals that it does: {', '.join(LOOP_SIGNALS)}"
         )
     if reach_of(policy):
         raise ValueError(f"{policy} emits the transcript of an earlier exit, which the exported loop does not keep")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+import eeasr_modules
 from eeasr_modules.cli import main
 from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.text import CharVocabulary
@@ -23,6 +24,7 @@ from eeasr_modules.runtime.onnx.loop import OnnxASR, _run, check_computed
 TINY = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
 TINY |= {"conv_dim": [8] * 7, "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2}
 LAYER_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True}
+SHIPPED = Path(eeasr_modules.__file__).parent / "shipped/base"
 CONFORMER = {"encoder": "conformer", "n_layers": 3, "dim": 16, "n_heads": 2, "ffn_dim": 32, "n_mels": 20}
 
 
@@ -146,6 +148,8 @@ def test_a_policy_that_the_loop_cannot_ask_is_refused_before_anything_is_written
     folder = save_model(tmp_path / "model", encoder=CONFORMER)
     with pytest.raises(ValueError, match="which the exported loop does not compute"):
         check_computed(parse_policy("nbest(0.5)"))
+    with pytest.raises(ValueError, match=r"--policy\), of this model's between\(random\), .*, lexical, gain; signals"):
+        export_model(SHIPPED, tmp_path / "onnx")  # its first policy reads the words' entropies
     with pytest.raises(ValueError, match="take another policy"):
         export_model(folder, tmp_path / "onnx", policy="nbest(0.5)")
     assert not (tmp_path / "onnx").exists()
