@@ -88,8 +88,12 @@ def checkpoint_config(source: str):
     """
     from transformers import AutoConfig
 
+    path = Path(source) / "config.json"
+    if path.is_file() and "exit_layers" in path.read_text(encoding="utf-8"):
+        raise ValueError(f"'{source}' is a model folder with exits, no checkpoint: give it as init_from")
     try:
-        config = AutoConfig.from_pretrained(source, local_files_only=not _within_reach(source))
+        offline = not _within_reach(source)
+        config = AutoConfig.from_pretrained(source, local_files_only=offline, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as err:
         raise ValueError(
             f"no checkpoint '{source}': expected a local folder with a config.json or the id of a model on the hub, "

@@ -249,6 +249,10 @@ class TestBadInput:
         with pytest.raises(ValueError, match=r"no checkpoint '.*nothing': expected a local folder with a config\.json"):
             encoder_from(str(tmp_path / "nothing"))
 
+    def test_a_model_folder_in_place_of_a_checkpoint(self, root):
+        with pytest.raises(ValueError, match=r"'.*base' is a model folder with exits, .* give it as init_from"):
+            checkpoint_config(str(root / "eeasr_modules" / "shipped" / "base"))
+
     def test_a_model_that_is_no_speech_encoder(self, tmp_path):
         shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
         BertModel(BertConfig(**shape, vocab_size=10)).save_pretrained(tmp_path)
