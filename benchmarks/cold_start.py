@@ -19,6 +19,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from eeasr_modules.compat import wait_passively  # noqa: E402
+
+wait_passively()
+
 from eeasr_modules.common.files import write_aside  # noqa: E402
 from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
 from eeasr_modules.runtime.benchmark.text import isa, processor  # noqa: E402
