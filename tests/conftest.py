@@ -12,11 +12,17 @@ ensure_torchaudio()
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 from tones import make_tone_corpus
 
 torch.set_num_threads(1)
+# the same examples in every run, however busy the machine is
+hypothesis.settings.register_profile(
+    "same", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("same")
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_DATA = "no real data: set EEASR_SHARED_DATA to its folder (default ../shared/data)"
