@@ -343,6 +343,7 @@ def test_of_ten_thousand_recordings_five_are_broken_and_memory_does_not_grow(mod
 HOSTILE = (2_000_000_000, 999_983, 383_999, 200_003, 44_101, 11_127, 4_001, 1)  # Hz that headers say
 
 
+@pytest.mark.slow
 def test_no_sample_rate_that_a_header_says_takes_much_memory(model_folder, tmp_path):
     usual, odd = tmp_path / "usual", tmp_path / "odd"
     for folder, rates in ((usual, (44_100,)), (odd, (44_100, *HOSTILE))):

@@ -163,7 +163,11 @@ class TestAgain:
 
     @pytest.mark.parametrize(
         "policy",
-        ["patience(2, 0.1)", "entropy(0.5)", "any(entropy(0.1), patience(1, 0))", "static(1)", "between(margin)"],
+        [
+            "any(entropy(0.1), patience(1, 0))",
+            "between(margin)",
+            *(pytest.param(text, marks=pytest.mark.slow) for text in ("patience(2, 0.1)", "entropy(0.5)", "static(1)")),
+        ],
     )
     def test_another_policy_is_swapped_without_training_or_collecting(self, copied, policy):
         folder, argv = copied
@@ -193,6 +197,7 @@ class TestAgain:
         ).all()
         assert kept.stat().st_mtime_ns == kept_at
 
+    @pytest.mark.slow
     def test_beam_search_makes_tables_beside_the_greedy_ones_once(self, copied):
         """Same utterances and signals, other transcripts; the second time they are read, not searched again."""
         folder, argv = copied
@@ -280,6 +285,7 @@ class TestKilled:
         assert epochs_logged(tmp_path / "run") == [1, 2, 3]
         assert same_weights(resumed, uninterrupted) == set(uninterrupted.state_dict())
 
+    @pytest.mark.slow
     def test_a_run_stopped_inside_an_epoch_with_a_checkpoint_there_goes_on_too(
         self, tone_corpus, tmp_path, root, monkeypatch
     ):

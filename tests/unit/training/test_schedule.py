@@ -356,7 +356,7 @@ class Dies(ExitBrain):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"regime": "two_step", "first_step_share": 0.75},
+        pytest.param({"regime": "two_step", "first_step_share": 0.75}, marks=pytest.mark.slow),
         {"regime": "alternating", "accumulate_batches": 2, "layer_lr_decay": 0.9, "batch_seconds": 4.0},
         {"self_condition": True, "lr_schedule": "newbob", "layerdrop": 0.5, "distill": "self"},
     ],
