@@ -39,6 +39,13 @@ def test_without_a_promise_all_of_dev_fits_and_thresholds_are_those_of_the_exits
     assert none is None and [str(one.policy) for one in found] == [str(one.policy) for one in alone]
 
 
+def test_an_excess_takes_the_place_of_the_budget(tmp_path, dev, monkeypatch):
+    found, _ = calibrated(tmp_path, dev, monkeypatch, words="exit", exit_excess=3.0)
+    assert [one.rule for one in found] == ["exit_excess 3"] * 2
+    assert all(one.dev_wer <= dev.wer_per_exit[-1] + 3.0 for one in found)
+    assert [one.rule for one in read_policies(tmp_path / "model" / "policy.json")] == ["exit_excess 3"] * 2
+
+
 def test_the_promise_is_of_fused_words_of_speakers_that_fitted_nothing(tmp_path, dev, monkeypatch):
     found, fusion = calibrated(tmp_path, dev, monkeypatch, exit_risk=[6.0, 0.2])
     promise, half = found[0].promise, speaker_folds(dev, 2)

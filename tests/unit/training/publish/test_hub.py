@@ -36,6 +36,13 @@ def test_the_card_says_what_was_measured_and_its_metadata_are_the_hubs(folder):
     assert check_card(folder).pipeline_tag == "automatic-speech-recognition"
 
 
+def test_the_card_of_an_excess_names_it_in_place_of_the_budget(folder, make_config, root):
+    assert "to a budget of 0.75; `policy.json`" in (folder / "README.md").read_text()
+    summary = json.loads((root / "results" / "an4" / "summary.json").read_text())
+    write_card(folder, make_config(exit_excess=0.5), summary)
+    assert "to 0.5 WER points above the last exit; `policy.json`" in (folder / "README.md").read_text()
+
+
 def test_a_dry_run_lists_what_would_be_sent_and_nothing_else(folder, capsys):
     assert main(["push", str(folder), "me/small", "--dry-run"]) == 0
     said = capsys.readouterr().out
