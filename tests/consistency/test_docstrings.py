@@ -1,4 +1,4 @@
-"""Every public name says what it gives, and its "Arguments" are those of its signature."""
+"""Every public name says what it gives; its "Arguments" are of its signature, without those that name and type say."""
 
 import ast
 import re
@@ -95,15 +95,14 @@ def test_every_public_name_has_a_docstring(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_arguments_sections_match_signatures(path):
+def test_arguments_sections_name_what_is_in_the_signature(path):
     tree = ast.parse(path.read_text("utf-8"))
     classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
     wrong = []
     for name, node, _ in public(tree):
         said = documented(ast.get_docstring(node) or "")
         real = class_parameters(node, classes) if isinstance(node, ast.ClassDef) else parameters(node)
-        # As sets: two of one kind may share a line ("low, high : float") though a third stands between them.
-        if said is not None and real is not None and sorted(said) != sorted(real):
+        if said is not None and real is not None and (set(said) - set(real) or len(set(said)) < len(said)):
             wrong.append(f"{name} (line {node.lineno}) documents {said}, takes {real}")
     assert not wrong, "\n".join(wrong)
 
