@@ -16,6 +16,8 @@ from typing import Any
 def write_aside(path: str | Path, content: str | bytes | Callable[[Path], object], *, sync: bool = False) -> Path:
     """Write a file under `<name>.tmp` and rename it to `path`, where either what was before lies or all of the new.
 
+    OSError when it cannot be written; whatever happens in writing, nothing stays behind.
+
     Arguments
     ---------
     path : str or Path
@@ -24,11 +26,6 @@ def write_aside(path: str | Path, content: str | bytes | Callable[[Path], object
         Text, written as UTF-8 with its line ends as they are; bytes; or a writer, which is given the path to write to.
     sync : bool
         Rename only when the content is on the disk.
-
-    Raises
-    ------
-    OSError
-        When it cannot be written; whatever happens in writing, nothing stays behind.
 
     Example
     -------

@@ -10,43 +10,20 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Key:
-    """Type and bounds of one YAML key.
+    """Type and bounds of one YAML key."""
 
-    Arguments
-    ---------
-    kind : type
-        int, float, str, bool; an int is a fine float.
-    many : bool
-        A list of `kind`.
-    optional : bool
-        null allowed.
-    low, high : float or None
-        Bounds, inclusive.
-    above : float or None
-        Bound, exclusive.
-    choices : collection
-        Allowed values.
-    text : str or None
-        Regular expression of a text that is allowed too.
-    listed : type or None
-        A list of numbers of this kind, from 0 up, is allowed too.
-    named : bool
-        Numbers by name are allowed too; what names, is checked where they are read.
-    default : object
-        What a YAML means that leaves the key out; `...` where it must not.
-    """
-
-    kind: type
-    many: bool = False
-    optional: bool = False
+    kind: type  # int, float, str, bool; an int is a fine float
+    many: bool = False  # a list of `kind`
+    optional: bool = False  # null allowed
+    # low, high: bounds, inclusive
     low: float | None = None
     high: float | None = None
-    above: float | None = None
-    choices: Collection = ()
-    text: str | None = None
-    listed: type | None = None
-    named: bool = False
-    default: object = ...
+    above: float | None = None  # bound, exclusive
+    choices: Collection = ()  # allowed values
+    text: str | None = None  # regular expression of a text that is allowed too
+    listed: type | None = None  # a list of numbers of this kind, from 0 up, is allowed too
+    named: bool = False  # numbers by name are allowed too; what names, is checked where they are read
+    default: object = ...  # what a YAML means that leaves the key out; `...` where it must not
 
     def check(self, name: str, value: object) -> None:
         """Raise ValueError with one sentence unless `value` fits."""

@@ -63,16 +63,14 @@ _ROWS = 4096  # of the sparse matrix made at a time
 def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
     """The signal at another sample rate (Hz): windowed sinc; unchanged at equal rates.
 
+    Returns torch.Tensor of shape (ceil(samples x to_rate / from_rate),).
+
     Arguments
     ---------
     wav : torch.Tensor of shape (samples,)
         float32.
     from_rate, to_rate : int
         Hz.
-
-    Returns
-    -------
-    torch.Tensor of shape (ceil(samples x to_rate / from_rate),)
     """
     if from_rate == to_rate:
         return wav
@@ -211,12 +209,8 @@ class AudioReader:
     def blocks(self) -> Iterator[torch.Tensor]:
         """Waveforms (samples,) that follow each other; together the same as the whole.
 
-        Raises
-        ------
-        FileNotFoundError
-            Without the file.
-        ValueError
-            When it cannot be read, has a rate outside 4 to 384 kHz, no samples, or some that are not finite.
+        FileNotFoundError without the file; ValueError when it cannot be read, has a rate outside 4 to 384 kHz, no
+        samples, or some that are not finite.
         """
         rate, channels = open_sound(*split_segment(self.path))
         first = next(channels, None)
@@ -257,17 +251,14 @@ class AudioReader:
 def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
     """A whole recording, or a stretch of it, as mono float32 of shape (samples,), full scale 1.
 
+    FileNotFoundError, ValueError see `AudioReader.blocks`.
+
     Arguments
     ---------
     path : str or Path
         The file, perhaps with a stretch as `data.audio_files` writes it.
     sample_rate : int
         Hz of what comes out.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        See `AudioReader.blocks`.
     """
     reader = AudioReader(path, sample_rate)
     return _warned(_joined(reader.blocks()), reader)
@@ -313,6 +304,8 @@ def clipping(share: float) -> str:
 def as_waveform(samples: np.ndarray | torch.Tensor, *, from_rate: int, sample_rate: int) -> torch.Tensor:
     """An array as a mono waveform (samples,) in float32, as a file with these samples would be read.
 
+    ValueError when the shape is another, when samples are not finite, or too few for a frame.
+
     Arguments
     ---------
     samples : array of shape (samples,) or (samples, channels)
@@ -321,11 +314,6 @@ def as_waveform(samples: np.ndarray | torch.Tensor, *, from_rate: int, sample_ra
         Hz of the array.
     sample_rate : int
         Hz of what comes out.
-
-    Raises
-    ------
-    ValueError
-        When the shape is another, when samples are not finite, or too few for a frame.
 
     Example
     -------

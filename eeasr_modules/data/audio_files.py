@@ -241,7 +241,8 @@ def file_name(path: Path | str) -> str | bytes:
 
 def audio_duration_s(path: Path | str, *, decode: bool = False) -> float:
     """Seconds of audio in a file; ValueError when it is unreadable, empty, of a sample rate that is none of speech, or
-    (with `decode`) cut short."""
+    (with `decode`) cut short.
+    """
     import soundfile
 
     path = Path(path)
@@ -279,7 +280,8 @@ _VALUES = 1 << 20  # of all channels, in a block
 
 class _Forward(soundfile.SoundFile):
     """A file that is read on and on: after each block `SoundFile.read` seeks to where it is, if it may, and behind
-    that an MP3 decodes to something else (differences of 0.17 were seen)."""
+    that an MP3 decodes to something else (differences of 0.17 were seen).
+    """
 
     def seekable(self) -> bool:
         return False
@@ -287,6 +289,9 @@ class _Forward(soundfile.SoundFile):
 
 def open_sound(path: Path, stretch: tuple[float, float] | None) -> tuple[int, Iterator[np.ndarray]]:
     """Sample rate (Hz), and blocks of a file.
+
+    FileNotFoundError without the file; ValueError when it is no audio, or its sample rate is none that speech is kept
+    at.
 
     Arguments
     ---------
@@ -301,13 +306,6 @@ def open_sound(path: Path, stretch: tuple[float, float] | None) -> tuple[int, It
     rate : int
     blocks : iterator of np.ndarray of shape (samples, channels)
         float32, that follow each other; a ValueError while they are read when the file cannot be read to its end.
-
-    Raises
-    ------
-    FileNotFoundError
-        Without the file.
-    ValueError
-        When it is no audio, or its sample rate is none that speech is kept at.
     """
     _check_file(path)
     if path.suffix.lower() == ".raw":

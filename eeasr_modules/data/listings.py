@@ -34,32 +34,22 @@ DATA_ROOT = "$data_root"  # how manifests of this program begin paths within a c
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a listing.
+    """One row of a listing."""
 
-    Arguments
-    ---------
-    place : str
-        Such as "line 7 of x.tsv".
-    audio : str
-        Path as listed, without its stretch; "" where the cell is empty.
-    text : str or None
-        As listed, "" where the cell is empty; None where the listing has no column of texts.
-    utt_id, speaker : str or None
-        None where nothing is said.
-    segment : (float, float) or None
-        Start and end in the file, seconds; the end may be infinite.
-    """
-
-    place: str
-    audio: str
-    text: str | None
+    place: str  # such as "line 7 of x.tsv"
+    audio: str  # path as listed, without its stretch; "" where the cell is empty
+    text: str | None  # as listed, "" where the cell is empty; None where the listing has no column of texts
+    # utt_id, speaker: None where nothing is said
     utt_id: str | None
     speaker: str | None
-    segment: tuple[float, float] | None
+    segment: tuple[float, float] | None  # start and end in the file, seconds; the end may be infinite
 
 
 def read_listing(path: Path, *, needs_text: bool = False) -> Iterator[Row]:
     """Rows of a listing, in its order.
+
+    FileNotFoundError without the file; ValueError one sentence with file and line: what is not understood, or which
+    column there is not.
 
     Arguments
     ---------
@@ -67,13 +57,6 @@ def read_listing(path: Path, *, needs_text: bool = False) -> Iterator[Row]:
         `.csv`, `.tsv` (see `table_rows`) or `.jsonl`.
     needs_text : bool
         Refuse rows without a column of texts; an empty cell in one is taken.
-
-    Raises
-    ------
-    FileNotFoundError
-        Without the file.
-    ValueError
-        One sentence with file and line: what is not understood, or which column there is not.
     """
     rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else table_rows(path)
     for number, row in rows:

@@ -31,28 +31,17 @@ _N_NAMED = 20
 
 @dataclass(frozen=True)
 class Utterance:
-    """What a corpus says of one utterance, before its audio was looked at.
+    """What a corpus says of one utterance, before its audio was looked at."""
 
-    Arguments
-    ---------
-    utt_id, speaker : str
-        Unique within the corpus.
-    audio : Path or None
-        Where the audio should be; None when no file was found for it.
-    text : str
-        Normalised reference.
-    duration_s : float or None
-        Where the corpus publishes it: the file is then not opened, only checked to be there and not empty.
-    segment : (float, float) or None
-        Where in the file it begins and ends, in seconds; None for all of it. Of such a file the header is read, and
-        a segment that begins or ends after its end is corrupt; an infinite end is the file's.
-    """
-
+    # utt_id, speaker: unique within the corpus
     utt_id: str
     speaker: str
-    audio: Path | None
-    text: str
+    audio: Path | None  # where the audio should be; None when no file was found for it
+    text: str  # normalised reference
+    # where the corpus publishes it: the file is then not opened, only checked to be there and not empty
     duration_s: float | None = None
+    # where in the file it begins and ends, in seconds; None for all of it. Of such a file the header is read, and a
+    # segment that begins or ends after its end is corrupt; an infinite end is the file's
     segment: tuple[float, float] | None = None
 
 

@@ -20,24 +20,15 @@ AUDIOFOLDER = ("metadata.csv", "metadata.jsonl")  # what load_dataset("audiofold
 
 @dataclass(frozen=True)
 class Entry:
-    """One utterance of a listing.
+    """One utterance of a listing."""
 
-    Arguments
-    ---------
-    utt_id, speaker : str
-        Where the listing names no speaker, each utterance is its own.
-    audio : Path or None
-        Absolute, or relative to where the program runs; not looked at. None where the listing's cell is empty.
-    text : str
-        As listed; "" where nothing is.
-    segment : (float, float) or None
-        Start and end in the file, seconds; an infinite end is that of the file.
-    """
-
+    # utt_id, speaker: where the listing names no speaker, each utterance is its own
     utt_id: str
     speaker: str
+    # absolute, or relative to where the program runs; not looked at. None where the listing's cell is empty
     audio: Path | None
-    text: str
+    text: str  # as listed; "" where nothing is
+    # start and end in the file, seconds; an infinite end is that of the file
     segment: tuple[float, float] | None = None
 
 
@@ -76,6 +67,8 @@ def find_split(folder: Path | str, split: str) -> Path | str:
 def read_split(source: Path | str, split: str, *, save_folder: Path) -> Iterator[Entry]:
     """Utterances of a split that `find_split` found, in its order.
 
+    FileNotFoundError, ValueError one sentence: a column, file or line that is missing or not understood.
+
     Arguments
     ---------
     source : Path or str
@@ -84,11 +77,6 @@ def read_split(source: Path | str, split: str, *, save_folder: Path) -> Iterator
         Its name, for messages.
     save_folder : Path
         Where audio goes that a Hugging Face dataset holds inside its tables.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        One sentence: a column, file or line that is missing or not understood.
     """
     if not is_hub(source) and (Path(source) / "wav.scp").is_file():
         return _read_kaldi(source)

@@ -44,6 +44,9 @@ def is_hub(folder: object) -> bool:
 def written_through(source: Path | str, split: str, folder: Path) -> Path:
     """The `metadata.jsonl` of a split, written with its audio where that is not done yet.
 
+    ValueError one sentence: no package `datasets`, no such split, no audio or text in it, audio of which the rate is
+    not said, a full disk.
+
     Arguments
     ---------
     source : Path or str
@@ -52,12 +55,6 @@ def written_through(source: Path | str, split: str, folder: Path) -> Path:
         Its name.
     folder : Path
         For the listing and the audio. A set of the hub is not asked again as long as it is there.
-
-    Raises
-    ------
-    ValueError
-        One sentence: no package `datasets`, no such split, no audio or text in it, audio of which the rate is not
-        said, a full disk.
     """
     made_from = [str(source), split] if is_hub(source) else _state(_tables(Path(source)))
     if _noted(folder) != made_from:
@@ -79,6 +76,8 @@ def write_through(
 ) -> Path:
     """Write any set of `datasets`, a streamed one too, as an audiofolder, read from front to end.
 
+    ValueError one sentence: no audio or text, audio of which the rate is not said, a full disk.
+
     Arguments
     ---------
     dataset : Dataset, IterableDataset or iterable of dict
@@ -91,11 +90,6 @@ def write_through(
         What paths of audio are relative to; None: where the program runs.
     n_bytes : int or None
         How large it is, where known: said before, and refused where the disk has less.
-
-    Raises
-    ------
-    ValueError
-        One sentence: no audio or text, audio of which the rate is not said, a full disk.
 
     Example
     -------

@@ -36,6 +36,8 @@ def normalise_english(text: str, *, unreadable: str = "drop") -> str | None:
     go, curly apostrophes become straight. Digits, symbols that are read aloud (`%`, `&`, ...) and other
     scripts have no spelling here.
 
+    Returns str or None: possibly empty (nothing but punctuation); None when dropped.
+
     Arguments
     ---------
     text : str
@@ -43,11 +45,6 @@ def normalise_english(text: str, *, unreadable: str = "drop") -> str | None:
     unreadable : str
         What to do with text that has no spelling here: "drop" gives None, "remove" puts spaces in place of
         those characters, "raise" is a ValueError that names the character.
-
-    Returns
-    -------
-    str or None
-        Possibly empty (nothing but punctuation); None when dropped.
 
     Example
     -------

@@ -23,26 +23,15 @@ _MAX_CELLS = 20_000_000  # of the matrix of draws and blocks that is held at onc
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its percentile bootstrap interval.
+    """An estimate with its percentile bootstrap interval."""
 
-    Arguments
-    ---------
-    estimate, low, high : float
-        On all the data, and the interval's ends.
-    blocks : str
-        What was resampled: "speakers" or "utterances".
-    n_blocks : int
-        How many there are.
-    level : float
-        Share of the draws inside.
-    """
-
+    # estimate, low, high: on all the data, and the interval's ends
     estimate: float
     low: float
     high: float
-    blocks: str
-    n_blocks: int
-    level: float = 0.95
+    blocks: str  # what was resampled: "speakers" or "utterances"
+    n_blocks: int  # how many there are
+    level: float = 0.95  # share of the draws inside
 
     @property
     def conclusive(self) -> bool:
@@ -195,35 +184,20 @@ def _interval_and_draws(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two choices of exits on the same utterances.
+    """Two choices of exits on the same utterances."""
 
-    Arguments
-    ---------
-    difference : float
-        Pooled WER of the first minus that of the second, in WER points.
-    low, high : float
-        Its 95 % bootstrap interval.
-    bootstrap_p : float
-        Two-sided p-value of no difference, by the bootstrap; nan where speakers are too few for a conclusion.
-    matched_pairs_p : float
-        The same by the matched pairs test.
-    better, worse : int
-        Blocks in which the first has fewer, more errors.
-    blocks : str
-        "speakers", or "utterances" where some are unknown or all are one.
-    n_blocks : int
-        How many.
-    """
-
-    difference: float
+    difference: float  # pooled WER of the first minus that of the second, in WER points
+    # low, high: its 95 % bootstrap interval
     low: float
     high: float
+    # Two-sided p-value of no difference, by the bootstrap; nan where speakers are too few for a conclusion
     bootstrap_p: float
-    matched_pairs_p: float
+    matched_pairs_p: float  # the same by the matched pairs test
+    # better, worse: blocks in which the first has fewer, more errors
     better: int
     worse: int
-    blocks: str
-    n_blocks: int
+    blocks: str  # "speakers", or "utterances" where some are unknown or all are one
+    n_blocks: int  # how many
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

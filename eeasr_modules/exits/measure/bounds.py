@@ -23,18 +23,10 @@ from eeasr_modules.exits.tables.table import ExitTable
 
 @dataclass(frozen=True, eq=False)
 class Frontier:
-    """A convex, non-increasing line of lowest WER by mean cost.
+    """A convex, non-increasing line of lowest WER by mean cost."""
 
-    Arguments
-    ---------
-    cost : np.ndarray of shape (n_points,)
-        Mean costs of the corners, rising.
-    wer : np.ndarray of shape (n_points,)
-        WER in percent at the corners, falling.
-    """
-
-    cost: np.ndarray
-    wer: np.ndarray
+    cost: np.ndarray  # (n_points,), mean costs of the corners, rising
+    wer: np.ndarray  # (n_points,), WER in percent at the corners, falling
 
     def at(self, budget: float | np.ndarray) -> float | np.ndarray:
         """Lowest WER in percent at a mean cost of at most the budget; nan where nothing is that cheap."""
@@ -91,10 +83,7 @@ def oracle_c(errors: np.ndarray, costs: np.ndarray, *, n_ref_words: np.ndarray, 
     utterance contributes the segments of its own lower convex hull of (cost, errors), and the steepest of all
     come first (that is argmin of errors + lambda * cost per utterance, for every lambda at once).
 
-    Returns
-    -------
-    Frontier
-        From everybody's cheapest exit to everybody's best.
+    Returns Frontier: from everybody's cheapest exit to everybody's best.
 
     Example
     -------
@@ -141,11 +130,8 @@ def _hull_segments(errors: np.ndarray, costs: np.ndarray) -> tuple[np.ndarray, n
 def gap_closed(budget: float, wer: float, *, static: Frontier, oracle: Frontier) -> float:
     """How much of the way from the static line to the frontier a policy of this mean cost and WER (%) has gone.
 
-    Returns
-    -------
-    float
-        1 at the frontier, 0 on the static line, below 0 where mixing exits at random does better; nan where
-        the two lines meet or nothing is that cheap.
+    Returns float: 1 at the frontier, 0 on the static line, below 0 where mixing exits at random does better; nan where
+    the two lines meet or nothing is that cheap.
     """
     room = static.at(budget) - oracle.at(budget)
     return float((static.at(budget) - wer) / room) if room > 0 else float("nan")
@@ -165,21 +151,11 @@ HIGH_IS_GOOD = frozenset(signal for signal, low_stops in THRESHOLD_SIGNALS.value
 
 @dataclass(frozen=True)
 class Overthinking:
-    """Shares of utterances, 0 to 1, at which going on did not pay (Kaya et al. 2019 name the last two).
+    """Shares of utterances, 0 to 1, at which going on did not pay (Kaya et al. 2019 name the last two)."""
 
-    Arguments
-    ---------
-    better : float
-        Some inner exit has strictly fewer errors than the last.
-    destructive : float
-        Some inner exit is right (no error), the last is wrong.
-    wasteful : float
-        Some inner exit is right, and the last still is.
-    """
-
-    better: float
-    destructive: float
-    wasteful: float
+    better: float  # some inner exit has strictly fewer errors than the last
+    destructive: float  # some inner exit is right (no error), the last is wrong
+    wasteful: float  # some inner exit is right, and the last still is
 
 
 def pooled_wer(errors: np.ndarray, n_ref_words: np.ndarray) -> float:
@@ -242,7 +218,8 @@ def signal_auroc(table: ExitTable, name: str) -> np.ndarray:
 
 def pooled_auroc(table: ExitTable, name: str) -> float:
     """The same with all inner exits together: also how well a signal tells an early exit from a late one;
-    nan where all agree."""
+    nan where all agree.
+    """
     sign = 1.0 if name in HIGH_IS_GOOD else -1.0
     inner = table.errors[:, :-1]
     return auroc((sign * table.signal(name)[:, :-1]).ravel(), (inner <= table.errors[:, -1:]).ravel())
@@ -251,10 +228,8 @@ def pooled_auroc(table: ExitTable, name: str) -> float:
 def signal_aurocs(table: ExitTable) -> dict[str, dict[str, Any]]:
     """AUROC of every stored signal.
 
-    Returns
-    -------
-    dict of str to dict
-        By signal: "per_exit", a list by inner exit, and "pooled"; None where undefined, so that it can be JSON.
+    Returns dict of str to dict: by signal: "per_exit", a list by inner exit, and "pooled"; None where undefined, so
+    that it can be JSON.
     """
     worth = {}
     for name in sorted(table.signals):
@@ -266,31 +241,17 @@ def signal_aurocs(table: ExitTable) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True, eq=False)
 class WordOutcomes:
-    """What became of the reference words. Shares are of all reference words, 0 to 1.
+    """What became of the reference words. Shares are of all reference words, 0 to 1."""
 
-    Arguments
-    ---------
-    n_words : int
-        Reference words.
-    exit_layers : np.ndarray of shape (n_exits - 1,)
-        Of the inner exits.
-    regressive, progressive : np.ndarray of shape (n_exits - 1,)
-        Words right at that exit and wrong at the last; wrong there and right at the last.
-    destructive : float
-        Right at some inner exit, wrong at the last.
-    wasteful : float
-        Right at some inner exit, and still right at the last.
-    never_right : float
-        Wrong at every exit.
-    """
-
-    n_words: int
-    exit_layers: np.ndarray
+    n_words: int  # reference words
+    exit_layers: np.ndarray  # (n_exits - 1,), of the inner exits
+    # regressive, progressive: (n_exits - 1,), words right at that exit and wrong at the last; wrong there and right at
+    # the last
     regressive: np.ndarray
     progressive: np.ndarray
-    destructive: float
-    wasteful: float
-    never_right: float
+    destructive: float  # right at some inner exit, wrong at the last
+    wasteful: float  # right at some inner exit, and still right at the last
+    never_right: float  # wrong at every exit
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

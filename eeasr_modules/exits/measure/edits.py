@@ -69,21 +69,12 @@ def edit_counts(hypotheses: np.ndarray, references: Sequence[str]) -> dict[str, 
 
 
 class Alignment(NamedTuple):
-    """Where the words of a transcript were in an earlier one.
+    """Where the words of a transcript were in an earlier one."""
 
-    Arguments
-    ---------
-    source : np.ndarray of shape (n_words,)
-        Index of the earlier word that stood in this place, equal or replaced; -1 where there was none.
-    same : np.ndarray of shape (n_words,)
-        True where the earlier word was equal.
-    dropped_before : np.ndarray of shape (n_words,)
-        Earlier words that stood before this word and are gone.
-    """
-
+    # (n_words,), index of the earlier word that stood in this place, equal or replaced; -1 where there was none
     source: np.ndarray
-    same: np.ndarray
-    dropped_before: np.ndarray
+    same: np.ndarray  # (n_words,), True where the earlier word was equal
+    dropped_before: np.ndarray  # (n_words,), earlier words that stood before this word and are gone
 
 
 class Region(NamedTuple):
@@ -158,18 +149,10 @@ def splice(words: Sequence[str], other: Sequence[str], chosen: Sequence[Region])
 
 
 class Slots(NamedTuple):
-    """Errors of a transcript in each slot of the reference (its words, and the end).
+    """Errors of a transcript in each slot of the reference (its words, and the end)."""
 
-    Arguments
-    ---------
-    errors : np.ndarray of shape (n_reference_words + 1,)
-        Substitution or deletion of the word, plus insertions before it.
-    of_word : np.ndarray of shape (n_words,)
-        The slot that each word of the transcript was aligned with.
-    """
-
-    errors: np.ndarray
-    of_word: np.ndarray
+    errors: np.ndarray  # (n_reference_words + 1,), substitution or deletion of the word, plus insertions before it
+    of_word: np.ndarray  # (n_words,), the slot that each word of the transcript was aligned with
 
 
 def reference_slots(reference: Sequence[str], words: Sequence[str]) -> Slots:

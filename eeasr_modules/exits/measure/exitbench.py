@@ -46,20 +46,11 @@ BASELINES: dict[str | None, list[dict[str, Any]]] = {
 
 @dataclass(frozen=True, eq=False)
 class Choices:
-    """Somebody's decisions on the utterances of a table.
+    """Somebody's decisions on the utterances of a table."""
 
-    Arguments
-    ---------
-    name : str
-        What they are called in the score.
-    exit_index : np.ndarray of shape (n_utterances,)
-        From 0.
-    hypotheses : np.ndarray of shape (n_utterances,), or None
-        What was emitted, where it is not the exit's own transcript (fusion).
-    """
-
-    name: str
-    exit_index: np.ndarray
+    name: str  # what they are called in the score
+    exit_index: np.ndarray  # (n_utterances,), from 0
+    # (n_utterances,), what was emitted, where it is not the exit's own transcript (fusion)
     hypotheses: np.ndarray | None = None
 
 
@@ -97,7 +88,8 @@ def read_choices(path: str | Path, table: ExitTable) -> Choices:
 def set_digest(table: ExitTable) -> str | None:
     """What a set is recognised by: SHA-256 of its sorted lines `id<tab>REFERENCE`; None without references.
 
-    Order, case and punctuation make no difference."""
+    Order, case and punctuation make no difference.
+    """
     if table.references is None:
         return None
     lines = sorted(f"{utt_id}\t{NORMALISERS['words'](said)}" for utt_id, said in zip(table.utt_ids, table.references))
@@ -135,6 +127,8 @@ def score_table(
 ) -> dict[str, Any]:
     """Everything that ExitBench says about a table, policies and choices on it, as docs/exitbench.md lists.
 
+    ValueError when a budget is not reachable, or a policy cannot decide on this table.
+
     Arguments
     ---------
     table : ExitTable
@@ -147,11 +141,6 @@ def score_table(
         Mean depths: up to 1 shares of the full depth, above 1 layers.
     say : callable or None
         Told what is being fitted: some fits take minutes.
-
-    Raises
-    ------
-    ValueError
-        When a budget is not reachable, or a policy cannot decide on this table.
     """
     table = bench_table(table)
     known = KNOWN_SETS.get(set_digest(table))
@@ -197,6 +186,8 @@ def point_numbers(
 ) -> dict[str, Any]:
     """Depth, WER, the two lines there, gap closed and intervals of one choice of exits.
 
+    Returns dict: depth, saved, wer, wer_interval, static, oracle_c, above_static, above_static_interval, gap_closed.
+
     Arguments
     ---------
     table : ExitTable
@@ -207,11 +198,6 @@ def point_numbers(
         Static line and oracle C of the table.
     errors : np.ndarray of shape (n_utterances,), or None
         Word errors of what was emitted; None takes the chosen exit's.
-
-    Returns
-    -------
-    dict
-        depth, saved, wer, wer_interval, static, oracle_c, above_static, above_static_interval, gap_closed.
     """
     rows = np.arange(table.n_utterances)
     emitted = table.errors[rows, exit_index] if errors is None else errors

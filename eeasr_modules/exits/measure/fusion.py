@@ -35,36 +35,16 @@ MARGIN = 0.05
 
 @dataclass(frozen=True, eq=False)
 class FusionModel:
-    """Which variant of a disagreement to keep.
+    """Which variant of a disagreement to keep."""
 
-    Arguments
-    ---------
-    signals : tuple of str
-        Signals of utterances that the trees see.
-    language : str
-        Whose words are looked up.
-    exit_layers : tuple of int
-        Exits, from 1, rising.
-    trees : Trees
-        Predict the change of errors when the earlier variant stays.
-    margin : float
-        Errors that the earlier variant must be predicted to save.
-    model_digest : str or None
-        Of the model whose tables it was fitted on; None fuses for any model.
-    fitted_on : dict
-        Of `described`.
-    name : str
-        "fusion".
-    """
-
-    signals: tuple[str, ...]
-    language: str
-    exit_layers: tuple[int, ...]
-    trees: Trees
-    margin: float = MARGIN
-    model_digest: str | None = None
-    fitted_on: Mapping[str, Any] = field(default_factory=dict)
-    name: str = "fusion"
+    signals: tuple[str, ...]  # signals of utterances that the trees see
+    language: str  # whose words are looked up
+    exit_layers: tuple[int, ...]  # exits, from 1, rising
+    trees: Trees  # predict the change of errors when the earlier variant stays
+    margin: float = MARGIN  # errors that the earlier variant must be predicted to save
+    model_digest: str | None = None  # of the model whose tables it was fitted on; None fuses for any model
+    fitted_on: Mapping[str, Any] = field(default_factory=dict)  # of `described`
+    name: str = "fusion"  # "fusion"
 
     @classmethod
     def fit_fused(
@@ -77,6 +57,11 @@ class FusionModel:
     ) -> tuple["FusionModel", list[ExitTable]]:
         """Fit on dev tables, and fuse them by parts of the model that never saw the speaker.
 
+        Returns tuple of (FusionModel, list of ExitTable): the tables as `fused_table` makes them: what policies for
+        fused output are calibrated on.
+
+        ValueError when exits differ, a table lacks a signal or its references, or the exits never disagree.
+
         Arguments
         ---------
         tables : sequence of ExitTable
@@ -87,16 +72,6 @@ class FusionModel:
             Stored or derived; may be empty.
         n_parts : int
             Parts of speakers.
-
-        Returns
-        -------
-        tuple of (FusionModel, list of ExitTable)
-            The tables as `fused_table` makes them: what policies for fused output are calibrated on.
-
-        Raises
-        ------
-        ValueError
-            When exits differ, a table lacks a signal or its references, or the exits never disagree.
         """
         exit_layers, digest = common_exits(tables)
         language = common_language(tables)
@@ -179,24 +154,12 @@ def read_fusion(folder: str | Path, *, model_digest: str | None = None, digest: 
 
 @dataclass(frozen=True, eq=False)
 class KeptFusion:
-    """What came of fitting the fusion of a model folder.
+    """What came of fitting the fusion of a model folder."""
 
-    Arguments
-    ---------
-    model : FusionModel
-        Fitted.
-    fused : list of ExitTable
-        The dev tables, each speaker fused by trees that never saw the speaker.
-    digest : str or None
-        Of the file that was written; None where none was.
-    lines : list of str
-        What there is to know.
-    """
-
-    model: FusionModel
-    fused: list[ExitTable]
-    digest: str | None
-    lines: list[str]
+    model: FusionModel  # fitted
+    fused: list[ExitTable]  # the dev tables, each speaker fused by trees that never saw the speaker
+    digest: str | None  # of the file that was written; None where none was
+    lines: list[str]  # what there is to know
 
 
 def keep_fusion(
@@ -208,6 +171,8 @@ def keep_fusion(
     anyway: bool = False,
 ) -> KeptFusion:
     """Fit the fusion of a model folder, and put it there if it wins on speakers that its trees never saw.
+
+    ValueError when a table is of another model, or as for `FusionModel.fit_fused`.
 
     Arguments
     ---------
@@ -221,11 +186,6 @@ def keep_fusion(
         Of speech that it is to serve; of whose corpora there is no dev data is said.
     anyway : bool
         Whether to write it also where the interval over speakers of what it wins reaches 0.
-
-    Raises
-    ------
-    ValueError
-        When a table is of another model, or as for `FusionModel.fit_fused`.
     """
     for table in tables:
         theirs = table.metadata.get("model_digest")
@@ -270,14 +230,9 @@ def _corpora(tables: Sequence[ExitTable]) -> set[str]:
 def fuse(table: ExitTable, model: FusionModel) -> np.ndarray:
     """The fused transcript of every exit: what would be emitted if the utterance stopped there.
 
-    Returns
-    -------
-    np.ndarray of str objects, of shape (n_utterances, n_exits)
+    Returns np.ndarray of str objects, of shape (n_utterances, n_exits).
 
-    Raises
-    ------
-    ValueError
-        When the exits are not the model's, or a signal is missing.
+    ValueError when the exits are not the model's, or a signal is missing.
     """
     signals = {name: needed_signal(table, name, policy="fusion") for name in model.needs}
     fused, state = np.empty(table.hypotheses.shape, dtype=object), model.start(table.n_utterances)

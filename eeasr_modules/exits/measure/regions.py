@@ -56,27 +56,13 @@ FEATURES = (
 
 
 class Heard(NamedTuple):
-    """What an utterance's exits so far leave to the next one.
+    """What an utterance's exits so far leave to the next one."""
 
-    Arguments
-    ---------
-    words : list of str
-        The fused transcript.
-    ages : list of int
-        How many exits each of its words has lasted.
-    transcripts : tuple of str
-        Those of all exits so far, each between spaces.
-    scalars : np.ndarray of shape (n_scalars,)
-        Signals of the last exit.
-    origins : list of (int, int)
-        Which exit, from 0, said each of its words last, and as which of its own words.
-    """
-
-    words: list[str]
-    ages: list[int]
-    transcripts: tuple[str, ...]
-    scalars: np.ndarray
-    origins: list[tuple[int, int]]
+    words: list[str]  # the fused transcript
+    ages: list[int]  # how many exits each of its words has lasted
+    transcripts: tuple[str, ...]  # those of all exits so far, each between spaces
+    scalars: np.ndarray  # (n_scalars,), signals of the last exit
+    origins: list[tuple[int, int]]  # which exit, from 0, said each of its words last, and as which of its own words
 
 
 def feature_names(scalars: Sequence[str]) -> tuple[str, ...]:
@@ -174,24 +160,12 @@ Keeps = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, eq=False)
 class AtExit:
-    """All regions of a batch at one exit.
+    """All regions of a batch at one exit."""
 
-    Arguments
-    ---------
-    words : list of lists of str, n_utterances long
-        The exit's transcripts.
-    found : list of lists of Region, n_utterances long
-        Where each disagrees with what was heard before.
-    features : np.ndarray of shape (n_regions, n_features)
-        Of `region_rows`; empty without regions.
-    utterance : np.ndarray of shape (n_regions,)
-        Which utterance a region belongs to.
-    """
-
-    words: list[list[str]]
-    found: list[list[Region]]
-    features: np.ndarray
-    utterance: np.ndarray
+    words: list[list[str]]  # n_utterances long, the exit's transcripts
+    found: list[list[Region]]  # n_utterances long, where each disagrees with what was heard before
+    features: np.ndarray  # (n_regions, n_features), of `region_rows`; empty without regions
+    utterance: np.ndarray  # (n_regions,), which utterance a region belongs to
 
 
 def pass_exit(

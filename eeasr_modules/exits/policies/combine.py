@@ -16,18 +16,10 @@ BETWEEN_FORM = "between(floor layer, ceiling layer, policy) or between(policy)"
 
 @dataclass(frozen=True)
 class Combination(Policy):
-    """Stops when at least one part would (`any`), or when all would at the same exit (`all`).
+    """Stops when at least one part would (`any`), or when all would at the same exit (`all`)."""
 
-    Arguments
-    ---------
-    name : str
-        "any" or "all".
-    parts : tuple of policies
-        Two or more. Each keeps its own state, whatever the others say.
-    """
-
-    name: str
-    parts: tuple
+    name: str  # "any" or "all"
+    parts: tuple  # two or more. Each keeps its own state, whatever the others say
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))
@@ -95,18 +87,12 @@ class Between(Policy):
 
     The inner policy follows every exit, so patience counts below the floor as well. Its output rule, if it has one,
     stays: stopped at the ceiling, it emits what its run says.
-
-    Arguments
-    ---------
-    floor_layer, ceiling_layer : int or None
-        Layers of the two exits, floor at most ceiling; both None is open.
-    policy : policy
-        Decides from the floor up to below the ceiling.
     """
 
+    # floor_layer, ceiling_layer: layers of the two exits, floor at most ceiling; both None is open
     floor_layer: int | None
     ceiling_layer: int | None
-    policy: Any
+    policy: Any  # decides from the floor up to below the ceiling
     name = "between"
 
     def __post_init__(self) -> None:

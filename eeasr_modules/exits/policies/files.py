@@ -58,6 +58,9 @@ def read_fitted(
 ) -> FittedModel:
     """A fitted model that `write_fitted` wrote.
 
+    FileNotFoundError when a file is not there; ValueError when it is none of this version, is another than was asked
+    for, or was fitted on another recogniser.
+
     Arguments
     ---------
     folder : str or Path
@@ -70,13 +73,6 @@ def read_fitted(
         What `write_fitted` returned; None does not ask.
     made_by : function or None
         Makes the model of the file's content and arrays; None for the one that `KINDS` names.
-
-    Raises
-    ------
-    FileNotFoundError
-        When a file is not there.
-    ValueError
-        When it is none of this version, is another than was asked for, or was fitted on another recogniser.
     """
     if made_by is None and name not in KINDS:
         raise ValueError(f"a fitted policy must be one of {', '.join(KINDS)}, got {name!r}")
@@ -167,19 +163,15 @@ def write_policies(path: str | Path, calibrated: Sequence[Calibrated], *, defaul
 def read_policies(path: str | Path, *, model_digest: str | None = None) -> list[Calibrated]:
     """Calibrated policies from a file that `write_policies` wrote; the default one first.
 
+    FileNotFoundError when there is no such file, or a fitted model is not beside it; ValueError when it does not hold
+    policies of this version, or those of another recogniser.
+
     Arguments
     ---------
     path : str or Path
         The file.
     model_digest : str or None
         The recogniser that they are to decide for; None does not ask.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such file, or a fitted model is not beside it.
-    ValueError
-        When it does not hold policies of this version, or those of another recogniser.
     """
     path = Path(path)
     if not path.is_file():

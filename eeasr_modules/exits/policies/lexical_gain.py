@@ -32,33 +32,17 @@ STRENGTH = 30.0
 
 @dataclass(frozen=True, eq=False)
 class GainModel:
-    """Linear predictions of what each later exit would gain.
+    """Linear predictions of what each later exit would gain."""
 
-    Arguments
-    ---------
-    name : str
-        Such as "gain".
-    signals : tuple of str
-        What the predictions are linear in.
-    exit_layers : tuple of int
-        Exits, from 1, rising.
-    weights : np.ndarray of shape (n_exits, n_exits, n_signals)
-        Of each signal, for exit k (axis 0) and a later exit j (axis 1); zeros where j is not later.
-    intercepts : np.ndarray of shape (n_exits, n_exits)
-        Errors removed per second.
-    model_digest : str or None
-        See `FittedModel`.
-    fitted_on : dict
-        Of `described`.
-    """
-
-    name: str
-    signals: tuple[str, ...]
-    exit_layers: tuple[int, ...]
+    name: str  # such as "gain"
+    signals: tuple[str, ...]  # what the predictions are linear in
+    exit_layers: tuple[int, ...]  # exits, from 1, rising
+    # (n_exits, n_exits, n_signals), of each signal, for exit k (axis 0) and a later exit j (axis 1); zeros where j is
+    # not later
     weights: np.ndarray
-    intercepts: np.ndarray
-    model_digest: str | None = None
-    fitted_on: Mapping[str, Any] = field(default_factory=dict)
+    intercepts: np.ndarray  # (n_exits, n_exits), errors removed per second
+    model_digest: str | None = None  # see `FittedModel`
+    fitted_on: Mapping[str, Any] = field(default_factory=dict)  # of `described`
 
     def __post_init__(self) -> None:
         n_exits, n_signals = len(self.exit_layers), len(self.signals)
@@ -238,33 +222,15 @@ def signal_of(table: ExitTable, name: str) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class LexicalModel:
-    """Errors per second as a weighted sum of signals, the same at every exit.
+    """Errors per second as a weighted sum of signals, the same at every exit."""
 
-    Arguments
-    ---------
-    name : str
-        Such as "lexical".
-    signals : tuple of str
-        What is summed.
-    exit_layers : tuple of int
-        Exits of the tables that it was fitted on.
-    weights : np.ndarray of shape (n_signals,)
-        Of each signal.
-    intercept : float
-        Errors per second where all signals are 0.
-    model_digest : str or None
-        See `FittedModel`.
-    fitted_on : dict
-        Of `described`.
-    """
-
-    name: str
-    signals: tuple[str, ...]
-    exit_layers: tuple[int, ...]
-    weights: np.ndarray
-    intercept: float
-    model_digest: str | None = None
-    fitted_on: Mapping[str, Any] = field(default_factory=dict)
+    name: str  # such as "lexical"
+    signals: tuple[str, ...]  # what is summed
+    exit_layers: tuple[int, ...]  # exits of the tables that it was fitted on
+    weights: np.ndarray  # (n_signals,), of each signal
+    intercept: float  # errors per second where all signals are 0
+    model_digest: str | None = None  # see `FittedModel`
+    fitted_on: Mapping[str, Any] = field(default_factory=dict)  # of `described`
 
     def __post_init__(self) -> None:
         weights = np.asarray(self.weights, dtype=np.float64)

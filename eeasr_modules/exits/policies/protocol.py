@@ -84,7 +84,8 @@ class Policy:
 
     def stopping_scores(self, signals: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """Of shape (n_utterances, n_exits), from signals of that shape, whatever the threshold: the policy stops at the
-        first exit where the score is at most it (at least, without `low_stops`). None where there is no such score."""
+        first exit where the score is at most it (at least, without `low_stops`). None where there is no such score.
+        """
         return None
 
     def thresholds(self, signals: Mapping[str, np.ndarray], n_thresholds: int) -> np.ndarray:
@@ -168,6 +169,8 @@ def midway(values: np.ndarray, n_thresholds: int, *, ends: tuple[float, float] |
 
     Midway, so that small numerical differences between live and recorded signals decide nothing.
 
+    Returns np.ndarray of shape (at most n_thresholds + 2,): rising.
+
     Arguments
     ---------
     values : np.ndarray of shape (..., n_exits)
@@ -176,11 +179,6 @@ def midway(values: np.ndarray, n_thresholds: int, *, ends: tuple[float, float] |
         Most to keep, the two ends not counted: where there are more, at evenly spaced ranks of the values.
     ends : tuple of float or None
         In place of those beyond the values.
-
-    Returns
-    -------
-    np.ndarray of shape (at most n_thresholds + 2,)
-        Rising.
     """
     asked = np.asarray(values)[..., : max(1, np.shape(values)[-1] - 1)]
     distinct, counts = np.unique(asked[np.isfinite(asked)], return_counts=True)
@@ -242,20 +240,13 @@ class FittedModel(Protocol):
 
 @dataclass(frozen=True)
 class Kind:
-    """Where the class of a fitted model is, and the signals of this form of it.
+    """Where the class of a fitted model is, and the signals of this form of it."""
 
-    Arguments
-    ---------
-    module, class_name : str
-        Imported when first asked for. The class has `fit(tables, *, name, signals)` and
-        `from_content(content, arrays)`.
-    signals : tuple of str
-        Signals that it is fitted on.
-    """
-
+    # module, class_name: imported when first asked for. The class has `fit(tables, *, name, signals)` and
+    # `from_content(content, arrays)`
     module: str
     class_name: str
-    signals: tuple[str, ...]
+    signals: tuple[str, ...]  # signals that it is fitted on
 
     def load(self) -> Any:
         """The class."""
@@ -290,21 +281,11 @@ def text_form(policy: object) -> str:
 
 @dataclass(frozen=True)
 class Fitted(Policy):
-    """Stops where a fitted model's score is at most a threshold (for `gain` the price of a layer-second).
+    """Stops where a fitted model's score is at most a threshold (for `gain` the price of a layer-second)."""
 
-    Arguments
-    ---------
-    name : str
-        A key of `KINDS`.
-    threshold : float or None
-        In the score's unit; None is open.
-    model : FittedModel or None
-        None is open: it is fitted when the policy is calibrated.
-    """
-
-    name: str
-    threshold: float | None = None
-    model: FittedModel | None = None
+    name: str  # a key of `KINDS`
+    threshold: float | None = None  # in the score's unit; None is open
+    model: FittedModel | None = None  # None is open: it is fitted when the policy is calibrated
 
     def __post_init__(self) -> None:
         if self.name not in KINDS:

@@ -47,15 +47,9 @@ EMITTED = ("last", "first")  # which member of the run speaks; the first of thes
 
 @dataclass(frozen=True)
 class Static(Policy):
-    """Stops everybody at one exit.
+    """Stops everybody at one exit."""
 
-    Arguments
-    ---------
-    layer : int or None
-        The exit's layer; None is open.
-    """
-
-    layer: int | None = None
+    layer: int | None = None  # the exit's layer; None is open
     name = "static"
     needs = ("exit_layer",)
 
@@ -87,15 +81,9 @@ class Static(Policy):
 
 @dataclass(frozen=True)
 class Random(Policy):
-    """Stops with a fixed probability at each exit, by the utterance's name and the seed alone.
+    """Stops with a fixed probability at each exit, by the utterance's name and the seed alone."""
 
-    Arguments
-    ---------
-    p : float or None
-        Probability, 0 to 1; None is open.
-    """
-
-    p: float | None = None
+    p: float | None = None  # probability, 0 to 1; None is open
     name = "random"
     needs = ("uniform",)
 
@@ -133,18 +121,10 @@ class Random(Policy):
 
 @dataclass(frozen=True)
 class Threshold(Policy):
-    """Stops when one signal of this exit passes a threshold (reaching it is enough).
+    """Stops when one signal of this exit passes a threshold (reaching it is enough)."""
 
-    Arguments
-    ---------
-    name : str
-        A key of `THRESHOLD_SIGNALS`.
-    threshold : float or None
-        In the signal's unit; None is open.
-    """
-
-    name: str
-    threshold: float | None = None
+    name: str  # a key of `THRESHOLD_SIGNALS`
+    threshold: float | None = None  # in the signal's unit; None is open
 
     def __post_init__(self) -> None:
         if self.name not in THRESHOLD_SIGNALS:
@@ -185,26 +165,14 @@ class Patience(Policy):
     nothing was heard. Compared in pairs, an exit joins the run when the largest of its distances to all its members is
     at most the threshold; one that does not is put at the end and the oldest member leaves, so the run never gets
     shorter; the first exit is a run of one.
-
-    Arguments
-    ---------
-    name : str
-        A key of `PATIENCE_SIGNALS`: how far two exits are apart.
-    k : int
-        At least 1: the run has one member more.
-    threshold : float or None
-        Largest change that counts as none; 0 is exact equality; None is open.
-    compared : str
-        One of `COMPARED`.
-    emits : str
-        One of `EMITTED`: whose transcript comes out when the run is complete. A run that never is emits the exit where
-        the utterance is stopped otherwise.
     """
 
-    name: str
-    k: int
-    threshold: float | None = None
-    compared: str = COMPARED[0]
+    name: str  # a key of `PATIENCE_SIGNALS`: how far two exits are apart
+    k: int  # at least 1: the run has one member more
+    threshold: float | None = None  # largest change that counts as none; 0 is exact equality; None is open
+    compared: str = COMPARED[0]  # one of `COMPARED`
+    # one of `EMITTED`: whose transcript comes out when the run is complete. A run that never is emits the exit where
+    # the utterance is stopped otherwise
     emits: str = EMITTED[0]
 
     def __post_init__(self) -> None:

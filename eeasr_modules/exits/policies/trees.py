@@ -23,17 +23,10 @@ class Bins:
 
     scikit-learn finds weighted percentiles by sorting a feature again for each of them, which took most of a
     fit; here a feature is sorted once. What it is given are numbers of intervals, of which it makes its own.
-
-    Arguments
-    ---------
-    edges : tuple of np.ndarray of shape (n_edges,)
-        Per feature, rising: interval i ends with edge i, which belongs to it.
-    intervals : np.ndarray of uint8, of shape (n_rows, n_features)
-        From 0.
     """
 
-    edges: tuple[np.ndarray, ...]
-    intervals: np.ndarray
+    edges: tuple[np.ndarray, ...]  # (n_edges,), per feature, rising: interval i ends with edge i, which belongs to it
+    intervals: np.ndarray  # (n_rows, n_features), from 0
 
     @classmethod
     def of(cls, features: np.ndarray, *, weights: np.ndarray | None = None, max_bins: int = 127) -> "Bins":
@@ -76,33 +69,16 @@ def _edges(values: np.ndarray, weights: np.ndarray, *, max_bins: int) -> np.ndar
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """A sum of small regression trees.
+    """A sum of small regression trees."""
 
-    Arguments
-    ---------
-    feature : np.ndarray of int, of shape (n_trees, n_nodes)
-        Which feature a node compares; -1 at leaves (and beyond the tree's last node).
-    threshold : np.ndarray of shape (n_trees, n_nodes)
-        A row goes to the left child where its value is at most this.
-    left, right : np.ndarray of int, of shape (n_trees, n_nodes)
-        Children.
-    value : np.ndarray of shape (n_trees, n_nodes)
-        What a leaf adds.
-    baseline : float
-        What the trees add to.
-
-    Raises
-    ------
-    ValueError
-        When a tree has more than 16 leaves, arrays differ in shape, or children do not make a tree.
-    """
-
+    # int (n_trees, n_nodes), which feature a node compares; -1 at leaves (and beyond the tree's last node)
     feature: np.ndarray
-    threshold: np.ndarray
+    threshold: np.ndarray  # (n_trees, n_nodes), a row goes to the left child where its value is at most this
+    # left, right: int (n_trees, n_nodes), children
     left: np.ndarray
     right: np.ndarray
-    value: np.ndarray
-    baseline: float
+    value: np.ndarray  # (n_trees, n_nodes), what a leaf adds
+    baseline: float  # what the trees add to
 
     def __post_init__(self) -> None:
         shape = self.feature.shape

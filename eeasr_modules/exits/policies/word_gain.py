@@ -25,45 +25,21 @@ from eeasr_modules.exits.words.resources import common_language, word_spelling
 
 @dataclass(frozen=True, eq=False)
 class WordGainModel:
-    """Predictions of what each later exit would gain, from every word of the transcript.
+    """Predictions of what each later exit would gain, from every word of the transcript."""
 
-    Arguments
-    ---------
-    name : str
-        Such as "gain_words".
-    signals : tuple of str
-        Signals of utterances.
-    word_signals : tuple of str
-        Signals of words, of `WORD_SIGNALS`; may be empty.
-    language : str
-        Whose words are looked up.
-    exit_layers : tuple of int
-        Exits, from 1, rising.
-    steps : tuple of int
-        How many exits ahead each of the trees looks (the last exit where there are fewer).
-    trees : tuple of Trees
-        One for each of `steps`.
-    weights : np.ndarray of shape (n_exits, n_exits, n_signals + n_steps)
-        Of each signal and each word gain per second, for exit k (axis 0) and a later exit j (axis 1).
-    intercepts : np.ndarray of shape (n_exits, n_exits)
-        Errors removed per second.
-    model_digest : str or None
-        See `FittedModel`.
-    fitted_on : dict
-        Of `described`.
-    """
-
-    name: str
-    signals: tuple[str, ...]
-    word_signals: tuple[str, ...]
-    language: str
-    exit_layers: tuple[int, ...]
-    steps: tuple[int, ...]
-    trees: tuple[Trees, ...]
+    name: str  # such as "gain_words"
+    signals: tuple[str, ...]  # signals of utterances
+    word_signals: tuple[str, ...]  # signals of words, of `WORD_SIGNALS`; may be empty
+    language: str  # whose words are looked up
+    exit_layers: tuple[int, ...]  # exits, from 1, rising
+    steps: tuple[int, ...]  # how many exits ahead each of the trees looks (the last exit where there are fewer)
+    trees: tuple[Trees, ...]  # one for each of `steps`
+    # (n_exits, n_exits, n_signals + n_steps), of each signal and each word gain per second, for exit k (axis 0) and a
+    # later exit j (axis 1)
     weights: np.ndarray
-    intercepts: np.ndarray
-    model_digest: str | None = None
-    fitted_on: Mapping[str, Any] = field(default_factory=dict)
+    intercepts: np.ndarray  # (n_exits, n_exits), errors removed per second
+    model_digest: str | None = None  # see `FittedModel`
+    fitted_on: Mapping[str, Any] = field(default_factory=dict)  # of `described`
 
     def __post_init__(self) -> None:
         n, n_columns = len(self.exit_layers), len(self.signals) + len(self.steps)
@@ -91,10 +67,8 @@ class WordGainModel:
     ) -> tuple["WordGainModel", list[np.ndarray]]:
         """Fit on dev tables, and score them by parts of the model that never saw the speaker.
 
-        Returns
-        -------
-        tuple of (WordGainModel, list of np.ndarray of shape (n_utterances, n_exits))
-            Scores of each table, 0 in the last column: what a threshold can be chosen by.
+        Returns tuple of (WordGainModel, list of np.ndarray of shape (n_utterances, n_exits)): scores of each table, 0
+        in the last column: what a threshold can be chosen by.
         """
         exit_layers, digest = common_exits(tables)
         shared = tuple(one for one in WORD_SIGNALS if all(one in table.word_lists for table in tables))
@@ -188,17 +162,15 @@ def word_gains(hypotheses: np.ndarray, references: Sequence[str]) -> list[np.nda
     the word that owns the slot. Summed over the words of an utterance this is the difference of its errors, unless
     its transcript is empty.
 
+    Returns list of np.ndarray of shape (n_words, n_exits): for each exit but the last, the words of all utterances one
+    after the other; 0 for exits before it.
+
     Arguments
     ---------
     hypotheses : np.ndarray of str objects, of shape (n_utterances, n_exits)
         Transcripts.
     references : sequence of str, n_utterances long
         What was said.
-
-    Returns
-    -------
-    list of np.ndarray of shape (n_words, n_exits)
-        For each exit but the last, the words of all utterances one after the other; 0 for exits before it.
 
     Example
     -------
@@ -233,24 +205,14 @@ EASY_SHARE = 0.25
 
 @dataclass(frozen=True, eq=False)
 class WordGainFit:
-    """What is fitted.
+    """What is fitted."""
 
-    Arguments
-    ---------
-    steps : tuple of int
-        How many exits ahead each of the trees looks.
-    trees : tuple of Trees
-        One for each of `steps`.
-    weights, intercepts : np.ndarray
-        Of the regression; see `WordGainModel`.
-    scores : list of np.ndarray of shape (n_utterances, n_exits)
-        Of each table, by parts of the model that never saw the speaker; 0 in the last column.
-    """
-
-    steps: tuple[int, ...]
-    trees: tuple[Trees, ...]
+    steps: tuple[int, ...]  # how many exits ahead each of the trees looks
+    trees: tuple[Trees, ...]  # one for each of `steps`
+    # weights, intercepts: of the regression; see `WordGainModel`
     weights: np.ndarray
     intercepts: np.ndarray
+    # (n_utterances, n_exits), of each table, by parts of the model that never saw the speaker; 0 in the last column
     scores: list[np.ndarray]
 
 

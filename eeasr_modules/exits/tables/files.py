@@ -125,23 +125,17 @@ def _array(name: str, column: Any) -> np.ndarray:
 def table_from_columns(columns: Mapping[str, Sequence[Any]], metadata: Mapping[str, Any]) -> ExitTable:
     """An exit table from flat columns, a row per utterance and exit, in any order.
 
+    Returns ExitTable: utterances in the order in which they first occur.
+
+    ValueError when a column is missing, an utterance lacks an exit or has one twice, or a number that belongs to the
+    utterance differs between its exits.
+
     Arguments
     ---------
     columns : mapping of str to sequence, all of the same length
         The table's columns; any further one is a signal, or a word list where its cells are lists or arrays.
     metadata : mapping
         The table's metadata.
-
-    Returns
-    -------
-    ExitTable
-        Utterances in the order in which they first occur.
-
-    Raises
-    ------
-    ValueError
-        When a column is missing, an utterance lacks an exit or has one twice, or a number that belongs to the
-        utterance differs between its exits.
     """
     missing = [name for name in _REQUIRED if name not in columns]
     averaged = set(_AVERAGED) & set(columns)
@@ -253,6 +247,9 @@ def import_transcripts(
 ) -> ExitTable:
     """An exit table from recorded transcripts.
 
+    FileNotFoundError when folder or file are not there; ValueError when the format is unknown, an option belongs to
+    another format, or what is read is not as it should be.
+
     Arguments
     ---------
     path : str or Path
@@ -271,13 +268,6 @@ def import_transcripts(
         For `plain`: see `read_plain`.
     set_name : str or None
         For `plain`: name of the set; None takes the file's.
-
-    Raises
-    ------
-    FileNotFoundError
-        When folder or file are not there.
-    ValueError
-        When the format is unknown, an option belongs to another format, or what is read is not as it should be.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
@@ -297,11 +287,8 @@ def read_exit_traces(
 ) -> ExitTable:
     """An exit table from a folder in the format of the public exit traces; see the module's text.
 
-    Returns
-    -------
-    ExitTable
-        With signals `entropy` (nats per frame) and `nbest_posterior` (of the best of an N-best list; about
-        another decode than the transcripts) where their files are there, and the text signals.
+    Returns ExitTable: with signals `entropy` (nats per frame) and `nbest_posterior` (of the best of an N-best list;
+    about another decode than the transcripts) where their files are there, and the text signals.
     """
     folder = Path(folder)
     if split not in SPLITS:

@@ -18,6 +18,8 @@ from eeasr_modules.exits.tables.table import ExitTable
 def speaker_folds(table: ExitTable, n_folds: int = 10, *, seed: int = 0) -> np.ndarray:
     """The fold of each utterance; no speaker is in two; shape (n_utterances,), from 0.
 
+    ValueError when there are not two utterances to keep apart.
+
     Arguments
     ---------
     table : ExitTable
@@ -27,11 +29,6 @@ def speaker_folds(table: ExitTable, n_folds: int = 10, *, seed: int = 0) -> np.n
         are dealt out.
     seed : int
         Another seed gives other folds.
-
-    Raises
-    ------
-    ValueError
-        When there are not two utterances to keep apart.
     """
     if n_folds < 2:
         raise ValueError(f"folds of speakers must be at least 2, got {n_folds}")
@@ -52,6 +49,8 @@ def join_tables(
 ) -> ExitTable:
     """One table of the utterances of several.
 
+    ValueError when the tables differ in exits or signals, or do not hold the utterances of `order`, each once.
+
     Arguments
     ---------
     tables : sequence of ExitTable
@@ -60,11 +59,6 @@ def join_tables(
         All utterances, in the order of the new table.
     metadata : mapping or None
         Of the new table; None takes the first one's.
-
-    Raises
-    ------
-    ValueError
-        When the tables differ in exits or signals, or do not hold the utterances of `order`, each once.
 
     Example
     -------

@@ -44,6 +44,8 @@ def read_lines(path: str | Path) -> list[str]:
 def read_rows(path: Path, *, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a TSV with a header or of JSON lines, each with its place.
 
+    ValueError when a line has other columns than it should, or is no JSON object; the place is named.
+
     Arguments
     ---------
     path : Path
@@ -55,11 +57,6 @@ def read_rows(path: Path, *, needed: Sequence[str]) -> Iterator[tuple[str, dict[
     ------
     tuple of (str, dict)
         Such as ("line 7 of x.tsv", {"id": ...}). Values of a TSV are text.
-
-    Raises
-    ------
-    ValueError
-        When a line has other columns than it should, or is no JSON object; the place is named.
     """
     lines = [(f"line {i} of {path}", line.rstrip("\r")) for i, line in enumerate(read_lines(path), 1) if line.strip()]
     as_json = {".json", ".jsonl"} & set(path.suffixes)
@@ -176,6 +173,12 @@ def read_plain(
 ) -> ExitTable:
     """An exit table from a plain file of transcripts.
 
+    Returns ExitTable: durations that are not given are approximated from the reference's length, and the metadata says
+    so.
+
+    FileNotFoundError when a file is not there; ValueError when a line cannot be read (file and line are named), or
+    utterances are incomplete.
+
     Arguments
     ---------
     path : str or Path
@@ -189,18 +192,6 @@ def read_plain(
         A key of `NORMALISERS`, applied to references and transcripts alike.
     set_name : str or None
         Name of the set; None takes the file's.
-
-    Returns
-    -------
-    ExitTable
-        Durations that are not given are approximated from the reference's length, and the metadata says so.
-
-    Raises
-    ------
-    FileNotFoundError
-        When a file is not there.
-    ValueError
-        When a line cannot be read (file and line are named), or utterances are incomplete.
     """
     path = Path(path)
     if normaliser not in NORMALISERS:

@@ -44,73 +44,44 @@ CHARS_PER_S = 15.5
 
 @dataclass(frozen=True, eq=False)
 class ExitTable:
-    """Transcripts, edit counts, signals and costs of every utterance at every exit. Checked on construction.
+    """Transcripts, edit counts, signals and costs of every utterance at every exit. Checked on construction."""
 
-    Arguments
-    ---------
-    utt_ids : np.ndarray of shape (n_utterances,)
-        Unique names.
-    speakers : np.ndarray of shape (n_utterances,)
-        Who speaks; "" where unknown.
-    exit_layers : np.ndarray of shape (n_exits,)
-        Encoder layers run at each exit, from 1, rising.
-    hypotheses : np.ndarray of shape (n_utterances, n_exits)
-        Transcripts.
-    n_ref_words, n_ref_chars : np.ndarray of shape (n_utterances,)
-        Words and characters of the reference.
-    n_sub, n_del, n_ins, n_char_errors : np.ndarray of shape (n_utterances, n_exits)
-        Word edits by kind, and character edits.
-    duration_s : np.ndarray of shape (n_utterances,)
-        Seconds of audio, above 0.
-    n_frames : np.ndarray of shape (n_utterances,)
-        Encoder frames, without padding.
-    cost_layers : np.ndarray of shape (n_utterances, n_exits)
-        exit_layer * duration_s.
-    cost_macs, head_macs : np.ndarray of shape (n_utterances, n_exits), or None
-        MACs of front end and layers up to the exit, and of reading that exit's head once; None where unknown.
-    decoder_macs : np.ndarray of shape (n_utterances, n_exits), or None
-        MACs that the attention decoder ran for that exit's transcript; None where transcripts are those of CTC heads.
-    references : np.ndarray of shape (n_utterances,), or None
-        What was said; None in tables that are passed on without it.
-    emitted : np.ndarray of shape (n_utterances, n_exits), or None
-        Transcripts that come out in place of the exits' own (`with_emitted`): the edits are then theirs.
-    signals : dict of str to np.ndarray of shape (n_utterances, n_exits)
-        Finite numbers that a policy may read.
-    word_lists : dict of str to np.ndarray of shape (n_utterances, n_exits)
-        Of objects, each a float32 array as long as that transcript's words: signals of single words. May be empty.
-    averaged : dict of str to np.ndarray of shape (n_utterances, n_exits), or None
-        `hypotheses, n_sub, n_del, n_ins, n_char_errors` of the mean posterior of the last exits up to each one
-        (`average_exits` of the metadata says how many), collected while posteriors lived; see `averaged_output`.
-    metadata : dict
-        Values that JSON can hold: set_name, set_label, model_digest, seed, n_layers and so on.
-
-    Raises
-    ------
-    ValueError
-        When a shape, a number, a name or a label is not as said here.
-    """
-
-    utt_ids: np.ndarray
-    speakers: np.ndarray
-    exit_layers: np.ndarray
-    hypotheses: np.ndarray
+    utt_ids: np.ndarray  # (n_utterances,), unique names
+    speakers: np.ndarray  # (n_utterances,), who speaks; "" where unknown
+    exit_layers: np.ndarray  # (n_exits,), encoder layers run at each exit, from 1, rising
+    hypotheses: np.ndarray  # (n_utterances, n_exits), transcripts
+    # n_ref_words, n_ref_chars: (n_utterances,), words and characters of the reference
     n_ref_words: np.ndarray
+    # n_sub, n_del, n_ins, n_char_errors: (n_utterances, n_exits), word edits by kind, and character edits
     n_sub: np.ndarray
     n_del: np.ndarray
     n_ins: np.ndarray
     n_ref_chars: np.ndarray
     n_char_errors: np.ndarray
-    duration_s: np.ndarray
-    n_frames: np.ndarray
-    cost_layers: np.ndarray
+    duration_s: np.ndarray  # (n_utterances,), seconds of audio, above 0
+    n_frames: np.ndarray  # (n_utterances,), encoder frames, without padding
+    cost_layers: np.ndarray  # (n_utterances, n_exits), exit_layer * duration_s
+    # cost_macs, head_macs: (n_utterances, n_exits), MACs of front end and layers up to the exit, and of reading that
+    # exit's head once; None where unknown
     cost_macs: np.ndarray | None = None
     head_macs: np.ndarray | None = None
+    # (n_utterances, n_exits), MACs that the attention decoder ran for that exit's transcript; None where transcripts
+    # are those of CTC heads
     decoder_macs: np.ndarray | None = None
-    references: np.ndarray | None = None
+    references: np.ndarray | None = None  # (n_utterances,), what was said; None in tables that are passed on without it
+    # (n_utterances, n_exits), transcripts that come out in place of the exits' own (`with_emitted`): the edits are then
+    # theirs
     emitted: np.ndarray | None = None
+    # (n_utterances, n_exits), finite numbers that a policy may read
     signals: dict[str, np.ndarray] = field(default_factory=dict)
+    # (n_utterances, n_exits), of objects, each a float32 array as long as that transcript's words: signals of single
+    # words. May be empty
     word_lists: dict[str, np.ndarray] = field(default_factory=dict)
+    # (n_utterances, n_exits), `hypotheses, n_sub, n_del, n_ins, n_char_errors` of the mean posterior of the last exits
+    # up to each one (`average_exits` of the metadata says how many), collected while posteriors lived; see
+    # `averaged_output`
     averaged: dict[str, np.ndarray] | None = None
+    # values that JSON can hold: set_name, set_label, model_digest, seed, n_layers and so on
     metadata: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -239,15 +210,10 @@ class ExitTable:
         that of the audio; where the metadata says `duration_is_approximate`, it is guessed from each exit's own
         transcript instead, since the table's own would give the reference's length away.
 
-        Returns
-        -------
-        np.ndarray of shape (n_utterances, n_exits)
-            Of numbers; `hypothesis` holds the transcripts, a word list an array for each.
+        Returns np.ndarray of shape (n_utterances, n_exits): of numbers; `hypothesis` holds the transcripts, a word list
+        an array for each.
 
-        Raises
-        ------
-        KeyError
-            When the table has no such signal; those it has are named.
+        KeyError when the table has no such signal; those it has are named.
         """
         if name in self.signals:
             return self.signals[name]
@@ -370,15 +336,12 @@ class ExitTable:
 
         Policies decide on what the exits say themselves, which stays. Such a table is not written.
 
+        Returns ExitTable: without references no errors are counted anew: they are then nobody's.
+
         Arguments
         ---------
         emitted : np.ndarray of str objects, of shape (n_utterances, n_exits)
             Such as those that `exits.measure.fusion.fuse` gives.
-
-        Returns
-        -------
-        ExitTable
-            Without references no errors are counted anew: they are then nobody's.
 
         Example
         -------

@@ -22,10 +22,7 @@ _LAGGED = re.compile(r"(char_change|word_change)_([2-9]|[1-9][0-9]+)")
 def text_lag(name: str) -> tuple[str, int] | None:
     """What a signal such as `char_change_2` compares: the change since the exit so many before.
 
-    Returns
-    -------
-    tuple of (str, int), or None
-        Signal and lag, from 2; None where the name is none of these.
+    Returns tuple of (str, int), or None: signal and lag, from 2; None where the name is none of these.
 
     Example
     -------
@@ -39,11 +36,8 @@ def text_lag(name: str) -> tuple[str, int] | None:
 def text_signals_at_exit(hypotheses: Sequence[str], previous: Sequence[str] | None) -> dict[str, np.ndarray]:
     """Text signals of one exit, given the transcripts of the exit before; the first compares with empty ones (None).
 
-    Returns
-    -------
-    dict of str to np.ndarray of shape (n_utterances,)
-        `char_change` and `word_change` (edits to the previous transcript over max(1, own length)), `n_chars`,
-        `n_words`; all float64.
+    Returns dict of str to np.ndarray of shape (n_utterances,): `char_change` and `word_change` (edits to the previous
+    transcript over max(1, own length)), `n_chars`, `n_words`; all float64.
 
     Example
     -------
@@ -114,6 +108,14 @@ def lexical_signals(
 ) -> dict[str, np.ndarray]:
     """Lexical signals of one exit.
 
+    Returns dict of str to np.ndarray of shape (n_utterances,): float64. `rare_share`: share of words with a Zipf
+    frequency under 1.5. `rarity`: sum over words of max(0, 3.5 - Zipf), per character. `char_lm`: negative
+    log-probability of the spellings (nats), per character, ends of words included. `degenerate_share`: share of words
+    without a vowel, or of one letter that is no usual word. `unseen_share`: share of words that are not known at all.
+    Higher is worse in all.
+
+    ValueError when a name is unknown.
+
     Arguments
     ---------
     hypotheses : sequence of str, n_utterances long
@@ -122,19 +124,6 @@ def lexical_signals(
         Frequencies and spellings.
     names : sequence of str
         Which; each costs time of its own.
-
-    Returns
-    -------
-    dict of str to np.ndarray of shape (n_utterances,)
-        float64. `rare_share`: share of words with a Zipf frequency under 1.5. `rarity`: sum over words of
-        max(0, 3.5 - Zipf), per character. `char_lm`: negative log-probability of the spellings (nats), per
-        character, ends of words included. `degenerate_share`: share of words without a vowel, or of one letter that
-        is no usual word. `unseen_share`: share of words that are not known at all. Higher is worse in all.
-
-    Raises
-    ------
-    ValueError
-        When a name is unknown.
 
     Example
     -------

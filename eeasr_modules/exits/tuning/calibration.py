@@ -33,40 +33,21 @@ from eeasr_modules.exits.tuning.watches import DriftReference
 
 @dataclass(frozen=True, eq=False)
 class Calibrated:
-    """A policy with nothing open, and how it was chosen.
+    """A policy with nothing open, and how it was chosen."""
 
-    Arguments
-    ---------
-    policy : policy
-        Ready to decide; `static(layer)` where everybody on dev leaves at one exit.
-    open_policy : policy
-        As it was asked for.
-    rule : str
-        Such as "exit_budget 0.75"; "as given" where nothing was open.
-    cost : str
-        What `dev_cost` counts: "cost_layers" or "cost_macs".
-    dev_cost, dev_wer : float
-        Mean cost, and WER in percent, on the calibration data.
-    grid : Curve
-        Every threshold that was tried; with a window, what any budget buys of all windows and thresholds.
-    calibrated_on : dict
-        set_name, manifest_digest, model_digest, n_utterances of the calibration data.
-    drift : DriftReference or None
-        What the calibration data looked like under the policy, for a watch over live speech.
-    promise : dict or None
-        Of a certificate, or of why there is none: "certified", "statement", "assumptions", eps, delta, clip, tail and
-        more, as `exits.tuning.risk` writes it; None where nothing was to be promised.
-    """
-
-    policy: Policy
-    open_policy: Policy
-    rule: str
-    cost: str
+    policy: Policy  # ready to decide; `static(layer)` where everybody on dev leaves at one exit
+    open_policy: Policy  # as it was asked for
+    rule: str  # such as "exit_budget 0.75"; "as given" where nothing was open
+    cost: str  # what `dev_cost` counts: "cost_layers" or "cost_macs"
+    # dev_cost, dev_wer: mean cost, and WER in percent, on the calibration data
     dev_cost: float
     dev_wer: float
-    grid: Curve
-    calibrated_on: dict[str, Any]
+    grid: Curve  # every threshold that was tried; with a window, what any budget buys of all windows and thresholds
+    calibrated_on: dict[str, Any]  # set_name, manifest_digest, model_digest, n_utterances of the calibration data
+    # what the calibration data looked like under the policy, for a watch over live speech
     drift: DriftReference | None = None
+    # of a certificate, or of why there is none: "certified", "statement", "assumptions", eps, delta, clip, tail and
+    # more, as `exits.tuning.risk` writes it; None where nothing was to be promised
     promise: dict[str, Any] | None = None
 
 
@@ -81,6 +62,8 @@ def choose(
     n_thresholds: int = 200,
 ) -> Calibrated:
     """Calibrate a policy on dev.
+
+    ValueError when the budget or WER cannot be met on dev; the sentence says what can.
 
     Arguments
     ---------
@@ -98,11 +81,6 @@ def choose(
         "cost_layers" or "cost_macs".
     n_thresholds : int
         Most thresholds to try, see `thresholds_of`.
-
-    Raises
-    ------
-    ValueError
-        When the budget or WER cannot be met on dev; the sentence says what can.
 
     Example
     -------
@@ -205,10 +183,7 @@ def allowed_cost(budget: float, full: float) -> float:
 def best_within(curve: Curve, limit: float) -> int | None:
     """The rule for a budget, wherever one is kept: lowest WER within it, then lowest cost.
 
-    Returns
-    -------
-    int or None
-        Position in the curve; None where nothing is that cheap.
+    Returns int or None: position in the curve; None where nothing is that cheap.
     """
     cost, wer = np.asarray(curve.cost), np.asarray(curve.wer)
     # sums in another order must not put a policy that costs exactly the budget outside it
@@ -242,33 +217,15 @@ def within_wer(curve: Curve, wer: float, policy: Policy) -> int:
 
 @dataclass(frozen=True, eq=False)
 class CrossFit:
-    """Choices of a cross-fitted policy, for each budget.
+    """Choices of a cross-fitted policy, for each budget."""
 
-    Arguments
-    ---------
-    budgets : tuple of float
-        What was allowed.
-    fold : np.ndarray of shape (n_utterances,)
-        Fold of each utterance, from 0.
-    policies : tuple of tuple of policies
-        For each budget, the policy that decided each fold.
-    exit_index : np.ndarray of shape (n_budgets, n_utterances)
-        Exits at which it was decided, from 0: what is paid for.
-    emitted : np.ndarray of shape (n_budgets, n_utterances)
-        Exits whose transcripts came out, from 0.
-    cost : np.ndarray of shape (n_budgets,)
-        Mean cost of these choices.
-    wer : np.ndarray of shape (n_budgets,)
-        Their pooled WER in percent.
-    """
-
-    budgets: tuple[float, ...]
-    fold: np.ndarray
-    policies: tuple[tuple[Policy, ...], ...]
-    exit_index: np.ndarray
-    emitted: np.ndarray
-    cost: np.ndarray
-    wer: np.ndarray
+    budgets: tuple[float, ...]  # what was allowed
+    fold: np.ndarray  # (n_utterances,), fold of each utterance, from 0
+    policies: tuple[tuple[Policy, ...], ...]  # for each budget, the policy that decided each fold
+    exit_index: np.ndarray  # (n_budgets, n_utterances), exits at which it was decided, from 0: what is paid for
+    emitted: np.ndarray  # (n_budgets, n_utterances), exits whose transcripts came out, from 0
+    cost: np.ndarray  # (n_budgets,), mean cost of these choices
+    wer: np.ndarray  # (n_budgets,), their pooled WER in percent
 
 
 def cross_fit(
@@ -284,6 +241,8 @@ def cross_fit(
     on_fold: Callable[[int, int], None] | None = None,
 ) -> CrossFit:
     """Choices for all utterances of a table, by policies of other speakers.
+
+    ValueError when a budget cannot be met on some folds.
 
     Arguments
     ---------
@@ -305,11 +264,6 @@ def cross_fit(
         Of the folds.
     on_fold : callable or None
         Called with how many folds are done and how many there are, first with 0.
-
-    Raises
-    ------
-    ValueError
-        When a budget cannot be met on some folds.
 
     Example
     -------

@@ -60,21 +60,11 @@ def swept_sums(passed_at: np.ndarray, values: np.ndarray, *, floor: int, ceiling
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Points of a policy, one for each way of filling in what it left open.
+    """Points of a policy, one for each way of filling in what it left open."""
 
-    Arguments
-    ---------
-    policies : sequence of policies
-        Filled in.
-    cost : np.ndarray of shape (n_points,)
-        Mean cost.
-    wer : np.ndarray of shape (n_points,)
-        In percent.
-    """
-
-    policies: Sequence
-    cost: np.ndarray
-    wer: np.ndarray
+    policies: Sequence  # filled in
+    cost: np.ndarray  # (n_points,), mean cost
+    wer: np.ndarray  # (n_points,), in percent
 
     def take(self, index: np.ndarray) -> "Curve":
         """Some of the points, in the order given."""
@@ -90,6 +80,8 @@ class Curve:
 def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) -> np.ndarray:
     """Thresholds worth trying on a table: what the policy's own `thresholds` says.
 
+    Returns np.ndarray of shape (at most n_thresholds + 2,): rising. Empty where nothing but a window is open.
+
     Arguments
     ---------
     policy : policy
@@ -98,11 +90,6 @@ def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) 
         What was recorded.
     n_thresholds : int
         Most to keep, the two ends not counted.
-
-    Returns
-    -------
-    np.ndarray of shape (at most n_thresholds + 2,)
-        Rising. Empty where nothing but a window is open.
     """
     policy, table, _ = scored(policy, table)
     leaf = open_leaf(policy)
@@ -122,10 +109,7 @@ def policy_curve(
     choice made on dev and reported on test is `calibration.choose`. What has to be fitted is fitted on the table;
     the points are then those of cross-fitted scores (`fitting.scored`), the policies carry the model of all.
 
-    Returns
-    -------
-    Curve
-        By rising threshold; every window (wider ones first) within every threshold.
+    Returns Curve: by rising threshold; every window (wider ones first) within every threshold.
     """
     check_against(policy, table.exit_layers)
     _refuse_inner_windows(policy)
@@ -213,7 +197,8 @@ def _point(policy: Policy, table: ExitTable, decided: np.ndarray, back: np.ndarr
 
 def _next_stop(policy: Policy, table: ExitTable) -> tuple[np.ndarray, np.ndarray]:
     """First exit at or after each exit where the policy would stop who is still there, and how many exits back the
-    transcript of who is stopped at each exit comes from; both (n, exits)."""
+    transcript of who is stopped at each exit comes from; both (n, exits).
+    """
     signals = needed_signals(policy, table)
     state = policy.start(table.n_utterances)
     last = table.n_exits - 1

@@ -58,30 +58,14 @@ Label = Callable[[int], tuple[np.ndarray, int] | None]  # of an utterance: D at 
 
 @dataclass(frozen=True)
 class LabelTarget:
-    """What is to be promised, and what may be asked for it.
+    """What is to be promised, and what may be asked for it."""
 
-    Arguments
-    ---------
-    eps : float
-        WER points above the last exit, above 0.
-    delta : float
-        Probability of promising what is not so, between 0 and 1.
-    budget : int
-        Most utterances to label.
-    per_round : int
-        Labels asked for at once; fewer choose better.
-    seed : int
-        Of the draws; fixed before a label is seen, as trying several voids the promise.
-    way : str
-        "active", or "random": every recording as probable as any other, to compare with.
-    """
-
-    eps: float
-    delta: float = 0.1
-    budget: int = 50
-    per_round: int = 10
-    seed: int = 0
-    way: str = "active"
+    eps: float  # WER points above the last exit, above 0
+    delta: float = 0.1  # probability of promising what is not so, between 0 and 1
+    budget: int = 50  # most utterances to label
+    per_round: int = 10  # labels asked for at once; fewer choose better
+    seed: int = 0  # of the draws; fixed before a label is seen, as trying several voids the promise
+    way: str = "active"  # "active", or "random": every recording as probable as any other, to compare with
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eps) and self.eps > 0) or not 0 < self.delta < 1:
@@ -94,21 +78,11 @@ class LabelTarget:
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Who was drawn, and how many thresholds hold by the labels so far.
+    """Who was drawn, and how many thresholds hold by the labels so far."""
 
-    Arguments
-    ---------
-    order : list of int
-        Utterances, as they were drawn; the last round's may lack labels.
-    n_labelled : int
-        Of these, from the first.
-    n_certified : int
-        Thresholds, from the first.
-    """
-
-    order: list[int]
-    n_labelled: int
-    n_certified: int
+    order: list[int]  # utterances, as they were drawn; the last round's may lack labels
+    n_labelled: int  # of these, from the first
+    n_certified: int  # thresholds, from the first
 
 
 def draw_and_bet(changed: np.ndarray, words: np.ndarray, target: LabelTarget, label: Label) -> Draws:
@@ -218,6 +192,8 @@ class _Bets:
 def candidates(table: ExitTable, open_policy: Policy, *, eps: float) -> Curve:
     """Policies in the order of the tests, chosen by cost and changed words alone.
 
+    Returns Curve: from few words changed to many; its `wer` are changed words per 100 of the last exit's.
+
     Arguments
     ---------
     table : ExitTable
@@ -227,11 +203,6 @@ def candidates(table: ExitTable, open_policy: Policy, *, eps: float) -> Curve:
         100 change.
     eps : float
         WER points.
-
-    Returns
-    -------
-    Curve
-        From few words changed to many; its `wer` are changed words per 100 of the last exit's.
     """
     curve = policy_curve(open_policy, against_last(table), n_thresholds=100)
     if isinstance(open_policy, Between) and open_policy.has_open_window:
@@ -250,49 +221,23 @@ def candidates(table: ExitTable, open_policy: Policy, *, eps: float) -> Curve:
 
 @dataclass(frozen=True, eq=False)
 class FewLabels:
-    """Where a set of recordings stands: whom to label next, or the certificate, or why there is none.
+    """Where a set of recordings stands: whom to label next, or the certificate, or why there is none."""
 
-    Arguments
-    ---------
-    policy : policy
-        The loosest that holds by the labels so far; the last exit where none does.
-    open_policy : policy
-        As it was asked for.
-    target : LabelTarget
-        What is promised.
-    certified : bool
-        Whether some threshold holds.
-    is_final : bool
-        Whether nothing more is to be labelled.
-    statement : str
-        What is promised, or why nothing can be.
-    order : tuple of str
-        Ids of all drawn, in their order.
-    to_label : tuple of str
-        Those that lack a label.
-    saved, changed : float
-        Of the policy on these recordings: share of the last exit's cost, and words changed per 100 of its transcripts.
-    grid : Curve
-        Of `candidates`.
-    cost : float
-        Mean cost of the policy.
-    calibrated_on : dict
-        set_name, manifest_digest, model_digest, n_utterances.
-    """
-
-    policy: Policy
-    open_policy: Policy
-    target: LabelTarget
-    certified: bool
-    is_final: bool
-    statement: str
-    order: tuple[str, ...]
-    to_label: tuple[str, ...]
+    policy: Policy  # the loosest that holds by the labels so far; the last exit where none does
+    open_policy: Policy  # as it was asked for
+    target: LabelTarget  # what is promised
+    certified: bool  # whether some threshold holds
+    is_final: bool  # whether nothing more is to be labelled
+    statement: str  # what is promised, or why nothing can be
+    order: tuple[str, ...]  # ids of all drawn, in their order
+    to_label: tuple[str, ...]  # those that lack a label
+    # saved, changed: of the policy on these recordings: share of the last exit's cost, and words changed per 100 of its
+    # transcripts
     saved: float
     changed: float
-    grid: Curve
-    cost: float
-    calibrated_on: dict[str, Any]
+    grid: Curve  # of `candidates`
+    cost: float  # mean cost of the policy
+    calibrated_on: dict[str, Any]  # set_name, manifest_digest, model_digest, n_utterances
 
     def calibrated(self) -> Calibrated:
         """As `policy.json` keeps it; `dev_wer` is of changed words."""
@@ -324,6 +269,8 @@ def few_labels(
     All is worked out afresh from the labels, so that a call with more of them goes on where the one before stood: same
     table, policy, target and versions draw the same utterances. Labels of anybody who was not drawn are not looked at.
 
+    ValueError when nothing is open.
+
     Arguments
     ---------
     table : ExitTable
@@ -337,11 +284,6 @@ def few_labels(
     source_table : ExitTable or None
         Other speech, labelled, on which a policy such as `gain` is fitted; None fits it to these recordings' own last
         transcripts.
-
-    Raises
-    ------
-    ValueError
-        When nothing is open.
     """
     if not open_policy.is_open:
         raise ValueError(f"labels choose a threshold, but {open_policy} has one: leave its last number out")
@@ -402,15 +344,12 @@ NOTHING_SAID = "-"
 def read_labels(path: str | Path) -> dict[str, str]:
     """References by utterance id; rows without one are left out.
 
+    ValueError when a row has no tab, or an id comes twice.
+
     Arguments
     ---------
     path : str or Path
         Rows id, tab, reference; a lone "-" for a recording in which nothing is said. A file that is not there has none.
-
-    Raises
-    ------
-    ValueError
-        When a row has no tab, or an id comes twice.
     """
     found: dict[str, str] = {}
     path = Path(path)

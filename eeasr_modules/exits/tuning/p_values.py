@@ -27,6 +27,8 @@ def p_values(
 ) -> np.ndarray:
     """P-values by the name of the method.
 
+    ValueError when the method is unknown, or losses or limit are out of range.
+
     Arguments
     ---------
     losses : np.ndarray of shape (n_blocks,) or (n_blocks, n_policies)
@@ -39,11 +41,6 @@ def p_values(
         For "exact" only, which needs them where losses are not 0 or 1.
     prior : tuple of (np.ndarray, np.ndarray), each of shape () or (n_policies,), or None
         For "betting" only: mean and variance of the losses on other data.
-
-    Raises
-    ------
-    ValueError
-        When the method is unknown, or losses or limit are out of range.
 
     Example
     -------
@@ -81,6 +78,8 @@ def exact_p_values(losses: np.ndarray, limit: float, *, uniforms: np.ndarray | N
     A loss between 0 and 1 is first turned into 1 with its own probability, which keeps the mean, and so the
     validity, but adds chance: the decision then depends on `uniforms`.
 
+    ValueError when some loss is neither 0 nor 1 and there are no uniforms.
+
     Arguments
     ---------
     losses : np.ndarray of shape (n_blocks,) or (n_blocks, n_policies)
@@ -90,11 +89,6 @@ def exact_p_values(losses: np.ndarray, limit: float, *, uniforms: np.ndarray | N
     uniforms : np.ndarray of shape (n_blocks,) or as losses, or None
         Uniform on 0 to 1 and independent of the losses; one per block is shared by all policies. None allows
         losses of 0 and 1 only.
-
-    Raises
-    ------
-    ValueError
-        When some loss is neither 0 nor 1 and there are no uniforms.
     """
     from scipy.stats import binom
 

@@ -35,17 +35,11 @@ COSTS = ("cost_layers", "cost_macs")
 
 @dataclass(frozen=True, eq=False)
 class Decisions:
-    """Where utterances stopped, and what they said.
+    """Where utterances stopped, and what they said."""
 
-    Arguments
-    ---------
-    decided : np.ndarray of shape (n_utterances,)
-        Exit at which each stopped, from 0: what is paid for.
-    emitted : np.ndarray of shape (n_utterances,)
-        Exit whose transcript came out, from 0; nowhere after `decided`, and the same without an output rule.
-    """
-
-    decided: np.ndarray
+    decided: np.ndarray  # (n_utterances,), exit at which each stopped, from 0: what is paid for
+    # (n_utterances,), exit whose transcript came out, from 0; nowhere after `decided`, and the same without an output
+    # rule
     emitted: np.ndarray
 
 
@@ -71,16 +65,17 @@ def decide(policy: Policy, table: ExitTable) -> Decisions:
 def replay(policy: Policy, table: ExitTable) -> np.ndarray:
     """The exit at which each utterance stops: `decided` of `decide`, which arguments and errors are as of.
 
-    Returns
-    -------
-    np.ndarray of shape (n_utterances,)
-        `exit_index`, from 0.
+    Returns np.ndarray of shape (n_utterances,): `exit_index`, from 0.
     """
     return decide(policy, table).decided
 
 
 def exit_costs(table: ExitTable, cost: str = "cost_layers") -> np.ndarray:
     """Cost of going straight to each exit and emitting its transcript: what static exits and oracles pay.
+
+    Returns np.ndarray of shape (n_utterances, n_exits).
+
+    ValueError when the cost is unknown, or the table does not know its MACs.
 
     Arguments
     ---------
@@ -89,15 +84,6 @@ def exit_costs(table: ExitTable, cost: str = "cost_layers") -> np.ndarray:
     cost : str
         "cost_layers" (layers * seconds), or "cost_macs" (front end, layers, the one head, and the attention decoder
         where transcripts are its own).
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances, n_exits)
-
-    Raises
-    ------
-    ValueError
-        When the cost is unknown, or the table does not know its MACs.
     """
     if cost not in COSTS:
         raise ValueError(f"cost must be one of {', '.join(COSTS)}, got {cost!r}")
@@ -116,10 +102,7 @@ def policy_costs(policy: Policy, table: ExitTable, *, cost: str = "cost_layers")
     A policy that reads signals of the attention decoder runs it at every exit that it reads; any other policy has it
     run at the exit that is taken.
 
-    Returns
-    -------
-    np.ndarray of shape (n_utterances, n_exits)
-        Nowhere below `exit_costs`.
+    Returns np.ndarray of shape (n_utterances, n_exits): nowhere below `exit_costs`.
     """
     costs = exit_costs(table, cost)
     if cost == "cost_layers":
@@ -133,10 +116,7 @@ def policy_costs(policy: Policy, table: ExitTable, *, cost: str = "cost_layers")
 def mean_cost(costs: np.ndarray, weights: np.ndarray) -> float:
     """Summed cost over summed weights (seconds of audio), both of shape (n_utterances,).
 
-    Returns
-    -------
-    float
-        In layers for `cost_layers`.
+    Returns float: in layers for `cost_layers`.
     """
     return float(np.sum(costs) / np.sum(weights))
 
@@ -144,10 +124,7 @@ def mean_cost(costs: np.ndarray, weights: np.ndarray) -> float:
 def choice_point(policy: Policy, table: ExitTable, *, cost: str = "cost_layers") -> tuple[float, float]:
     """Mean cost of a policy on a table, of the exits where it decided, and WER, of those that it emitted.
 
-    Returns
-    -------
-    tuple of float
-        (mean cost, WER in percent)
+    Returns tuple of float: (mean cost, WER in percent).
     """
     rows, chosen = np.arange(table.n_utterances), decide(policy, table)
     paid = mean_cost(policy_costs(policy, table, cost=cost)[rows, chosen.decided], table.duration_s)
@@ -157,9 +134,7 @@ def choice_point(policy: Policy, table: ExitTable, *, cost: str = "cost_layers")
 def needed_signals(policy: Policy, table: ExitTable) -> dict[str, np.ndarray]:
     """The signals that a policy reads, once it is known that it can decide on this table.
 
-    Returns
-    -------
-    dict of str to np.ndarray of shape (n_utterances, n_exits)
+    Returns dict of str to np.ndarray of shape (n_utterances, n_exits).
     """
     check_against(policy, table.exit_layers)
     if policy.is_open:
@@ -197,18 +172,10 @@ _FITS: "weakref.WeakKeyDictionary[ExitTable, dict]" = weakref.WeakKeyDictionary(
 
 @dataclass(frozen=True, eq=False)
 class RecordedScores:
-    """Scores that were worked out before and lie in a table, in the place of the model that gave them.
+    """Scores that were worked out before and lie in a table, in the place of the model that gave them."""
 
-    Arguments
-    ---------
-    name : str
-        A key of `KINDS`.
-    exit_layers : tuple of int
-        Exits.
-    """
-
-    name: str
-    exit_layers: tuple[int, ...]
+    name: str  # a key of `KINDS`
+    exit_layers: tuple[int, ...]  # exits
     model_digest = None
     fitted_on = MappingProxyType({})
 
@@ -239,10 +206,7 @@ def fit_model(name: str, tables: Sequence[ExitTable]) -> FittedModel:
 def scores_of(model: FittedModel, table: ExitTable) -> np.ndarray:
     """A model's score of every utterance at every exit but the last.
 
-    Returns
-    -------
-    np.ndarray of shape (n_utterances, n_exits)
-        0 in the last column, which no policy asks for.
+    Returns np.ndarray of shape (n_utterances, n_exits): 0 in the last column, which no policy asks for.
     """
     signals = {name: needed_signal(table, name, policy=model.name) for name in model.needs}
     scores, state = np.zeros((table.n_utterances, table.n_exits)), model.start(table.n_utterances)
@@ -254,10 +218,7 @@ def scores_of(model: FittedModel, table: ExitTable) -> np.ndarray:
 def cross_fitted(name: str, table: ExitTable, *, n_folds: int = 10) -> tuple[FittedModel, np.ndarray]:
     """A model fitted on a whole table, and scores of each of its speakers by models that never saw them.
 
-    Returns
-    -------
-    tuple of (FittedModel, np.ndarray of shape (n_utterances, n_exits))
-        As `scores_of`.
+    Returns tuple of (FittedModel, np.ndarray of shape (n_utterances, n_exits)): as `scores_of`.
     """
     kept = _FITS.setdefault(table, {})
     if (name, n_folds) not in kept:
@@ -300,10 +261,8 @@ def scored(policy: Policy, table: ExitTable, *, n_folds: int = 10) -> tuple[Poli
 
     Models that a policy lacks are fitted on the table, and their scores there are cross-fitted.
 
-    Returns
-    -------
-    tuple of (policy, ExitTable, dict of str to FittedModel)
-        To be calibrated with, and the models for `with_models` afterwards; as given where nothing is fitted.
+    Returns tuple of (policy, ExitTable, dict of str to FittedModel): to be calibrated with, and the models for
+    `with_models` afterwards; as given where nothing is fitted.
     """
     leaves = {leaf.name: leaf for leaf in policy_leaves(policy) if isinstance(leaf, Fitted)}
     if not leaves:

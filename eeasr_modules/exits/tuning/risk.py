@@ -84,80 +84,44 @@ OF_EMITTED = "; what counts are the fused words that come out, against the last 
 
 @dataclass(frozen=True, eq=False)
 class RiskControlled:
-    """A policy with its certificate, or why there is none.
+    """A policy with its certificate, or why there is none."""
 
-    Arguments
-    ---------
-    policy : policy
-        Ready to decide; the last exit, `static(n)`, where nothing was certified.
-    open_policy : policy
-        As it was asked for.
-    target : RiskTarget
-        What was to be promised.
-    certified : bool
-        Whether some threshold was.
-    reason : str
-        What is promised, or why nothing can be.
-    assumptions : tuple of str
-        What the promise rests on.
-    n_blocks : int
-        Speakers or utterances of the calibration data.
-    block_words, clip : float
-        The scale S, in words, and the clip used, in WER points.
-    tail : float
-        Share of the blocks that is ruled out to lose more than the clip, 0 to 1.
-    n_above : int
-        Calibration blocks that lose more than the clip under the policy.
-    bound_on_all : float
-        WER points over all blocks that follow, if none loses more than 100.
-    smallest_eps : float
-        Smallest eps that these blocks can certify for a policy without any excess, in WER points; nan where
-        none can.
-    p_value, tail_p_value : float
-        Of the policy, for the mean and for the tail, each to be at most delta / 2; where nothing was certified, of
-        the first threshold tested.
-    dev_excess, dev_wer, dev_cost, dev_saved : float
-        On the calibration data: WER points above the reference (not clipped), WER in percent, mean cost, and
-        the share of the last exit's cost that is saved.
-    cost : str
-        What cost counts.
-    n_tested, n_certified : int
-        Thresholds.
-    calibrated_on : dict
-        set_name, manifest_digest, model_digest, n_utterances of the calibration data, and the set name of
-        the source, where there was one.
-    grid : Curve
-        Every threshold of the sequence, costliest first.
-    exits : tuple of dict
-        Where every exit has its own promise, one for each that is used and may err: exit_layer, share of words that
-        leave there, block_words (S_e), clip, tail, n_above, dev_excess, p_value, tail_p_value. The same fields of the
-        whole are then those of the worst exit.
-    """
-
-    policy: Policy
-    open_policy: Policy
-    target: RiskTarget
-    certified: bool
-    reason: str
-    assumptions: tuple[str, ...]
-    n_blocks: int
+    policy: Policy  # ready to decide; the last exit, `static(n)`, where nothing was certified
+    open_policy: Policy  # as it was asked for
+    target: RiskTarget  # what was to be promised
+    certified: bool  # whether some threshold was
+    reason: str  # what is promised, or why nothing can be
+    assumptions: tuple[str, ...]  # what the promise rests on
+    n_blocks: int  # speakers or utterances of the calibration data
+    # block_words, clip: the scale S, in words, and the clip used, in WER points
     block_words: float
     clip: float
-    tail: float
-    n_above: int
-    bound_on_all: float
+    tail: float  # share of the blocks that is ruled out to lose more than the clip, 0 to 1
+    n_above: int  # calibration blocks that lose more than the clip under the policy
+    bound_on_all: float  # WER points over all blocks that follow, if none loses more than 100
+    # smallest eps that these blocks can certify for a policy without any excess, in WER points; nan where none can
     smallest_eps: float
+    # p_value, tail_p_value: of the policy, for the mean and for the tail, each to be at most delta / 2; where nothing
+    # was certified, of the first threshold tested
     p_value: float
     tail_p_value: float
+    # dev_excess, dev_wer, dev_cost, dev_saved: on the calibration data: WER points above the reference (not clipped),
+    # WER in percent, mean cost, and the share of the last exit's cost that is saved
     dev_excess: float
     dev_wer: float
     dev_cost: float
     dev_saved: float
-    cost: str
+    cost: str  # what cost counts
+    # n_tested, n_certified: thresholds
     n_tested: int
     n_certified: int
+    # set_name, manifest_digest, model_digest, n_utterances of the calibration data, and the set name of the source,
+    # where there was one
     calibrated_on: dict[str, Any]
-    grid: Curve
+    grid: Curve  # every threshold of the sequence, costliest first
+    # where every exit has its own promise, one for each that is used and may err: exit_layer, share of words that leave
+    # there, block_words (S_e), clip, tail, n_above, dev_excess, p_value, tail_p_value. The same fields of the whole are
+    # then those of the worst exit
     exits: tuple[dict[str, Any], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -170,27 +134,16 @@ class RiskControlled:
 
 @dataclass(frozen=True)
 class RiskOutcome:
-    """What a certified policy did on other data.
+    """What a certified policy did on other data."""
 
-    Arguments
-    ---------
-    excess : float
-        WER points above the reference exit, over all blocks; of `changed`, per cent of the last exit's words.
-    excess_outside_tail : float
-        The same over the blocks that lose at most the clip.
-    tail_share : float
-        Share of the blocks that lose more, 0 to 1.
-    violated : bool
-        Whether a part of the promise is not so here: the excess outside the tail above eps, or, where the share is
-        given, too many in the tail. On few blocks chance alone can do it.
-    wer, cost, saved : float
-        WER in percent, mean cost, and the share of the last exit's cost saved.
-    """
-
+    # WER points above the reference exit, over all blocks; of `changed`, per cent of the last exit's words
     excess: float
-    excess_outside_tail: float
-    tail_share: float
+    excess_outside_tail: float  # the same over the blocks that lose at most the clip
+    tail_share: float  # share of the blocks that lose more, 0 to 1
+    # whether a part of the promise is not so here: the excess outside the tail above eps, or, where the share is given,
+    # too many in the tail. On few blocks chance alone can do it
     violated: bool
+    # wer, cost, saved: WER in percent, mean cost, and the share of the last exit's cost saved
     wer: float
     cost: float
     saved: float
@@ -212,6 +165,9 @@ def control_risk(
 ) -> RiskControlled:
     """The cheapest threshold of a policy for which the target can be promised.
 
+    ValueError when the policy has an open window or is not fitted while there is no source, speakers are unknown, or
+    the reference is no exit.
+
     Arguments
     ---------
     dev_table : ExitTable
@@ -229,12 +185,6 @@ def control_risk(
         As for `thresholds_of`.
     seed : int
         Of the order in which blocks are bet on, and of exact p-values' rounding.
-
-    Raises
-    ------
-    ValueError
-        When the policy has an open window or is not fitted while there is no source, speakers are unknown, or
-        the reference is no exit.
 
     Example
     -------
@@ -440,6 +390,11 @@ def certify(
     The order in which thresholds are tested must not come from the data they are tested on, nor may a fit: half of the
     speakers make the grid (windows, fitted models) and the other half certify.
 
+    Returns Calibrated: `rule` says what was asked for, and "not certified" with the reason where the last exit had to
+    be taken; `promise` what is promised and what that rests on.
+
+    ValueError if nothing is open, or speakers are unknown.
+
     Arguments
     ---------
     dev_table : ExitTable
@@ -452,17 +407,6 @@ def certify(
         Other speakers that make the grid, so that all of `dev_table` certifies.
     cost : str
         What "cheapest" counts.
-
-    Returns
-    -------
-    Calibrated
-        `rule` says what was asked for, and "not certified" with the reason where the last exit had to be taken;
-        `promise` what is promised and what that rests on.
-
-    Raises
-    ------
-    ValueError
-        If nothing is open, or speakers are unknown.
     """
     if not open_policy.is_open:
         raise ValueError(f"exit_risk chooses a threshold, but {open_policy} has one: leave its last number out")
@@ -490,12 +434,9 @@ def certify(
 def promise_of(found: RiskControlled) -> dict[str, Any]:
     """What `policy.json` keeps of a certificate.
 
-    Returns
-    -------
-    dict
-        "certified", "statement", "assumptions"; eps, delta, loss, reference, blocks, p_value (the method); clip in WER
-        points, block_words, tail and bound_on_all; n_blocks, n_above, dev_excess, smallest_eps of calibration; where
-        every exit has its own promise, "exits" with that of each.
+    Returns dict: "certified", "statement", "assumptions"; eps, delta, loss, reference, blocks, p_value (the method);
+    clip in WER points, block_words, tail and bound_on_all; n_blocks, n_above, dev_excess, smallest_eps of calibration;
+    where every exit has its own promise, "exits" with that of each.
     """
     target, plain = found.target.as_dict(), found.as_dict()
     asked = {name: target[name] for name in ("eps", "delta", "loss", "reference", "blocks", "p_value")}

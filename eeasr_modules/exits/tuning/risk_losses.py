@@ -26,42 +26,23 @@ WORST_POINTS = 100.0  # what no block is assumed to lose more than, where all bl
 
 @dataclass(frozen=True)
 class RiskTarget:
-    """What is to be promised.
+    """What is to be promised."""
 
-    Arguments
-    ---------
-    eps : float
-        Most that the pooled WER may exceed the reference exit's, in WER points, above 0.
-    delta : float
-        Probability with which the promise may fail, between 0 and 1.
-    reference : str or int
-        "last", or the layer of the exit to compare with.
-    blocks : str
-        What is drawn: "speakers" or "utterances".
-    p_value : str
-        One of `P_VALUES`; "betting" saved most on real speech.
-    clip : float or None
-        Largest excess that a block counts with, in WER points of a mean block. None takes 4 eps, or what 2
-        word errors are in a mean block where that is more. With 100 the promise is about all blocks.
-    tail : float or None
-        Share of the blocks that may lose more than the clip, between 0 and 1. None takes 5 %, or the least that
-        so many blocks can rule out.
-    loss : str
-        "excess": errors above the reference exit's, per reference word. "changed": edits to the last exit's
-        transcript, per word of that; no label is read.
-    per_exit : bool
-        Whether every exit that is used is to have the promise of its own (`exits.tuning.risk`).
-    """
-
-    eps: float
-    delta: float = 0.1
-    reference: str | int = "last"
-    blocks: str = "speakers"
-    p_value: str = "betting"
+    eps: float  # most that the pooled WER may exceed the reference exit's, in WER points, above 0
+    delta: float = 0.1  # probability with which the promise may fail, between 0 and 1
+    reference: str | int = "last"  # "last", or the layer of the exit to compare with
+    blocks: str = "speakers"  # what is drawn: "speakers" or "utterances"
+    p_value: str = "betting"  # one of `P_VALUES`; "betting" saved most on real speech
+    # largest excess that a block counts with, in WER points of a mean block. None takes 4 eps, or what 2 word errors
+    # are in a mean block where that is more. With 100 the promise is about all blocks
     clip: float | None = None
+    # share of the blocks that may lose more than the clip, between 0 and 1. None takes 5 %, or the least that so many
+    # blocks can rule out
     tail: float | None = None
+    # "excess": errors above the reference exit's, per reference word. "changed": edits to the last exit's transcript,
+    # per word of that; no label is read
     loss: str = "excess"
-    per_exit: bool = False
+    per_exit: bool = False  # whether every exit that is used is to have the promise of its own (`exits.tuning.risk`)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.eps) and self.eps > 0):
@@ -128,10 +109,7 @@ class RiskTarget:
 def against_last(table: ExitTable) -> ExitTable:
     """The same table with the last exit's transcripts for references: its errors are the words that leaving changes.
 
-    Returns
-    -------
-    ExitTable
-        The last exit has no errors in it, unless other words are emitted there.
+    Returns ExitTable: the last exit has no errors in it, unless other words are emitted there.
 
     Example
     -------
@@ -178,6 +156,8 @@ def block_sums(values: np.ndarray, block: np.ndarray) -> np.ndarray:
 def scaled_losses(excess: np.ndarray, words: np.ndarray, *, eps: float, clip: float, block_words: float) -> np.ndarray:
     """Losses as p-values take them: at most 1, and eps / clip in the mean just where the excess is eps.
 
+    Returns np.ndarray of shape (n_blocks, n_policies): (min(L_b, clip - eps) + eps) / clip of the module's text.
+
     Arguments
     ---------
     excess : np.ndarray of shape (n_blocks, n_policies)
@@ -186,11 +166,6 @@ def scaled_losses(excess: np.ndarray, words: np.ndarray, *, eps: float, clip: fl
         Reference words.
     eps, clip, block_words : float
         In WER points, and the scale S; of clip and scale, each policy may have its own.
-
-    Returns
-    -------
-    np.ndarray of shape (n_blocks, n_policies)
-        (min(L_b, clip - eps) + eps) / clip of the module's text.
 
     Example
     -------
@@ -218,9 +193,7 @@ def loss_moments(
 def first_failure(p_values_in_order: np.ndarray, delta: float) -> int | np.ndarray:
     """How many of a fixed sequence of tests (last axis) are rejected at level delta before the first that is not.
 
-    Returns
-    -------
-    int, or np.ndarray of int, of shape (...)
+    Returns int, or np.ndarray of int, of shape (...).
 
     Example
     -------
@@ -256,6 +229,8 @@ def parse_risk(text: str) -> RiskTarget:
 def target_of(numbers: Sequence[float] | Mapping[str, float], *, said: object = None) -> RiskTarget:
     """The target that `exit_risk: [eps, delta]`, `[eps, delta, clip]` or `{changed: 2, delta: 0.1}` of a YAML asks for.
 
+    ValueError when there are other than two or three, names are others, or they make no sense.
+
     Arguments
     ---------
     numbers : sequence of float, or mapping of str to float
@@ -263,11 +238,6 @@ def target_of(numbers: Sequence[float] | Mapping[str, float], *, said: object = 
         `changed` (per cent of the last exit's words), `delta`, `clip` and `per_exit`, which may be left out.
     said : object
         As it was given, for the error; None takes the numbers.
-
-    Raises
-    ------
-    ValueError
-        When there are other than two or three, names are others, or they make no sense.
     """
     if isinstance(numbers, Mapping):
         return _named_target(dict(numbers), said=numbers if said is None else said)
@@ -303,9 +273,7 @@ def block_p_values(
 ) -> np.ndarray:
     """P-values of losses by the target's method; for all but betting, losses below -eps count as -eps.
 
-    Returns
-    -------
-    np.ndarray of shape (n_policies,)
+    Returns np.ndarray of shape (n_policies,).
     """
     if target.p_value != "betting":
         losses = np.maximum(losses, 0.0)

@@ -25,16 +25,10 @@ _MOST = 10**6  # blocks looked for
 def blocks_needed(target: RiskTarget) -> int:
     """Fewest blocks, all of the same words, with which a policy without any excess error can be certified.
 
-    Returns
-    -------
-    int
-        For the test of the mean, by the target's method; the test of the tail follows what the blocks allow,
-        unless a tail was asked for.
+    Returns int: for the test of the mean, by the target's method; the test of the tail follows what the blocks allow,
+    unless a tail was asked for.
 
-    Raises
-    ------
-    ValueError
-        When there is no clip.
+    ValueError when there is no clip.
 
     Example
     -------
@@ -90,6 +84,8 @@ def smallest_eps(words: np.ndarray, *, target: RiskTarget, block_words: float | 
 
     A policy with fewer errors than its reference may get below it by betting, no other.
 
+    Returns float: in WER points, to 1 %; nan where not even 100 points can be certified.
+
     Arguments
     ---------
     words : np.ndarray of shape (n_blocks,)
@@ -98,11 +94,6 @@ def smallest_eps(words: np.ndarray, *, target: RiskTarget, block_words: float | 
         Its eps is not used, nor is it where the clip follows eps.
     block_words : float or None
         The scale S; None takes the mean.
-
-    Returns
-    -------
-    float
-        In WER points, to 1 %; nan where not even 100 points can be certified.
 
     Example
     -------
@@ -241,10 +232,7 @@ def assumptions(target: RiskTarget, *, clip: float, block_words: float, has_sour
 def certificate_lines(promise: Mapping[str, Any], *, delta: float) -> list[str]:
     """What to print of a certificate: the statement and its assumptions, or what others would need.
 
-    Returns
-    -------
-    list of str
-        Where nothing is certified, the last ones are the table of speakers needed.
+    Returns list of str: where nothing is certified, the last ones are the table of speakers needed.
     """
     if promise["certified"]:
         return [promise["statement"], *(f"assumed: {one}" for one in promise["assumptions"])]

@@ -44,31 +44,17 @@ from eeasr_modules.exits.tuning.risk_terms import what
 
 @dataclass(frozen=True, eq=False)
 class SequenceTests:
-    """What blocks say about a sequence of policies, in the order fixed in advance.
+    """What blocks say about a sequence of policies, in the order fixed in advance."""
 
-    Arguments
-    ---------
-    mean_p, tail_p : np.ndarray of shape (n_policies,)
-        P-values of "the mean clipped loss is above 0" and of "a share of `tail` or more lose more than the clip".
-    excess : np.ndarray of shape (n_policies,)
-        WER points above the reference on these blocks, not clipped.
-    n_above : np.ndarray of shape (n_policies,)
-        Blocks that lose more than the clip.
-    clip : float, or np.ndarray of shape (n_policies,)
-        WER points.
-    tail : float
-        Share of the blocks.
-    n_certified : int
-        Policies before the first that fails: with a p-value above half of delta, or an excess above eps.
-    """
-
+    # mean_p, tail_p: (n_policies,), P-values of "the mean clipped loss is above 0" and of "a share of `tail` or more
+    # lose more than the clip"
     mean_p: np.ndarray
     tail_p: np.ndarray
-    excess: np.ndarray
-    n_above: np.ndarray
-    clip: float
-    tail: float
-    n_certified: int
+    excess: np.ndarray  # (n_policies,), WER points above the reference on these blocks, not clipped
+    n_above: np.ndarray  # (n_policies,), blocks that lose more than the clip
+    clip: float  # (n_policies,), WER points
+    tail: float  # share of the blocks
+    n_certified: int  # policies before the first that fails: with a p-value above half of delta, or an excess above eps
 
 
 def sequence_tests(
@@ -133,9 +119,7 @@ def failing_p(mean_p: np.ndarray, tail_p: np.ndarray, points: np.ndarray, target
 def above_clip(excess: np.ndarray, words: np.ndarray, *, eps: float, clip: float, block_words: float) -> np.ndarray:
     """Blocks in the tail: those whose loss is above clip - eps, for a block of S words an excess above the clip.
 
-    Returns
-    -------
-    np.ndarray of bool, of shape (n_blocks, n_policies)
+    Returns np.ndarray of bool, of shape (n_blocks, n_policies).
     """
     return block_losses(excess, words, eps=eps, block_words=block_words) > (clip - eps) * (1 + 1e-9)
 
@@ -146,17 +130,14 @@ LEAST_SHARE = 0.2  # of the words, at an exit that is to be certified
 def staircase(filled: Sequence[Policy], exit_layers: Sequence[int]) -> list[list[Policy]]:
     """Policies that leave at one of two neighbouring exits, and at one exit, by the stairs from the last exit down.
 
+    Returns list of list of policies: of each stair; within one in the order of `filled`.
+
     Arguments
     ---------
     filled : sequence of policies
         One policy with many thresholds; of a `between` the window bounds the stairs.
     exit_layers : sequence of int
         Rising.
-
-    Returns
-    -------
-    list of list of policies
-        Of each stair; within one in the order of `filled`.
 
     Example
     -------
@@ -176,18 +157,13 @@ def staircase(filled: Sequence[Policy], exit_layers: Sequence[int]) -> list[list
 
 @dataclass(frozen=True, eq=False)
 class ExitSums:
-    """What blocks lose at each exit under each policy.
+    """What blocks lose at each exit under each policy."""
 
-    Arguments
-    ---------
-    excess, words : np.ndarray of shape (n_blocks, n_policies, n_exits)
-        Errors above the reference's and reference words of those who leave there.
-    used : np.ndarray of bool, of shape (n_policies, n_exits)
-        Exits that may be left at and say anything else than the reference exit.
-    """
-
+    # excess, words: (n_blocks, n_policies, n_exits), errors above the reference's and reference words of those who
+    # leave there
     excess: np.ndarray
     words: np.ndarray
+    # bool (n_policies, n_exits), exits that may be left at and say anything else than the reference exit
     used: np.ndarray
 
     @property
@@ -230,10 +206,7 @@ def _open_exits(policy: Policy, exit_layers: np.ndarray) -> np.ndarray:
 def certifiable(sums: ExitSums, target: RiskTarget) -> np.ndarray:
     """Policies all of whose exits have their share of the words and would be certified without any error more there.
 
-    Returns
-    -------
-    np.ndarray of bool, of shape (n_policies,)
-        No error is looked at.
+    Returns np.ndarray of bool, of shape (n_policies,): no error is looked at.
     """
     words = sums.words.sum(axis=0)
     share = np.where(sums.used, words / np.maximum(words.sum(axis=1, keepdims=True), 1), 1.0)
@@ -253,6 +226,9 @@ def per_exit_tests(
 ) -> tuple[SequenceTests, SequenceTests]:
     """Test a sequence of policies, each at every exit that it uses.
 
+    Returns tuple of SequenceTests: of policies, each by its worst exit; and of exits, their arrays (n_policies,
+    n_exits), `n_certified` as it is of policies.
+
     Arguments
     ---------
     sums : ExitSums
@@ -263,12 +239,6 @@ def per_exit_tests(
         The scales S_e; None takes these blocks'.
     prior : tuple of two np.ndarray of shape (n_policies, n_exits), or None
         As for `betting_p_values`.
-
-    Returns
-    -------
-    tuple of SequenceTests
-        Of policies, each by its worst exit; and of exits, their arrays (n_policies, n_exits), `n_certified` as it is
-        of policies.
     """
     scale = sums.block_words if block_words is None else block_words
     given = {} if prior is None else {"prior": tuple(part.ravel() for part in prior)}
@@ -306,6 +276,9 @@ def exit_by_exit(
 ) -> tuple[Curve, SequenceTests, tuple[dict[str, Any], ...]]:
     """The policies that can be certified, their tests, and what is promised of each exit of the one certified.
 
+    Returns tuple of (Curve, SequenceTests, tuple of dict): as for `RiskControlled`; no exits where nothing is
+    certified.
+
     Arguments
     ---------
     grid : Curve
@@ -316,11 +289,6 @@ def exit_by_exit(
         Other data, which scales and first bets are then of.
     target, rng : RiskTarget, np.random.Generator
         As for `sequence_tests`.
-
-    Returns
-    -------
-    tuple of (Curve, SequenceTests, tuple of dict)
-        As for `RiskControlled`; no exits where nothing is certified.
     """
     sums = exit_sums(table, grid.policies, target)
     kept = np.flatnonzero(certifiable(sums, target))

@@ -57,22 +57,17 @@ N_BETS = 9
 
 @dataclass(frozen=True)
 class DriftReference:
-    """What a watch compares live utterances with; it is kept beside a calibrated policy.
+    """What a watch compares live utterances with; it is kept beside a calibrated policy."""
 
-    Arguments
-    ---------
-    signal : str
-        Read at the exit taken.
-    scores : tuple of float
-        Of the calibration data under that policy, as `drift_scores` gives them, rounded to 6 digits.
-    """
-
-    signal: str
+    signal: str  # read at the exit taken
+    # of the calibration data under that policy, as `drift_scores` gives them, rounded to 6 digits
     scores: tuple[float, ...]
 
 
 def drift_score(exit_index: ArrayLike, signal: ArrayLike) -> np.ndarray:
     """`exit_index` + 1/2 + arctan(signal) / pi: later exits higher, and within an exit higher signals.
+
+    ValueError when a signal is not finite.
 
     Arguments
     ---------
@@ -80,11 +75,6 @@ def drift_score(exit_index: ArrayLike, signal: ArrayLike) -> np.ndarray:
         From 0.
     signal : float or array of the same shape
         Finite, of any range. It is squeezed into (0, 1) by an arc tangent; ranks do not see how.
-
-    Raises
-    ------
-    ValueError
-        When a signal is not finite.
 
     Example
     -------
@@ -100,6 +90,10 @@ def drift_score(exit_index: ArrayLike, signal: ArrayLike) -> np.ndarray:
 def drift_scores(table: ExitTable, policy: Policy, *, signal: str = "entropy") -> np.ndarray:
     """What a watch reads of each utterance of a table under a policy.
 
+    Returns np.ndarray of shape (n_utterances,): as `drift_score` gives them.
+
+    KeyError, ValueError when the table has no such signal, it is no finite number, or the policy cannot be replayed.
+
     Arguments
     ---------
     table : ExitTable
@@ -109,16 +103,6 @@ def drift_scores(table: ExitTable, policy: Policy, *, signal: str = "entropy") -
     signal : str
         Read at the exit taken. One that is high where speech is hard, such as entropy, agrees with late exits and is
         found sooner when it changes.
-
-    Returns
-    -------
-    np.ndarray of shape (n_utterances,)
-        As `drift_score` gives them.
-
-    Raises
-    ------
-    KeyError, ValueError
-        When the table has no such signal, it is no finite number, or the policy cannot be replayed.
     """
     values = table.signal(signal)
     if values.dtype.kind not in "fiub":
@@ -137,10 +121,8 @@ def drift_reference(table: ExitTable, policy: Policy, *, signal: str = "blank_ra
 def bet_odds(p: ArrayLike) -> np.ndarray:
     """What every bet pays for a rank p (0 to 1), on the last axis; over uniform p each pays 1 on average.
 
-    Returns
-    -------
-    np.ndarray of shape (..., N_BETS)
-        Above 0, so that no bet is ever ruined: cash, four lines, two on the ends, and two on spread.
+    Returns np.ndarray of shape (..., N_BETS): above 0, so that no bet is ever ruined: cash, four lines, two on the
+    ends, and two on spread.
     """
     p = np.asarray(p, dtype=np.float64)
     middle = p - 0.5
@@ -153,6 +135,8 @@ def bet_odds(p: ArrayLike) -> np.ndarray:
 def bet(shares: np.ndarray, log_wealth: np.ndarray, *, p: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Shares and wealth after one rank, for one stream or for many side by side.
 
+    Returns tuple of np.ndarray, np.ndarray: new shares and log wealth, as they came in.
+
     Arguments
     ---------
     shares : np.ndarray of shape (..., n_rates, N_BETS)
@@ -161,11 +145,6 @@ def bet(shares: np.ndarray, log_wealth: np.ndarray, *, p: ArrayLike) -> tuple[np
         Natural logarithm, 0 at the start.
     p : float or array of shape (...)
         The rank that came.
-
-    Returns
-    -------
-    tuple of np.ndarray, np.ndarray
-        New shares and log wealth, as they came in.
     """
     return dealt(shares, log_wealth, odds=bet_odds(p))
 
@@ -173,17 +152,14 @@ def bet(shares: np.ndarray, log_wealth: np.ndarray, *, p: ArrayLike) -> tuple[np
 def dealt(shares: np.ndarray, log_wealth: np.ndarray, *, odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shares and wealth after a share of each rate's wealth was dealt out anew and every bet has paid.
 
+    Returns tuple of np.ndarray, np.ndarray: new shares and log wealth, as they came in.
+
     Arguments
     ---------
     shares, log_wealth : np.ndarray, np.ndarray
         As for `bet`, with as many bets as there are odds.
     odds : np.ndarray of shape (..., n_bets)
         What each bet multiplies its money by; above 0 and not above 1 on average while nothing is amiss.
-
-    Returns
-    -------
-    tuple of np.ndarray, np.ndarray
-        New shares and log wealth, as they came in.
     """
     jumped = (1 - JUMP_RATES[:, None]) * shares + JUMP_RATES[:, None] / shares.shape[-1]
     won = jumped * odds[..., None, :]  # (..., n_rates, n_bets)
@@ -194,17 +170,14 @@ def dealt(shares: np.ndarray, log_wealth: np.ndarray, *, odds: np.ndarray) -> tu
 class Wealth:
     """The money of bets that are dealt out anew, and the alarm when there is too much of it.
 
+    ValueError when alpha is out of range.
+
     Arguments
     ---------
     alpha : float
         Probability of ever raising a false alarm, above 0 and below 1.
     n_bets : int
         That run side by side.
-
-    Raises
-    ------
-    ValueError
-        When alpha is out of range.
     """
 
     def __init__(self, alpha: float, *, n_bets: int) -> None:
@@ -239,6 +212,9 @@ class Wealth:
 class DriftWatch(Wealth):
     """Watches scores one at a time and raises an alarm when they no longer look like calibration.
 
+    ValueError when there are no calibration scores, one is not finite, there are more than max_scores, or alpha is not
+    between 0 and 1.
+
     Arguments
     ---------
     calibration_scores : array of shape (n_calibration,)
@@ -250,12 +226,6 @@ class DriftWatch(Wealth):
     max_scores : int
         Scores to remember, calibration and live together, 8 bytes each. Once full, wealth stands still: the
         promise holds and no alarm can come any more (`full`).
-
-    Raises
-    ------
-    ValueError
-        When there are no calibration scores, one is not finite, there are more than max_scores, or alpha is not
-        between 0 and 1.
 
     Example
     -------
@@ -288,15 +258,12 @@ class DriftWatch(Wealth):
     def add(self, score: float) -> bool:
         """Rank one live score, bet on it, and say whether there has been an alarm so far; once True, it stays so.
 
+        ValueError when the score is not finite.
+
         Arguments
         ---------
         score : float
             Of the next utterance, made like the calibration scores.
-
-        Raises
-        ------
-        ValueError
-            When the score is not finite.
         """
         score = float(score)
         if not math.isfinite(score):
@@ -322,6 +289,8 @@ WORDS_CAP = 100
 class RiskWatch(Wealth):
     """Watches losses one at a time and raises an alarm when they are above the limit.
 
+    ValueError when a number is out of range.
+
     Arguments
     ---------
     limit : float
@@ -332,11 +301,6 @@ class RiskWatch(Wealth):
         Most errors that one utterance may count as mended; 0 for audits, which mend nothing.
     words_cap : int
         Most words that one utterance counts with.
-
-    Raises
-    ------
-    ValueError
-        When a number is out of range.
 
     Example
     -------
@@ -364,17 +328,14 @@ class RiskWatch(Wealth):
     def add(self, errors: int, words: int) -> bool:
         """Bet on one utterance, and say whether there has been an alarm so far.
 
+        ValueError when words are below 0.
+
         Arguments
         ---------
         errors : int
             That leaving early cost; negative where it mended some.
         words : int
             Of the last exit's transcript, or of the reference where the errors are of labels.
-
-        Raises
-        ------
-        ValueError
-            When words are below 0.
         """
         if words < 0:
             raise ValueError(f"words must be at least 0, got {words}")

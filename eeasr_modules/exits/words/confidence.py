@@ -37,34 +37,14 @@ LEAST_OF_A_KIND = 20  # right words, and wrong ones, at every exit
 
 @dataclass(frozen=True, eq=False)
 class ConfidenceMap:
-    """From confidences to probabilities that words are right.
+    """From confidences to probabilities that words are right."""
 
-    Arguments
-    ---------
-    exit_layers : tuple of int
-        The model's exits.
-    weights : np.ndarray of shape (n_exits, n_features)
-        Of `FEATURES`, per exit.
-    offsets : np.ndarray of shape (n_exits,)
-        Log odds where all features are 0.
-    language : str
-        Of the word lists.
-    model_digest : str
-        Of the model it was fitted for.
-    n_utterances, n_words : int
-        It was fitted on; words of all exits.
-
-    Raises
-    ------
-    ValueError
-        When shapes do not fit.
-    """
-
-    exit_layers: tuple[int, ...]
-    weights: np.ndarray
-    offsets: np.ndarray
-    language: str = "en"
-    model_digest: str = ""
+    exit_layers: tuple[int, ...]  # the model's exits
+    weights: np.ndarray  # (n_exits, n_features), of `FEATURES`, per exit
+    offsets: np.ndarray  # (n_exits,), log odds where all features are 0
+    language: str = "en"  # of the word lists
+    model_digest: str = ""  # of the model it was fitted for
+    # n_utterances, n_words: it was fitted on; words of all exits
     n_utterances: int = 0
     n_words: int = 0
 
@@ -163,6 +143,8 @@ def fit_confidence_map(
 ) -> ConfidenceMap:
     """A map fitted on utterances whose words are known.
 
+    ValueError when an exit has too few right or wrong words to learn from.
+
     Arguments
     ---------
     heard : sequence of shape (n_utterances, n_exits)
@@ -175,11 +157,6 @@ def fit_confidence_map(
         Of the word lists.
     model_digest : str
         Of the model.
-
-    Raises
-    ------
-    ValueError
-        When an exit has too few right or wrong words to learn from.
     """
     from sklearn.linear_model import LogisticRegression
 

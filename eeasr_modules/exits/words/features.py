@@ -50,33 +50,15 @@ FEATURES = (
 
 
 class Passed(NamedTuple):
-    """What an utterance's last exit leaves to the next one.
+    """What an utterance's last exit leaves to the next one."""
 
-    Arguments
-    ---------
-    words : list of str
-        The transcript.
-    spelling : np.ndarray of shape (n_words, len(SPELLING))
-        Of each word.
-    unchanged : np.ndarray of shape (n_words,)
-        Exits in a row, before this one, that had the word in this place.
-    changes : np.ndarray of shape (n_words,)
-        How often the word in this place changed.
-    most_zipf : np.ndarray of shape (n_words,)
-        Frequency of the most frequent word that stood in this place.
-    scalars : np.ndarray of shape (n_scalars,)
-        Signals of the utterance.
-    word_signals : np.ndarray of shape (n_words, n_word_signals)
-        Signals of the words.
-    """
-
-    words: list[str]
-    spelling: np.ndarray
-    unchanged: np.ndarray
-    changes: np.ndarray
-    most_zipf: np.ndarray
-    scalars: np.ndarray
-    word_signals: np.ndarray
+    words: list[str]  # the transcript
+    spelling: np.ndarray  # (n_words, len(SPELLING)), of each word
+    unchanged: np.ndarray  # (n_words,), exits in a row, before this one, that had the word in this place
+    changes: np.ndarray  # (n_words,), how often the word in this place changed
+    most_zipf: np.ndarray  # (n_words,), frequency of the most frequent word that stood in this place
+    scalars: np.ndarray  # (n_scalars,), signals of the utterance
+    word_signals: np.ndarray  # (n_words, n_word_signals), signals of the words
 
 
 def feature_names(scalars: Sequence[str], word_signals: Sequence[str]) -> tuple[str, ...]:
@@ -95,6 +77,8 @@ def word_features(
     spelling: WordSpelling,
 ) -> tuple[np.ndarray, np.ndarray, list[Passed]]:
     """Features of every word of a batch at one exit.
+
+    ValueError when a signal of words does not have a number for each word.
 
     Arguments
     ---------
@@ -119,11 +103,6 @@ def word_features(
         Which utterance a word belongs to.
     passed : list of Passed, n_utterances long
         For the next exit.
-
-    Raises
-    ------
-    ValueError
-        When a signal of words does not have a number for each word.
     """
     n_words = np.array([len(row) for row in words], dtype=np.int64)
     utterance = np.repeat(np.arange(len(words)), n_words)

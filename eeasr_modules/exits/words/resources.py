@@ -58,24 +58,12 @@ class Grams:
 
 @dataclass(frozen=True, eq=False)
 class CharacterNgram:
-    """Probabilities of words from their spelling.
+    """Probabilities of words from their spelling."""
 
-    Arguments
-    ---------
-    order : int
-        Letters of an n-gram, at least 1; `order - 1` of them are context.
-    counts : Grams
-        Weighted counts of n-grams of every length from 1 to `order`.
-    contexts : Grams
-        Of each context ("" too): its weighted count, and how many different letters follow it.
-    n_letters : int
-        Different letters, the word's end included.
-    """
-
-    order: int
-    counts: Grams
-    contexts: Grams
-    n_letters: int
+    order: int  # letters of an n-gram, at least 1; `order - 1` of them are context
+    counts: Grams  # weighted counts of n-grams of every length from 1 to `order`
+    contexts: Grams  # of each context ("" too): its weighted count, and how many different letters follow it
+    n_letters: int  # different letters, the word's end included
 
     @classmethod
     def from_words(cls, weights: Mapping[str, float], *, order: int = 5) -> "CharacterNgram":
@@ -145,20 +133,11 @@ FLATTENING = 0.6
 
 @dataclass(frozen=True, eq=False)
 class WordResources:
-    """Frequencies and spellings; every answer is kept, since transcripts repeat words.
+    """Frequencies and spellings; every answer is kept, since transcripts repeat words."""
 
-    Arguments
-    ---------
-    frequencies : mapping of str to float
-        Share of each known word in running text, words in lower case.
-    source : str
-        Where they come from, such as "wordfreq en".
-    fallback : callable or None
-        Zipf frequency of a word that is not in the mapping and not made of letters alone; None takes 0.
-    """
-
-    frequencies: Mapping[str, float]
-    source: str
+    frequencies: Mapping[str, float]  # share of each known word in running text, words in lower case
+    source: str  # where they come from, such as "wordfreq en"
+    # Zipf frequency of a word that is not in the mapping and not made of letters alone; None takes 0
     fallback: Callable[[str], float] | None = None
     _zipf: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _char_score: dict[str, float] = field(default_factory=dict, init=False, repr=False)
@@ -193,10 +172,7 @@ class WordResources:
     def char_score(self, word: str) -> float:
         """Log-probability of a word's spelling, its end included.
 
-        Returns
-        -------
-        float
-            Nats; over `len(word) + 1` it is the score per character.
+        Returns float: nats; over `len(word) + 1` it is the score per character.
         """
         known = self._char_score.get(word)
         if known is None:
@@ -253,10 +229,7 @@ def _frequency_lists() -> dict[str, Path]:
 def _frequencies(path: Path) -> dict[str, float]:
     """As `wordfreq.get_frequency_dict`; importing its tokenizers takes longer than reading the file.
 
-    Raises
-    ------
-    ValueError
-        If the file is of another format than that of wordfreq 2 and 3.
+    ValueError if the file is of another format than that of wordfreq 2 and 3.
     """
     import msgpack
 
@@ -280,18 +253,10 @@ MAX_KEPT_WORDS = 500_000
 
 @dataclass(frozen=True, eq=False)
 class WordSpelling:
-    """What is known of each word by itself; kept, since transcripts repeat words.
+    """What is known of each word by itself; kept, since transcripts repeat words."""
 
-    Arguments
-    ---------
-    resources : WordResources
-        Frequencies and spellings of the language.
-    known : dict of str to tuple
-        What was looked up so far.
-    """
-
-    resources: WordResources
-    known: dict[str, tuple[float, ...]]
+    resources: WordResources  # frequencies and spellings of the language
+    known: dict[str, tuple[float, ...]]  # what was looked up so far
 
     def rows(self, words: Sequence[str]) -> np.ndarray:
         """The columns `SPELLING` of each word; shape (n_words, len(SPELLING))."""

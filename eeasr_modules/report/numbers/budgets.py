@@ -21,27 +21,13 @@ from eeasr_modules.exits.tables.table import is_derived
 
 @dataclass(frozen=True)
 class Cost:
-    """How a cost is named and shown.
+    """How a cost is named and shown."""
 
-    Arguments
-    ---------
-    name : str
-        As on the command line.
-    title : str
-        For an axis.
-    unit : str
-        For a number.
-    scale : float
-        What sums are divided by before they are shown.
-    digits : int
-        After the point.
-    """
-
-    name: str
-    title: str
-    unit: str
-    scale: float
-    digits: int
+    name: str  # as on the command line
+    title: str  # for an axis
+    unit: str  # for a number
+    scale: float  # what sums are divided by before they are shown
+    digits: int  # after the point
 
 
 COSTS = {
@@ -102,10 +88,8 @@ def priced(table: ExitTable, name: str) -> tuple[ExitTable, str]:
 def every_head(table: ExitTable, name: str) -> np.ndarray:
     """Cost of stopping at each exit where every head on the way is read, as fused words need.
 
-    Returns
-    -------
-    np.ndarray of shape (n_utterances, n_exits)
-        In the unit shown, times seconds of audio; aligning words is not in it.
+    Returns np.ndarray of shape (n_utterances, n_exits): in the unit shown, times seconds of audio; aligning words is
+    not in it.
     """
     with_cost, column = priced(table, name)
     costs = exit_costs(with_cost, column)
@@ -144,21 +128,11 @@ N_HALVES = 2
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """Utterances that one calibration decides.
+    """Utterances that one calibration decides."""
 
-    Arguments
-    ---------
-    rows : np.ndarray of int
-        Which of the evaluated set.
-    table : ExitTable
-        The evaluated set at these rows.
-    calibrating : ExitTable
-        What thresholds are chosen on.
-    """
-
-    rows: np.ndarray
-    table: ExitTable
-    calibrating: ExitTable
+    rows: np.ndarray  # which of the evaluated set
+    table: ExitTable  # the evaluated set at these rows
+    calibrating: ExitTable  # what thresholds are chosen on
 
 
 def lacking_signals(policy: Policy, tables: Sequence[ExitTable]) -> list[str]:
@@ -196,6 +170,8 @@ def grids(
 ) -> dict[str, Curve]:
     """What each policy can do on calibration data: points that no other beats in both cost and WER.
 
+    Returns dict of str to Curve: by the policy's text, each by rising cost (in the unit shown) and falling WER.
+
     Arguments
     ---------
     policies : sequence of policies
@@ -206,11 +182,6 @@ def grids(
         A key of `COSTS`.
     n_inner_folds : int
         Folds of speakers where something has to be fitted.
-
-    Returns
-    -------
-    dict of str to Curve
-        By the policy's text, each by rising cost (in the unit shown) and falling WER.
     """
     with_cost, column = priced(table, cost)
     options = {"cost": column, "n_folds": n_inner_folds}

@@ -34,74 +34,37 @@ SHARES = np.linspace(0.02, 1.0, 50)
 
 @dataclass(frozen=True)
 class Rules:
-    """How every policy of a report is chosen and charged.
+    """How every policy of a report is chosen and charged."""
 
-    Arguments
-    ---------
-    budgets : tuple of float
-        The one that the report stresses first. Up to 1 a share of full cost, above 1 layers.
-    cost : str
-        What budgets count, a key of `COSTS`.
-    costs : tuple of str
-        All costs to be reported; `cost` among them.
-    n_folds : int
-        Of a cross-fit, where there is no dev.
-    """
-
-    budgets: tuple[float, ...]
-    cost: str = "depth"
-    costs: tuple[str, ...] = ("depth",)
-    n_folds: int = N_HALVES
+    budgets: tuple[float, ...]  # the one that the report stresses first. Up to 1 a share of full cost, above 1 layers
+    cost: str = "depth"  # what budgets count, a key of `COSTS`
+    costs: tuple[str, ...] = ("depth",)  # all costs to be reported; `cost` among them
+    n_folds: int = N_HALVES  # of a cross-fit, where there is no dev
 
 
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """What a policy chose for one budget.
+    """What a policy chose for one budget."""
 
-    Arguments
-    ---------
-    budget : float or None
-        As asked for; None for a policy with nothing open.
-    calibrated : tuple of str
-        Texts that decided: one, or one per fold.
-    calibration_point : tuple of float
-        (mean cost in the unit shown, WER in percent) on the calibration data; of a cross-fit the folds' means.
-    exit_index : np.ndarray of shape (n_utterances,)
-        Exits at which it was decided, from 0: what is charged.
-    emitted : np.ndarray of shape (n_utterances,)
-        Exits whose transcripts came out, from 0: what is right or wrong.
-    paid : dict of str to np.ndarray of shape (n_utterances,)
-        By cost, in the unit shown times seconds, every head that was read included.
-    """
-
-    budget: float | None
-    calibrated: tuple[str, ...]
+    budget: float | None  # as asked for; None for a policy with nothing open
+    calibrated: tuple[str, ...]  # texts that decided: one, or one per fold
+    # (mean cost in the unit shown, WER in percent) on the calibration data; of a cross-fit the folds' means
     calibration_point: tuple[float, float]
-    exit_index: np.ndarray
-    emitted: np.ndarray
+    exit_index: np.ndarray  # (n_utterances,), exits at which it was decided, from 0: what is charged
+    emitted: np.ndarray  # (n_utterances,), exits whose transcripts came out, from 0: what is right or wrong
+    # (n_utterances,), by cost, in the unit shown times seconds, every head that was read included
     paid: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """A policy on one set, at each budget and over all costs.
+    """A policy on one set, at each budget and over all costs."""
 
-    Arguments
-    ---------
-    policy : str
-        Text as it was asked for.
-    calibrated_on : str or None
-        Name of the dev set, of the cross-fit, `AS_GIVEN`, or None where the evaluated set calibrated.
-    choices : tuple of Choice
-        For the stressed budget first, then for the others that can be met.
-    curve : tuple of Choice
-        For each of `SHARES`, by rising budget; equal choices once.
-    """
-
-    policy: str
+    policy: str  # text as it was asked for
+    # name of the dev set, of the cross-fit, `AS_GIVEN`, or None where the evaluated set calibrated
     calibrated_on: str | None
-    choices: tuple[Choice, ...]
-    curve: tuple[Choice, ...]
+    choices: tuple[Choice, ...]  # for the stressed budget first, then for the others that can be met
+    curve: tuple[Choice, ...]  # for each of `SHARES`, by rising budget; equal choices once
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,6 +91,9 @@ def evaluate(
 ) -> tuple[dict[str, Outcome], dict[str, str]]:
     """All policies on one set.
 
+    Returns tuple of (dict of str to Outcome, dict of str to str): by the policy's text; and for policies that cannot
+    meet the first budget the reason.
+
     Arguments
     ---------
     policies : sequence of policies
@@ -143,11 +109,6 @@ def evaluate(
     calibrated : mapping of str to policy or str, or None
         Policies (or their texts, where nothing is fitted) already calibrated on dev to the first budget, by the
         text that was asked for.
-
-    Returns
-    -------
-    tuple of (dict of str to Outcome, dict of str to str)
-        By the policy's text; and for policies that cannot meet the first budget the reason.
     """
     halves, calibrated_on = sides(table, dev, n_folds=rules.n_folds)
     outcomes, unmet = {}, {}
@@ -351,10 +312,7 @@ def risk_numbers(
     Windows are not calibrated here: a guarantee is given for one threshold, so `between(entropy)` stands as
     `entropy`. Without dev, one half of the speakers certifies and the other is what is judged.
 
-    Returns
-    -------
-    list of dict
-        Of `sets.<name>.risk`.
+    Returns list of dict: of `sets.<name>.risk`.
     """
     certifying, judged = (dev, table) if dev is not None else _halves(table)
     if certifying is None:

@@ -228,10 +228,7 @@ def fused_numbers(
 ) -> dict[str, Any]:
     """What the chosen policy's words are worth fused, at the exits where it stops.
 
-    Returns
-    -------
-    dict
-        `sets.<name>.fused` of docs/summary-schema.md. Every head on the way is charged.
+    Returns dict: `sets.<name>.fused` of docs/summary-schema.md. Every head on the way is charged.
     """
     draws = {"speakers": table.speakers, "rng": rng, "n_draws": N_DRAWS}
     counts = edit_counts(fuse(table, fusion), table.references)

@@ -72,10 +72,8 @@ def match_single_exits(
 ) -> tuple[dict[str, ExitTable], dict[str, str]]:
     """Which single-exit table stands beside which set.
 
-    Returns
-    -------
-    tuple of (dict of str to ExitTable, dict of str to str)
-        By set name, utterances in the set's order; and reasons for those that cannot be compared.
+    Returns tuple of (dict of str to ExitTable, dict of str to str): by set name, utterances in the set's order; and
+    reasons for those that cannot be compared.
     """
     sets = {table.metadata["set_name"]: table for table in tables}
     matched, left_out = {}, {}
@@ -125,33 +123,16 @@ SUMMARY_VERSION = 2
 
 @dataclass(frozen=True, eq=False)
 class Evaluated:
-    """Everything a report is made from: tables, and what policies chose on them.
+    """Everything a report is made from: tables, and what policies chose on them."""
 
-    Arguments
-    ---------
-    sets : dict of str to (ExitTable, dict of str to Outcome)
-        By set name, in the report's order; outcomes by the policy's text.
-    singles : dict of str to ExitTable
-        The sets by a model trained with one exit only.
-    dev : ExitTable or None
-        Calibration data.
-    policies : tuple of policies
-        As asked for, those that can be reported.
-    chosen : str or None
-        Text of the policy to stress.
-    rules : Rules
-        Budgets and costs.
-    left_out : dict of str to str
-        What could not be reported, and why.
-    """
-
+    # by set name, in the report's order; outcomes by the policy's text
     sets: dict[str, tuple[ExitTable, dict[str, Outcome]]]
-    singles: dict[str, ExitTable]
-    dev: ExitTable | None
-    policies: tuple
-    chosen: str | None
-    rules: Rules
-    left_out: dict[str, str]
+    singles: dict[str, ExitTable]  # the sets by a model trained with one exit only
+    dev: ExitTable | None  # calibration data
+    policies: tuple  # as asked for, those that can be reported
+    chosen: str | None  # text of the policy to stress
+    rules: Rules  # budgets and costs
+    left_out: dict[str, str]  # what could not be reported, and why
 
 
 def evaluated(
@@ -226,6 +207,8 @@ def summarise(
 ) -> dict[str, Any]:
     """All numbers of a report, see docs/summary-schema.md: WERs in percent, depths in layers, shares from 0 to 1.
 
+    ValueError when a number is below what the oracle allows: a broken table.
+
     Arguments
     ---------
     found : Evaluated
@@ -238,11 +221,6 @@ def summarise(
         Fuses the chosen policy's words, where a set has references; None leaves that out.
     command : str or None
         What made the report.
-
-    Raises
-    ------
-    ValueError
-        When a number is below what the oracle allows: a broken table.
     """
     rules, sets = found.rules, {}
     for name, (table, outcomes) in found.sets.items():

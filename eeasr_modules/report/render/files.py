@@ -144,6 +144,10 @@ def write_report(
 
     Nothing in the folder changes before everything is made; files of the same names are then replaced.
 
+    Returns dict: what `summary.json` holds, and under "report" where the page is.
+
+    ValueError as `evaluated`.
+
     Arguments
     ---------
     tables : sequence of ExitTable
@@ -181,16 +185,6 @@ def write_report(
         Most utterances of each set whose transcripts `report.html` holds.
     command : str or None
         What made the report; printed in it.
-
-    Returns
-    -------
-    dict
-        What `summary.json` holds, and under "report" where the page is.
-
-    Raises
-    ------
-    ValueError
-        As `evaluated`.
     """
     out = Path(out)
     if out.exists() and not out.is_dir():
@@ -294,29 +288,19 @@ NOTHING = "*(nothing)*"
 
 @dataclass(frozen=True)
 class Example:
-    """An utterance on which an inner exit is strictly better than the last.
+    """An utterance on which an inner exit is strictly better than the last."""
 
-    Arguments
-    ---------
-    set_name, utt_id : str
-        Which.
-    reference : str or None
-        What was said; None where the table does not keep it.
-    inner_layer, last_layer : int
-        The best inner exit (the earliest of equals), and the last.
-    inner, last : str
-        Their transcripts.
-    inner_errors, last_errors : int
-        Their word errors.
-    """
-
+    # set_name, utt_id: which
     set_name: str
     utt_id: str
-    reference: str | None
+    reference: str | None  # what was said; None where the table does not keep it
+    # inner_layer, last_layer: the best inner exit (the earliest of equals), and the last
     inner_layer: int
     last_layer: int
+    # inner, last: their transcripts
     inner: str
     last: str
+    # inner_errors, last_errors: their word errors
     inner_errors: int
     last_errors: int
 

@@ -314,10 +314,7 @@ def _utterances(table: ExitTable, outcomes: Mapping[str, Outcome], *, n_examples
 def kept_rows(table: ExitTable, n: int) -> np.ndarray:
     """Utterances whose transcripts a page holds, in the table's order: all, or the first `n` by `KEPT_RULE`.
 
-    Returns
-    -------
-    np.ndarray of int
-        Rows of the table.
+    Returns np.ndarray of int: rows of the table.
     """
     if table.n_utterances <= n:
         return np.arange(table.n_utterances)

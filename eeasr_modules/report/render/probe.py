@@ -47,20 +47,17 @@ def known_training(checkpoint: str) -> str:
 def probe_numbers(readings: Mapping[str, tuple[ExitTable, Sequence[ExitTable]]]) -> dict[str, Any]:
     """WER and CER of every layer, over the seeds, and whether an inner layer chosen on dev beats the last.
 
+    Returns dict: `layers`; `lens`, what reads them ("own decoder", "own head", null); `sets`, by name: `wer` and `cer`
+    per layer of each reading, `over_seeds` and `cer_over_seeds` with mean and standard deviation (n - 1; null for one
+    seed); `tests`: the inner layer of the lowest dev WER minus the last, with the interval over speakers and `holm_p`,
+    adjusted over the sets of one reading: another seed asks the same questions again, and no more of them. Below
+    `MIN_SPEAKERS` named speakers `verdict` is "no conclusion". `agreement`: per set, how many seeds come to each
+    verdict.
+
     Arguments
     ---------
     readings : mapping of str to (ExitTable, sequence of ExitTable)
         dev and tests of each reading: `lens`, `seed_<n>`.
-
-    Returns
-    -------
-    dict
-        `layers`; `lens`, what reads them ("own decoder", "own head", null); `sets`, by name: `wer` and `cer` per layer
-        of each reading, `over_seeds` and `cer_over_seeds` with mean and standard deviation (n - 1; null for one seed);
-        `tests`: the inner layer of the lowest dev WER minus the last, with the interval over speakers and `holm_p`,
-        adjusted over the sets of one reading: another seed asks the same questions again, and no more of them. Below
-        `MIN_SPEAKERS` named speakers `verdict` is "no conclusion". `agreement`: per set, how many seeds come to each
-        verdict.
     """
     sets: dict[str, Any] = {}
     tests = []
@@ -239,6 +236,8 @@ def write_probe(
 ) -> dict[str, Any]:
     """Write `probe.json`, `probe.md`, `tables.tex`, `figures.pdf` and `methods.md`.
 
+    Returns dict: the content of `probe.json`.
+
     Arguments
     ---------
     out : Path
@@ -251,11 +250,6 @@ def write_probe(
         Per set: speakers that training has too, utterances whose text it has too.
     summaries : mapping of str to dict
         See `policy_numbers`.
-
-    Returns
-    -------
-    dict
-        The content of `probe.json`.
     """
     numbers = {"checkpoint": checkpoint, **probe_numbers(readings), "policies": policy_numbers(summaries)}
     tables = {
