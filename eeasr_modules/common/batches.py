@@ -12,10 +12,6 @@ def length_batches(
 
     Arguments
     ---------
-    durations_s : sequence of float
-        Of each utterance.
-    batch_seconds : float
-        Longest padded batch.
     longest_first : bool
         From the longest to the shortest, not the other way; equally long ones keep their order.
 

@@ -67,8 +67,6 @@ def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
 
     Arguments
     ---------
-    wav : torch.Tensor of shape (samples,)
-        float32.
     from_rate, to_rate : int
         Hz.
     """
@@ -269,8 +267,6 @@ def read_speech(path: str | Path, sample_rate: int) -> torch.Tensor:
 
     Arguments
     ---------
-    path : str or Path
-        The file.
     sample_rate : int
         Hz of what comes out.
     """

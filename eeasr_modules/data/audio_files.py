@@ -175,8 +175,6 @@ def look_at_audio(
         None where no file was found.
     decode : bool
         Read to the end, to find files cut short.
-    title : str
-        Of the progress bar.
     known : sequence of float or None, optional
         Durations that the corpus publishes; such a file is not opened.
     segments : sequence of (float, float) or None, optional
@@ -295,8 +293,6 @@ def open_sound(path: Path, stretch: tuple[float, float] | None) -> tuple[int, It
 
     Arguments
     ---------
-    path : Path
-        The file.
     stretch : (float, float) or None
         Seconds where to begin and end, which may be infinite. MP3 is read from its beginning all the same: its parts
         do not start where they are asked to.

@@ -53,8 +53,6 @@ def read_listing(path: Path, *, needs_text: bool = False) -> Iterator[Row]:
 
     Arguments
     ---------
-    path : Path
-        `.csv`, `.tsv` (see `table_rows`) or `.jsonl`.
     needs_text : bool
         Refuse rows without a column of texts; an empty cell in one is taken.
     """

@@ -77,8 +77,6 @@ def write_manifest(
 
     Arguments
     ---------
-    path : Path
-        The CSV to write.
     utterances : sequence of Utterance
         All of the split, in the order to write.
     corpus, split : str

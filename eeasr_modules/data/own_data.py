@@ -73,8 +73,6 @@ def read_split(source: Path | str, split: str, *, save_folder: Path) -> Iterator
     ---------
     source : Path or str
         File or folder, or a set of the hub.
-    split : str
-        Its name, for messages.
     save_folder : Path
         Where audio goes that a Hugging Face dataset holds inside its tables.
     """

@@ -102,16 +102,10 @@ def dynamic_batches(dataset, *, batch_seconds: float, batch_utterances: int, shu
 
     Arguments
     ---------
-    dataset : DynamicItemDataset
-        With `duration` per utterance.
     batch_seconds : float
         Longest padded batch; an utterance longer than that is a batch of its own.
-    batch_utterances : int
-        Most utterances in a batch.
     shuffle : bool
         New batches every epoch, in random order; otherwise shortest first.
-    seed : int
-        For the shuffle.
     """
     from speechbrain.dataio.sampler import DynamicBatchSampler
 

@@ -51,8 +51,6 @@ def written_through(source: Path | str, split: str, folder: Path) -> Path:
     ---------
     source : Path or str
         What `save_to_disk` left of the split; a Parquet file; a folder of tables that `load_dataset` reads; `hf:NAME`.
-    split : str
-        Its name.
     folder : Path
         For the listing and the audio. A set of the hub is not asked again as long as it is there.
     """

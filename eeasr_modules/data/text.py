@@ -40,8 +40,6 @@ def normalise_english(text: str, *, unreadable: str = "drop") -> str | None:
 
     Arguments
     ---------
-    text : str
-        A sentence as published.
     unreadable : str
         What to do with text that has no spelling here: "drop" gives None, "remove" puts spaces in place of
         those characters, "raise" is a ValueError that names the character.
@@ -327,14 +325,8 @@ def train_sentencepiece(
 
     Arguments
     ---------
-    texts : iterable of str
-        Normalised sentences.
     folder : Path
         Where the model goes; made when absent.
-    size : int
-        Number of tokens, the blank included.
-    model_type : str
-        "unigram" or "bpe".
     """
     import io
 

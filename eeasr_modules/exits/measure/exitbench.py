@@ -131,12 +131,8 @@ def score_table(
 
     Arguments
     ---------
-    table : ExitTable
-        Transcripts of every exit.
     policies : sequence of policies
         Open ones are cross-fitted at every budget; the others are replayed as they are.
-    choices : sequence of Choices
-        Decisions made elsewhere.
     budgets : sequence of float
         Mean depths: up to 1 shares of the full depth, above 1 layers.
     say : callable or None
@@ -171,8 +167,6 @@ def budget_layers(budget: float, table: ExitTable) -> float:
     ---------
     budget : float
         Up to 1 a share of the last exit's depth, above 1 layers.
-    table : ExitTable
-        Whose depth.
     """
     first, last = table.exit_layers[0], table.exit_layers[-1]
     layers = budget * last if budget <= 1 else budget
@@ -190,8 +184,6 @@ def point_numbers(
 
     Arguments
     ---------
-    table : ExitTable
-        What was recorded.
     exit_index : np.ndarray of shape (n_utterances,)
         What was chosen, from 0.
     lines : tuple of Frontier

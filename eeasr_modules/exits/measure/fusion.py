@@ -66,12 +66,8 @@ class FusionModel:
         ---------
         tables : sequence of ExitTable
             Dev data, all with the same exits, with references.
-        name : str
-            What the model is called.
         signals : tuple of str
             Stored or derived; may be empty.
-        n_parts : int
-            Parts of speakers.
         """
         exit_layers, digest = common_exits(tables)
         language = common_language(tables)
@@ -89,15 +85,7 @@ class FusionModel:
         return nothing_passed(n)
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fuse this exit's transcripts; to be asked at every exit that is passed, the last one too.
-
-        Arguments
-        ---------
-        signals : mapping of str to np.ndarray of shape (n,)
-            Of `needs`.
-        state : np.ndarray of shape (n, 1)
-            Of `start` or the exit before.
-        """
+        """Fuse this exit's transcripts; to be asked at every exit that is passed, the last one too."""
         k = exit_position(signals["exit_layer"], self.exit_layers)
         scalars = np.array([signals[name] for name in self.signals], dtype=np.float64).reshape(-1, len(state)).T
         heard, _ = pass_exit(
@@ -176,12 +164,8 @@ def keep_fusion(
 
     Arguments
     ---------
-    folder : str or Path
-        Of the model.
     tables : sequence of ExitTable
         Dev data of that model, with references.
-    model_digest : str
-        Of the folder.
     others : sequence of ExitTable
         Of speech that it is to serve; of whose corpora there is no dev data is said.
     anyway : bool

@@ -83,18 +83,8 @@ def region_rows(
 
     Arguments
     ---------
-    words : list of str
-        This exit's transcript.
-    heard : Heard
-        Of the exits before.
-    found : sequence of Region
-        `regions(words, heard.words)`.
-    exit_index : int
-        From 0.
     scalars : np.ndarray of shape (n_scalars,)
         Signals of this exit.
-    spelling : WordSpelling
-        Of the language.
     """
     shared = [float(len(found)), float(len(words))]
     signals = [*scalars, *heard.scalars]
@@ -181,16 +171,10 @@ def pass_exit(
 
     Arguments
     ---------
-    texts : list of str, n_utterances long
-        Transcripts of this exit.
     heard : list of Heard or None, n_utterances long
         Of the exits before; None at the first exit.
-    exit_index : int
-        From 0.
     scalars : np.ndarray of shape (n_utterances, n_scalars)
         Signals of this exit.
-    spelling : WordSpelling
-        Of the language.
     keeps : callable
         See `Keeps`; asked once for all regions of the batch, and not where there are none.
 

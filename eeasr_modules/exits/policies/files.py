@@ -63,8 +63,6 @@ def read_fitted(
 
     Arguments
     ---------
-    folder : str or Path
-        Where it is.
     name : str
         A key of `KINDS`, unless `made_by` is given.
     model_digest : str or None
@@ -140,8 +138,6 @@ def write_policies(path: str | Path, calibrated: Sequence[Calibrated], *, defaul
     ---------
     path : str or Path
         Such as `policy.json` in a model folder.
-    calibrated : sequence of Calibrated
-        At least one.
     default : str or None
         Text of the policy that decides where none is named; None takes the first.
     """
@@ -168,8 +164,6 @@ def read_policies(path: str | Path, *, model_digest: str | None = None) -> list[
 
     Arguments
     ---------
-    path : str or Path
-        The file.
     model_digest : str or None
         The recogniser that they are to decide for; None does not ask.
     """

@@ -112,8 +112,6 @@ def exits_back(policy: Policy, state: np.ndarray, exit_index: int) -> np.ndarray
 
     Arguments
     ---------
-    policy : policy
-        That stopped them.
     state : np.ndarray of shape (n, width)
         After its step at this exit.
     exit_index : int

@@ -34,8 +34,6 @@ class Bins:
 
         Arguments
         ---------
-        features : np.ndarray of shape (n_rows, n_features)
-            Finite.
         weights : np.ndarray of shape (n_rows,), or None
             Of the rows, above 0.
         max_bins : int
@@ -126,18 +124,8 @@ class Trees:
         ---------
         features : np.ndarray of shape (n_rows, n_features), or Bins
             Finite; or what `Bins.of` made of them, where several fits are on the same rows.
-        target : np.ndarray of shape (n_rows,)
-            What to predict.
-        weights : np.ndarray of shape (n_rows,), or None
-            Of the rows.
-        n_trees : int
-            How many.
         learning_rate : float
             Share of each tree that is kept.
-        min_samples_leaf : int
-            Fewest rows in a leaf.
-        l2 : float
-            Shrinks the leaves.
         max_bins : int
             Intervals of each feature that are told apart, at most 255; bins that are given have theirs.
         """

@@ -165,13 +165,6 @@ def word_gains(hypotheses: np.ndarray, references: Sequence[str]) -> list[np.nda
     Returns list of np.ndarray of shape (n_words, n_exits): for each exit but the last, the words of all utterances one
     after the other; 0 for exits before it.
 
-    Arguments
-    ---------
-    hypotheses : np.ndarray of str objects, of shape (n_utterances, n_exits)
-        Transcripts.
-    references : sequence of str, n_utterances long
-        What was said.
-
     Example
     -------
     >>> word_gains(np.array([["the kat sat", "the cat sat"]], dtype=object), ["the cat sat"])

@@ -134,8 +134,6 @@ def table_from_columns(columns: Mapping[str, Sequence[Any]], metadata: Mapping[s
     ---------
     columns : mapping of str to sequence, all of the same length
         The table's columns; any further one is a signal, or a word list where its cells are lists or arrays.
-    metadata : mapping
-        The table's metadata.
     """
     missing = [name for name in _REQUIRED if name not in columns]
     averaged = set(_AVERAGED) & set(columns)
@@ -258,14 +256,10 @@ def import_transcripts(
         For `exit-traces`: "clean" or "other".
     model : str or None
         For `exit-traces`: subfolder of the model, "ee40" if None; not used where the folder holds the results itself.
-    format : str
-        One of `FORMATS`.
     references : str or Path, or None
         For `plain`: file of the references, where the transcripts' file does not hold them.
     drop_incomplete : bool
         True leaves out, and counts in the metadata (`n_dropped`), utterances that are not whole; False refuses them.
-    normaliser : str
-        For `plain`: see `read_plain`.
     set_name : str or None
         For `plain`: name of the set; None takes the file's.
     """

@@ -27,8 +27,6 @@ def speaker_folds(table: ExitTable, n_folds: int = 10, *, seed: int = 0) -> np.n
     n_folds : int
         At least 2; with fewer speakers there are as many folds as speakers. With one speaker alone, utterances
         are dealt out.
-    seed : int
-        Another seed gives other folds.
     """
     if n_folds < 2:
         raise ValueError(f"folds of speakers must be at least 2, got {n_folds}")

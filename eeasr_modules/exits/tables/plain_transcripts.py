@@ -50,8 +50,6 @@ def read_rows(path: Path, *, needed: Sequence[str]) -> Iterator[tuple[str, dict[
     ---------
     path : Path
         The file; `.json` and `.jsonl` are JSON lines, everything else TSV.
-    needed : sequence of str
-        Columns that every row must have.
 
     Yields
     ------

@@ -111,32 +111,18 @@ class ExitTable:
 
         Arguments
         ---------
-        hypotheses : sequence of sequences of str, (n_utterances, n_exits)
-            Transcripts, normalised as the references are.
-        references : sequence of str, n_utterances long
-            What was said.
-        utt_ids : sequence of str
-            Unique names.
         exit_layers : sequence of int
             Layers run at each exit, from 1, rising.
-        duration_s : sequence of float
-            Seconds of audio.
-        n_frames : sequence of int
-            Encoder frames.
         speakers : sequence of str, or None
             Who speaks; None where unknown.
         signals : mapping of str to array of shape (n_utterances, n_exits), or None
             Acoustic signals; those of text are added.
         word_lists : mapping of str to rows of lists of numbers, (n_utterances, n_exits), or None
             A number for each word of each transcript.
-        averaged_hypotheses : sequence of sequences of str, (n_utterances, n_exits), or None
-            Transcripts of averaged posteriors.
         cost_macs : array of shape (n_utterances, n_exits), or None
             Front end and layers up to each exit.
         head_macs : array of shape (n_utterances, n_exits), or None
             Each exit's head, read once.
-        metadata : mapping, or None
-            See the class.
 
         Example
         -------
@@ -241,8 +227,6 @@ class ExitTable:
 
         Arguments
         ---------
-        name : str
-            Which, apart from signals.
         work : callable
             Gives an array with the utterance on axis 0, each by itself.
         """

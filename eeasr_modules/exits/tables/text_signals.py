@@ -118,10 +118,6 @@ def lexical_signals(
 
     Arguments
     ---------
-    hypotheses : sequence of str, n_utterances long
-        Transcripts.
-    words : WordResources
-        Frequencies and spellings.
     names : sequence of str
         Which; each costs time of its own.
 

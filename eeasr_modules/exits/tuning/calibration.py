@@ -77,10 +77,6 @@ def choose(
         Largest WER in percent.
     excess : float or None
         Most WER points above the last exit's. Exactly one of budget, wer and excess must be given.
-    cost : str
-        "cost_layers" or "cost_macs".
-    n_thresholds : int
-        Most thresholds to try, see `thresholds_of`.
 
     Example
     -------
@@ -248,20 +244,8 @@ def cross_fit(
     ---------
     table : ExitTable
         Fitted, calibrated and judged on, but never on the same speakers.
-    open_policy : policy
-        As for `choose`.
-    budgets : sequence of float
-        As for `choose`.
-    cost : str
-        "cost_layers" or "cost_macs".
-    n_folds : int
-        Folds of speakers.
     n_inner_folds : int
         Folds, within the other folds, whose out-of-fold scores the threshold of a fitted policy is chosen by.
-    n_thresholds : int
-        As for `choose`.
-    seed : int
-        Of the folds.
     on_fold : callable or None
         Called with how many folds are done and how many there are, first with 0.
 

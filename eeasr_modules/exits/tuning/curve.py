@@ -37,8 +37,6 @@ def swept_sums(passed_at: np.ndarray, values: np.ndarray, *, floor: int, ceiling
         What to sum, such as errors or costs.
     floor, ceiling : int
         First and last exit that may be chosen, from 0.
-    n_thresholds : int
-        How many there are.
 
     Example
     -------
@@ -86,8 +84,6 @@ def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) 
     ---------
     policy : policy
         With one open threshold, fitted if it is to be. For `static` the layers of the exits are returned.
-    table : ExitTable
-        What was recorded.
     n_thresholds : int
         Most to keep, the two ends not counted.
     """

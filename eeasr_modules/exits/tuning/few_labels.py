@@ -94,8 +94,6 @@ def draw_and_bet(changed: np.ndarray, words: np.ndarray, target: LabelTarget, la
         Words d that leaving changes, thresholds in the order of the tests.
     words : np.ndarray of shape (n_utterances,)
         Of the last exit's transcripts.
-    target : LabelTarget
-        What to promise.
     label : function
         Gives what is known of an utterance, None where it is not labelled yet.
     """
@@ -275,10 +273,6 @@ def few_labels(
     ---------
     table : ExitTable
         The recordings, with every exit's transcript; references in it are not read.
-    open_policy : policy
-        With its threshold open.
-    target : LabelTarget
-        What to promise.
     references : mapping of str to str
         By utterance id, spelled as the transcripts are.
     source_table : ExitTable or None

@@ -31,12 +31,8 @@ def p_values(
 
     Arguments
     ---------
-    losses : np.ndarray of shape (n_blocks,) or (n_blocks, n_policies)
-        At most 1.
     limit : float or np.ndarray of shape (n_policies,)
         Between 0 and 1; here and in all methods.
-    method : str
-        One of `P_VALUES`.
     uniforms : np.ndarray of shape (n_blocks,), or None
         For "exact" only, which needs them where losses are not 0 or 1.
     prior : tuple of (np.ndarray, np.ndarray), each of shape () or (n_policies,), or None
@@ -82,8 +78,6 @@ def exact_p_values(losses: np.ndarray, limit: float, *, uniforms: np.ndarray | N
 
     Arguments
     ---------
-    losses : np.ndarray of shape (n_blocks,) or (n_blocks, n_policies)
-        0 to 1.
     limit : float
         Between 0 and 1.
     uniforms : np.ndarray of shape (n_blocks,) or as losses, or None
@@ -117,8 +111,6 @@ def betting_p_values(
 
     Arguments
     ---------
-    losses : np.ndarray of shape (n_blocks,) or (n_blocks, n_policies)
-        At most 1.
     limit : float
         Between 0 and 1.
     prior : tuple of (np.ndarray, np.ndarray), each of shape () or (n_policies,), or None
@@ -143,8 +135,6 @@ def empirical_bernstein_p_values(losses: np.ndarray, limit: float, *, delta: flo
 
     Arguments
     ---------
-    losses : np.ndarray of shape (n_blocks,) or (n_blocks, n_policies)
-        0 to 1.
     limit : float
         Between 0 and 1.
     delta : float

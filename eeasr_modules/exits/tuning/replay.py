@@ -79,8 +79,6 @@ def exit_costs(table: ExitTable, cost: str = "cost_layers") -> np.ndarray:
 
     Arguments
     ---------
-    table : ExitTable
-        What was recorded.
     cost : str
         "cost_layers" (layers * seconds), or "cost_macs" (front end, layers, the one head, and the attention decoder
         where transcripts are its own).

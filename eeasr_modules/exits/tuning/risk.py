@@ -174,15 +174,9 @@ def control_risk(
         Calibration data, with errors counted: the blocks. What is emitted in the exits' place is what is certified.
     open_policy : policy
         With its threshold open; its window too, where there is a source.
-    target : RiskTarget
-        What to promise.
     source_table : ExitTable or None
         Other data (another corpus, or training speakers), on which grid, scale, first bets and, for fitted policies,
         the fit are made. With it a few labelled utterances of a new domain go far: they only have to test.
-    cost : str
-        As for `exit_costs`.
-    n_thresholds : int
-        As for `thresholds_of`.
     seed : int
         Of the order in which blocks are bet on, and of exact p-values' rounding.
 
@@ -291,12 +285,6 @@ def risk_outcome(
 
     Arguments
     ---------
-    policy : policy
-        Nothing open.
-    table : ExitTable
-        What is reported on.
-    target : RiskTarget
-        What was promised.
     block_words : float or None
         The certificate's scale S; None takes this table's.
     tail : float
@@ -304,8 +292,6 @@ def risk_outcome(
     exits : sequence of mapping
         Those of a certificate exit by exit: the excess outside the tail and the share in it are then the largest of
         these, and all must be kept.
-    cost : str
-        As for `exit_costs`.
     """
     labelled, table = table, target.table(table)
     block = block_numbers(table, target.blocks)
@@ -397,16 +383,10 @@ def certify(
 
     Arguments
     ---------
-    dev_table : ExitTable
-        With error counts.
     open_policy : policy
         With its threshold open; layers and fitted model may be open too.
-    target : RiskTarget
-        What to promise, see `exits.tuning.risk`.
     source_table : ExitTable or None
         Other speakers that make the grid, so that all of `dev_table` certifies.
-    cost : str
-        What "cheapest" counts.
     """
     if not open_policy.is_open:
         raise ValueError(f"exit_risk chooses a threshold, but {open_policy} has one: leave its last number out")

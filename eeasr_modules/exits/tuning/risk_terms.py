@@ -61,12 +61,8 @@ def needed_table(
 
     Arguments
     ---------
-    delta : float
-        Of the promise.
     eps_values, clips : sequence of float
         In WER points; eps down, clips across. Where the clip is not above eps nothing stands.
-    blocks : str
-        What they are called.
     """
     head = f"| {blocks} needed | " + " | ".join(f"B {clip:g}" for clip in clips) + " |"
     lines = [head, "|---" + "|---:" * len(clips) + "|"]
@@ -167,14 +163,6 @@ def refusal(
 
     Arguments
     ---------
-    target : RiskTarget
-        What was asked for.
-    clip, tail : float
-        As for `promise`.
-    n_blocks : int
-        Calibration blocks.
-    smallest : float
-        Smallest eps that they can certify.
     p, tail_p, excess : float
         Of the costliest threshold: p-values of the mean and of the tail, and WER points above the reference.
     """
@@ -205,8 +193,6 @@ def assumptions(target: RiskTarget, *, clip: float, block_words: float, has_sour
 
     Arguments
     ---------
-    target : RiskTarget
-        What was asked for.
     clip, block_words : float
         In WER points, and the words of a mean block.
     has_source : bool
@@ -240,15 +226,7 @@ def certificate_lines(promise: Mapping[str, Any], *, delta: float) -> list[str]:
 
 
 def needed_lines(table: str, *, delta: float) -> list[str]:
-    """The table of speakers needed, with a line above that says what it shows.
-
-    Arguments
-    ---------
-    table : str
-        Of `needed_table`.
-    delta : float
-        That it was made for.
-    """
+    """The table of speakers needed, with a line above that says what it shows."""
     head = f"needed, even without any excess error, for eps at a clip of B WER points and delta {delta:g}:"
     return [head, *table.splitlines()]
 

@@ -76,16 +76,10 @@ def sequence_tests(
     ---------
     excess : np.ndarray of shape (n_blocks, n_policies)
         Errors above the reference's.
-    words : np.ndarray of shape (n_blocks,) or (n_blocks, n_policies)
-        Reference words.
-    target : RiskTarget
-        What to promise.
     block_words : float or np.ndarray of shape (n_policies,)
         The scale S.
     rng : np.random.Generator
         For the order in which blocks are bet on, and exact p-values' rounding.
-    prior : tuple of two np.ndarray of shape (n_policies,), or None
-        As for `betting_p_values`.
 
     Example
     -------
@@ -136,8 +130,6 @@ def staircase(filled: Sequence[Policy], exit_layers: Sequence[int]) -> list[list
     ---------
     filled : sequence of policies
         One policy with many thresholds; of a `between` the window bounds the stairs.
-    exit_layers : sequence of int
-        Rising.
 
     Example
     -------
@@ -231,10 +223,6 @@ def per_exit_tests(
 
     Arguments
     ---------
-    sums : ExitSums
-        Of the calibration data.
-    target, rng : RiskTarget, np.random.Generator
-        As for `sequence_tests`.
     block_words : np.ndarray of shape (n_policies, n_exits), or None
         The scales S_e; None takes these blocks'.
     prior : tuple of two np.ndarray of shape (n_policies, n_exits), or None
@@ -281,14 +269,8 @@ def exit_by_exit(
 
     Arguments
     ---------
-    grid : Curve
-        Of `stairs`.
-    table : ExitTable
-        The calibration data.
     source : ExitTable or None
         Other data, which scales and first bets are then of.
-    target, rng : RiskTarget, np.random.Generator
-        As for `sequence_tests`.
     """
     sums = exit_sums(table, grid.policies, target)
     kept = np.flatnonzero(certifiable(sums, target))

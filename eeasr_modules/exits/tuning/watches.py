@@ -176,8 +176,6 @@ class Wealth:
     ---------
     alpha : float
         Probability of ever raising a false alarm, above 0 and below 1.
-    n_bets : int
-        That run side by side.
     """
 
     def __init__(self, alpha: float, *, n_bets: int) -> None:
@@ -221,8 +219,6 @@ class DriftWatch(Wealth):
         From the live policy on calibration data, at least one, finite; in any order.
     alpha : float
         Probability of ever raising a false alarm, above 0 and below 1.
-    seed : int
-        Of the draws that break ties.
     max_scores : int
         Scores to remember, calibration and live together, 8 bytes each. Once full, wealth stands still: the
         promise holds and no alarm can come any more (`full`).

@@ -149,14 +149,6 @@ def fit_confidence_map(
     ---------
     heard : sequence of shape (n_utterances, n_exits)
         Words and their confidences.
-    references : sequence of str, n_utterances long
-        What was said.
-    exit_layers : sequence of int
-        The model's exits.
-    language : str
-        Of the word lists.
-    model_digest : str
-        Of the model.
     """
     from sklearn.linear_model import LogisticRegression
 

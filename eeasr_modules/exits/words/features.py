@@ -82,18 +82,12 @@ def word_features(
 
     Arguments
     ---------
-    words : sequence of lists of str, n_utterances long
-        The transcripts of this exit.
     passed : sequence of Passed or None, n_utterances long
         Of the exit before; None at the first exit.
-    exit_index : int
-        From 0.
     scalars : mapping of str to np.ndarray of shape (n_utterances,)
         Signals of the utterances.
     word_signals : mapping of str to object array of shape (n_utterances,)
         Each an array with a number for each word of the transcript.
-    spelling : WordSpelling
-        Of the language.
 
     Returns
     -------

@@ -176,10 +176,6 @@ def grids(
     ---------
     policies : sequence of policies
         Open ones are filled in in all ways.
-    table : ExitTable
-        Calibration data.
-    cost : str
-        A key of `COSTS`.
     n_inner_folds : int
         Folds of speakers where something has to be fitted.
     """

@@ -96,16 +96,10 @@ def evaluate(
 
     Arguments
     ---------
-    policies : sequence of policies
-        Open or not.
     table : ExitTable
         The set; never the calibration data.
-    dev : ExitTable or None
-        Calibration data.
     dev_grids : mapping of str to Curve, or None
         Of `grids` on dev; needed where there is a dev.
-    rules : Rules
-        Budgets and costs.
     calibrated : mapping of str to policy or str, or None
         Policies (or their texts, where nothing is fitted) already calibrated on dev to the first budget, by the
         text that was asked for.
@@ -273,14 +267,8 @@ def compared(
 
     Arguments
     ---------
-    sets : mapping of str to (ExitTable, mapping of str to Outcome)
-        By set name.
     chosen : str or None
         The policy that the others are compared with.
-    cost : str
-        What budgets count.
-    rng : np.random.Generator
-        For the bootstrap.
     """
     rows = []
     for name, (table, outcomes) in sets.items():

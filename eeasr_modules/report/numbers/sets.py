@@ -46,16 +46,8 @@ def set_numbers(
 
     Arguments
     ---------
-    table : ExitTable
-        The set.
-    outcomes : mapping of str to Outcome
-        Policies on it.
-    rules : Rules
-        Costs to be reported.
     single : ExitTable or None
         The set by a model trained with one exit only, utterances in the same order.
-    rng : np.random.Generator
-        For the bootstrap.
     """
     errors = table.errors
     lines = {name: _Lines.of(table, name) for name in dict.fromkeys(("depth", *rules.costs))}

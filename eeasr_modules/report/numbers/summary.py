@@ -211,16 +211,10 @@ def summarise(
 
     Arguments
     ---------
-    found : Evaluated
-        Tables and choices.
-    rng : np.random.Generator
-        For the bootstrap.
     risk : RiskTarget or None
         What is to be promised; None leaves guarantees out.
     fusion : FusionModel or None
         Fuses the chosen policy's words, where a set has references; None leaves that out.
-    command : str or None
-        What made the report.
     """
     rules, sets = found.rules, {}
     for name, (table, outcomes) in found.sets.items():

@@ -28,14 +28,6 @@ def draw_frontier(figure: Any, name: str, one: Mapping[str, Any], *, chosen: str
 
     Arguments
     ---------
-    figure : matplotlib.figure.Figure
-        To draw on.
-    name : str
-        Of the set.
-    one : mapping
-        `sets.<name>` of a summary.
-    chosen : str or None
-        Text of the policy to stress.
     cost : str
         What budgets count, a key of `COSTS`.
     """

@@ -152,8 +152,6 @@ def write_report(
     ---------
     tables : sequence of ExitTable
         The test sets, with distinct set names.
-    out : str or Path
-        The folder; made if needed.
     dev : ExitTable or None
         Calibration data. Without it thresholds are cross-fitted over speakers or, with too few speakers, set on
         the evaluated set, and the report says so.
@@ -177,10 +175,6 @@ def write_report(
         was asked for.
     curves : mapping of str to Curve, or None
         Policies fitted and swept on dev before, by their open text; the others are here.
-    risk : RiskTarget or None
-        A promise to be certified.
-    fusion : FusionModel or None
-        As `summarise` takes it.
     n_examples : int
         Most utterances of each set whose transcripts `report.html` holds.
     command : str or None

@@ -259,10 +259,6 @@ def html_page(summary: Mapping[str, Any], found: Evaluated, *, n_examples: int) 
 
     Arguments
     ---------
-    summary : mapping
-        Of `summarise`.
-    found : Evaluated
-        The same, with tables and choices.
     n_examples : int
         Most utterances of each set whose transcripts the page holds (`KEPT_RULE` says which); 0 holds none.
     """

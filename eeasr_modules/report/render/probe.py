@@ -145,13 +145,7 @@ def paired_rows(numbers: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]
 
 
 def policy_numbers(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, dict[str, list[float]]]]:
-    """WER and mean depth decided of every policy at the budget, and of the oracle: set -> policy -> reading.
-
-    Arguments
-    ---------
-    summaries : mapping of str to dict
-        `summary.json` of each reading's report.
-    """
+    """WER and mean depth decided of every policy at the budget, and of the oracle: set -> policy -> reading."""
     found: dict[str, Any] = {}
     for reading, summary in summaries.items():
         for name, one in summary["sets"].items():
@@ -240,16 +234,10 @@ def write_probe(
 
     Arguments
     ---------
-    out : Path
-        The folder.
-    readings : mapping
-        As for `probe_numbers`.
     checkpoint, command, needs : str
         What was probed, how, and what it was said to need.
     overlap : mapping of str to (int, int)
         Per set: speakers that training has too, utterances whose text it has too.
-    summaries : mapping of str to dict
-        See `policy_numbers`.
     """
     numbers = {"checkpoint": checkpoint, **probe_numbers(readings), "policies": policy_numbers(summaries)}
     tables = {
