@@ -8,8 +8,7 @@
     python benchmarks/study.py --tax NAME=RUN,SINGLE_EXIT_RUN     # likewise: exits, alone and fused, against one exit
 
 The first form needs no data: it reads results/*/summary.json, results/exit-traces/results.json and
-results/study/*.json, and also writes the tables of results in the READMEs of the corpora (recipes/*/README.md). The
-others read `report/summary.json` and `tables/` of run folders.
+results/study/*.json. The others read `report/summary.json` and `tables/` of run folders.
 """
 
 import argparse
@@ -27,7 +26,6 @@ from study_runs import against_single, compared, fused, taxed, trimmed  # noqa: 
 from study_tables import (  # noqa: E402
     OWN,
     STUDY,
-    corpus_rows,
     fusion_rows,
     models,
     overthinking_rows,
@@ -37,14 +35,6 @@ from study_tables import (  # noqa: E402
 )
 
 from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
-
-CORPORA = {
-    "AN4": "an4_test",
-    "CommonVoice": "commonvoice_test",
-    "LibriSpeech": "librispeech_test-other",
-    "Digits": "digits_test",
-}
-BEGIN, END = "<!-- results: written by benchmarks/study.py -->", "<!-- /results -->"
 
 
 def draw_exits(path: Path) -> None:
@@ -110,13 +100,6 @@ def draw_growth(path: Path) -> None:
     plt.close(figure)
 
 
-def readme_with_results(corpus: str) -> str:
-    """README.md of a corpus, its table of results written anew."""
-    text = (ROOT / "recipes" / corpus / "README.md").read_text(encoding="utf-8")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    return f"{before}{BEGIN}\n\n{markdown_table(*corpus_rows(CORPORA[corpus]))}\n\n{END}{after}"
-
-
 def written() -> str:
     """RESULTS.md, the table after each mark written anew."""
     text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
@@ -156,9 +139,6 @@ def main() -> None:
     draw_exits(STUDY / "exits.png")
     draw_growth(STUDY / "growth.png")
     (ROOT / "RESULTS.md").write_text(written(), encoding="utf-8")
-    for corpus in CORPORA:
-        path = ROOT / "recipes" / corpus / "README.md"
-        path.write_text(readme_with_results(corpus), encoding="utf-8")
 
 
 def write_json(path: Path, content: dict) -> None:

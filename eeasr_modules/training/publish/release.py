@@ -187,6 +187,7 @@ def _metadata(folder: Path, config: Config, summary: dict) -> ModelCardData:
             metric_value=round(one["wer_per_exit"][-1], 2),
         )
         for name, one in summary["sets"].items()
+        if one["label"] != "shifted"  # no data sets of the hub
     ]
     english = config.normaliser in ("english", "an4") or set(config.trained_corpora) <= LANGUAGES
     return ModelCardData(
@@ -222,23 +223,8 @@ def _text(config: Config, summary: dict) -> str:
         "",
         "## Word error rate",
         "",
-        f"Percent, with 95 % intervals over speakers (none for fewer than {MIN_SPEAKERS}); greedy decoding. Measured "
-        f"{summary['date']} with torch "
-        f"{torch.__version__.split('+')[0]} on {_machine()}.",
-        "",
-        "| set | kind | utterances (speakers) | first exit | best inner exit | last exit [95 %] |",
-        "|---|---|---:|---:|---:|---:|",
+        *_rates(summary, excess=config.exit_excess),
     ]
-    for name, one in summary["sets"].items():
-        wer = one["wer_per_exit"]
-        inner = min(range(len(wer) - 1), key=wer.__getitem__, default=None)
-        best = "" if inner is None else f"{wer[inner]:.2f} at {one['exit_layers'][inner]}"
-        lines.append(
-            f"| {name} | {DOMAINS.get(one['label'], one['label'])} | {one['n_utterances']} "
-            f"({one['n_speakers']}) | {wer[0]:.2f} | {best} | {wer[-1]:.2f} "
-            f"{_interval(one['wer_interval_per_exit'][-1], one)} |"
-        )
-    lines += _policies(summary, excess=config.exit_excess)
     lines += [
         "",
         "## Limits",
@@ -254,29 +240,30 @@ def _text(config: Config, summary: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _policies(summary: dict, *, excess: float | None) -> list[str]:
-    chosen, rows = summary["chosen_policy"], []
+def _rates(summary: dict, *, excess: float | None) -> list[str]:
+    """A row per set: its exits and, where a policy was chosen, what leaving by it reaches."""
+    chosen, rows, early = summary["chosen_policy"], [], False
     for name, one in summary["sets"].items():
+        wer = one["wer_per_exit"]
+        inner = min(range(len(wer) - 1), key=wer.__getitem__, default=None)
+        cells = [name, DOMAINS.get(one["label"], one["label"]), f"{one['n_utterances']} ({one['n_speakers']})"]
+        cells += [f"{wer[0]:.2f}", "" if inner is None else f"{wer[inner]:.2f} at {one['exit_layers'][inner]}"]
+        cells.append(f"{wer[-1]:.2f} {_interval(one['wer_interval_per_exit'][-1], one)}")
         policy = one["policies"].get(chosen) if chosen else None
-        if policy is None:
-            continue
-        at = policy["at_budget"]
-        rows.append(
-            f"| {name} | {at['wer']:.2f} {_interval(at['interval'], one)} | {at['depth']:.2f} | "
-            f"{100 * at['depth_share']:.0f} % |"
-        )
-    if not rows:
-        return []
+        early |= policy is not None
+        cells.append("" if policy is None else f"{policy['at_budget']['wer']:.2f} @ {policy['at_budget']['depth']:.2f}")
+        rows.append(f"| {' | '.join(cells)} |")
     goal = f"a budget of {summary['budget']:g}" if excess is None else f"{excess:g} WER points above the last exit"
+    on = (summary["dev"] or {}).get("set_name", "the test sets")
+    leaving = (
+        f" *Early*: WER @ mean depth by `{chosen}`, calibrated on {on} to {goal}; `policy.json` holds it and others."
+    )
     return [
+        f"Percent, greedy, 95 % intervals over speakers (none for fewer than {MIN_SPEAKERS}); measured "
+        f"{summary['date']}, torch {torch.__version__.split('+')[0]}, {_machine()}.{leaving if early else ''}",
         "",
-        "## Leaving early",
-        "",
-        f"By `{chosen}`, calibrated on {(summary['dev'] or {}).get('set_name', 'the test sets')} to {goal}; "
-        "`policy.json` holds it and others.",
-        "",
-        "| set | WER [95 %] | mean depth | of all layers |",
-        "|---|---:|---:|---:|",
+        "| set | kind | utterances (speakers) | first exit | best inner exit | last exit [95 %] | early |",
+        "|---|---|---:|---:|---:|---:|---:|",
         *rows,
     ]
 

@@ -31,8 +31,8 @@ def test_the_card_says_what_was_measured_and_its_metadata_are_the_hubs(folder):
     assert card.data.model_name == "an4"
     results = {one.dataset_name: one.metric_value for one in card.data.eval_results}
     assert results["an4_test"] == 8.15 and results["commonvoice_test"] == 120.22
-    assert "| an4_test | in domain | 130 (10) | 34.67 | 7.89 at 6 | 8.15 [5.99, 10.53] |" in card.text
-    assert "| an4_test | 7.89 [5.70, 9.99] | 5.37 | 67 % |" in card.text
+    assert not [name for name in results if "noise" in name]
+    assert "| an4_test | in domain | 130 (10) | 34.67 | 7.89 at 6 | 8.15 [5.99, 10.53] | 7.89 @ 5.37 |" in card.text
     assert check_card(folder).pipeline_tag == "automatic-speech-recognition"
 
 
