@@ -30,31 +30,16 @@ ALL_POLICIES_UP_TO_S = 60.0  # of longer recordings the model's own policy alone
 
 @dataclass(frozen=True)
 class ExitTranscripts:
-    """Transcripts of the exits so far.
+    """Transcripts of the exits so far."""
 
-    Arguments
-    ---------
-    exit_layers : tuple of int
-        The model's exits.
-    texts : tuple of str
-        Of each exit, of the pieces heard so far; "" for an exit that has not been reached.
-    n_reached : int
-        Exits that the piece at hand has reached.
-    n_pieces, n_done : int
-        Pieces that the recording was cut in, and those that every exit has heard.
-    duration_s : float
-        Of the recording.
-    pieces : tuple of torch.Tensor of shape (samples,)
-        The recording, cut where it is quiet.
-    """
-
-    exit_layers: tuple[int, ...]
-    texts: tuple[str, ...]
-    n_reached: int
+    exit_layers: tuple[int, ...]  # the model's exits
+    texts: tuple[str, ...]  # of each exit, of the pieces heard so far; "" for an exit that has not been reached
+    n_reached: int  # exits that the piece at hand has reached
+    # n_pieces, n_done: pieces that the recording was cut in, and those that every exit has heard
     n_pieces: int
     n_done: int
     duration_s: float
-    pieces: tuple[torch.Tensor, ...]
+    pieces: tuple[torch.Tensor, ...]  # (samples,): the recording, cut where it is quiet
 
     @property
     def is_done(self) -> bool:
@@ -64,27 +49,13 @@ class ExitTranscripts:
 
 @dataclass(frozen=True)
 class Stop:
-    """Where one policy would have stopped.
+    """Where one policy would have stopped."""
 
-    Arguments
-    ---------
-    policy : str
-        As calibrated; its name where it cannot keep the budget.
-    exit_layer : float
-        Mean over pieces, by duration; nan without a decision.
-    text : str
-        What it would have said.
-    layers_saved : float
-        Share of the encoder's layers that did not run.
-    why_not : str
-        Why there is no decision; "" where there is one.
-    """
-
-    policy: str
-    exit_layer: float
-    text: str
-    layers_saved: float
-    why_not: str = ""
+    policy: str  # as calibrated; its name where it cannot keep the budget
+    exit_layer: float  # mean over pieces, by duration; nan without a decision
+    text: str  # what it would have said
+    layers_saved: float  # share of the encoder's layers that did not run
+    why_not: str = ""  # why there is no decision; "" where there is one
 
 
 def listen(asr: EarlyExitASR, path: str) -> Iterator[ExitTranscripts]:
@@ -361,12 +332,8 @@ def serve(asr: EarlyExitASR, *, port: int | None = None, open_browser: bool = Tr
 
     Arguments
     ---------
-    asr : EarlyExitASR
-        The model.
     port : int or None
         None takes a free one from 7860 up.
-    open_browser : bool
-        Open it there.
     block : bool
         Wait until it is stopped; False gives the page's address at once.
     """

@@ -53,8 +53,6 @@ def computed_in(precision: str, device: torch.device):
     precision : str
         bfloat16 (or bf16) and float16 (fp16): autocast. Any other, such as float32 and int8: products of float32
         numbers, none of them in TF32.
-    device : torch.device
-        Where the model is.
 
     Example
     -------

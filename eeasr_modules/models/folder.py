@@ -267,10 +267,6 @@ def write_transformers_files(
     ---------
     folder : str or Path
         With our `config.json` in it; an `exit_policy` and a `budget` in it stay.
-    tokens, spellings : sequence of str
-        Of the model's vocabulary.
-    blank_index : int
-        Index of blank.
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

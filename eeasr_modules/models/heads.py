@@ -22,15 +22,7 @@ NODES += tuple(f"torch.nn.{name}" for name in ACTIVATIONS)  # what `SpeechBrainB
 
 
 class FeedForward(nn.Module):
-    """Linear and GELU: with the dropout and projection that follow, the exit MLP of Zaiem et al. (2023).
-
-    Arguments
-    ---------
-    dim : int
-        Of the encoder.
-    width : int
-        Of what comes out.
-    """
+    """Linear and GELU: with the dropout and projection that follow, the exit MLP of Zaiem et al. (2023)."""
 
     def __init__(self, dim: int, *, width: int):
         super().__init__()
@@ -46,19 +38,7 @@ class FeedForward(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """The MLP, then a layer of self-attention with residual and norm, in the manner of HuBERT-EE (Yoon et al. 2022).
-
-    Arguments
-    ---------
-    dim : int
-        Of the encoder.
-    width : int
-        Of what comes out.
-    n_heads : int
-        Of the attention; must divide `width`.
-    dropout : float
-        On the attention's output.
-    """
+    """The MLP, then a layer of self-attention with residual and norm, in the manner of HuBERT-EE (Yoon et al. 2022)."""
 
     def __init__(self, dim: int, *, width: int, n_heads: int = 4, dropout: float = 0.0):
         super().__init__()
@@ -98,8 +78,6 @@ class PaperBody(nn.Module):
 
     Arguments
     ---------
-    dim : int
-        Of the encoder, and of what comes out.
     width : int
         Of keys, queries, values and inside the feed-forward; 512 there.
     dropout : float
@@ -140,8 +118,6 @@ class SpeechBrainBody(nn.Module):
 
     Arguments
     ---------
-    dim : int
-        Of the encoder.
     nodes : sequence of (str, str, dict)
         Of `enc`: name, class (one of `NODES`) and arguments.
     output_norm : bool
@@ -201,10 +177,6 @@ class CTCHead(nn.Module):
         LayerNorm of this exit (Identity where the encoder has normalised already).
     projection : nn.Linear
         To tokens, blank included; the same object at every exit when heads share it.
-    body : FeedForward, SelfAttention, PaperBody, SpeechBrainBody or None
-        Between norm and projection; None for a linear head.
-    dropout : float
-        Before the projection.
     upsampling : int
         Frames of log-probs for each frame of the encoder; the projection gives them side by side, as in SpeechBrain's
         recipes with a downsampled encoder. States then come as `Walk` gives them, each so many times.
@@ -274,22 +246,14 @@ def build_heads(
     the encoder's own, as it reads layers that nothing was trained for. The last layer's states come normalised
     (`Encoder.exit_view`); `last_norm` gives their head one more.
 
+    ValueError if `kind` is unknown, or a projection would have to fit two widths.
+
     Arguments
     ---------
-    encoder : Encoder
-        For its width, depth and final norm.
-    exit_layers : list of int
-        From 1, rising.
-    n_tokens : int
-        Vocabulary with blank.
     kind : str
         One of `HEADS`, or `lens`.
     width : int or None
         Inside `mlp`, `attention` and `paper`; None for the encoder's.
-    shared : bool
-        One projection for all exits; separate weights otherwise.
-    dropout : float
-        Before each projection.
     plain_last : bool
         The last exit's head is linear whatever `kind` says (it holds a checkpoint's own).
     upsampling : int
@@ -298,11 +262,6 @@ def build_heads(
         Arguments of the one `SpeechBrainBody` that all exits of a `lens` share; None for none.
     last_norm : bool
         A LayerNorm in the last exit's head too, unless that is a `paper`, a `lens` or a checkpoint's own.
-
-    Raises
-    ------
-    ValueError
-        If `kind` is unknown, or a projection would have to fit two widths.
     """
     if kind not in (*HEADS, "lens"):
         raise ValueError(f"head must be one of {', '.join(HEADS)}, got {kind!r}")
@@ -341,10 +300,6 @@ class SelfConditioning(nn.Module):
     ---------
     heads : dict of int to CTCHead
         Heads of the inner exits by layer, from 1; they stay the model's own, not parts of this module.
-    n_tokens : int
-        Vocabulary with blank.
-    dim : int
-        Of the encoder.
 
     Example
     -------
@@ -376,12 +331,8 @@ class SelfConditioning(nn.Module):
 
         Arguments
         ---------
-        layer : int
-            One of `layers`.
         hidden : torch.Tensor of shape (batch, frames, dim)
             What the exit's head sees.
-        n_frames : torch.Tensor of shape (batch,)
-            Valid frames.
         """
         return self.told(dict(self._heads)[layer](hidden, n_frames))
 

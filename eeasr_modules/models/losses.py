@@ -20,18 +20,13 @@ EXIT_WEIGHTS = ("uniform", "linear", "increasing", "last")
 def exit_weights(scheme: str | list[float], n_exits: int) -> list[float]:
     """Weight of each exit's loss; they sum to 1.
 
+    ValueError if there is no such scheme, or the list does not fit.
+
     Arguments
     ---------
     scheme : str or list of float
         `uniform`; `linear` (exit e weighs e, counted from 1); `increasing` (e squared: between `linear` and `last`);
         `last` (only the last exit is trained); or a number for each exit, at least 0.
-    n_exits : int
-        Exits.
-
-    Raises
-    ------
-    ValueError
-        If there is no such scheme, or the list does not fit.
 
     Example
     -------

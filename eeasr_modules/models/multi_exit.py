@@ -33,24 +33,12 @@ DEFAULTS = {
 
 @dataclass(frozen=True)
 class ExitOutput:
-    """What one exit gives for a batch.
+    """What one exit gives for a batch."""
 
-    Arguments
-    ---------
-    exit_layer : int
-        Layers run, from 1.
-    log_probs : torch.Tensor of shape (batch, frames, tokens)
-        Float32.
-    hidden : torch.Tensor of shape (batch, frames, dim)
-        Layer states that the head saw.
-    n_frames : torch.Tensor of shape (batch,)
-        Valid frames.
-    """
-
-    exit_layer: int
-    log_probs: torch.Tensor
-    hidden: torch.Tensor
-    n_frames: torch.Tensor
+    exit_layer: int  # layers run, from 1
+    log_probs: torch.Tensor  # (batch, frames, tokens): float32
+    hidden: torch.Tensor  # (batch, frames, dim): layer states that the head saw
+    n_frames: torch.Tensor  # (batch,): valid frames
 
 
 def check_exit_layers(exit_layers: list[int], n_layers: int) -> list[int]:
@@ -261,15 +249,7 @@ class MultiExit(nn.Module):
         return 100 / (two - one)
 
     def exits(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> Iterator[ExitOutput]:
-        """Exit after exit, each computed when it is asked for.
-
-        Arguments
-        ---------
-        wavs : torch.Tensor of shape (batch, samples)
-            Zero-padded waveforms.
-        n_samples : torch.Tensor of shape (batch,)
-            Valid samples.
-        """
+        """Exit after exit, each computed when it is asked for."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
             walk = self.walk(wavs, n_samples)
         views: deque[torch.Tensor] = deque(maxlen=self.reach + 1)
@@ -297,10 +277,6 @@ class MultiExit(nn.Module):
 
         Arguments
         ---------
-        wavs : torch.Tensor of shape (batch, samples)
-            Zero-padded waveforms.
-        n_samples : torch.Tensor of shape (batch,)
-            Valid samples.
         prefixes : torch.Tensor of shape (batch, tokens) or None
             Of `AttentionDecoder.prefixes`; None leaves the decoder unread.
         spelling_exits : tuple of int
@@ -353,10 +329,6 @@ class MultiExit(nn.Module):
 
         Arguments
         ---------
-        folder : str or Path
-            Made where it is not there.
-        half : bool
-            16 bits a weight.
         bits : int or None
             32, 16 or 8 (`models.folder`); None: as `half` says.
         """

@@ -26,30 +26,16 @@ LEAST_LOG_PROB = -100.0  # in place of -inf: 0 log 0 is 0, not nan
 
 @dataclass(frozen=True, eq=False)
 class ExitFrames:
-    """One exit's frames, and what signals are made of, each part computed when it is first asked for.
+    """One exit's frames, and what signals are made of, each part computed when it is first asked for."""
 
-    Arguments
-    ---------
-    log_probs : torch.Tensor of shape (batch, frames, tokens)
-        Of this exit, float32.
-    hidden, previous_hidden : torch.Tensor of shape (batch, frames, dim)
-        Layer states at this exit and at the one before.
-    n_frames : torch.Tensor of shape (batch,)
-        Valid frames.
-    previous_log_probs : torch.Tensor of shape (batch, frames, tokens) or None
-        Of the exit before; None at the first exit.
-    blank_index : int
-        Index of blank.
-    earlier_log_probs : sequence of torch.Tensor of shape (batch, frames, tokens)
-        Of the exits before the one before, the latest first; as many as there are.
-    """
-
-    log_probs: torch.Tensor
+    log_probs: torch.Tensor  # (batch, frames, tokens): of this exit, float32
+    # hidden, previous_hidden: (batch, frames, dim): layer states at this exit and at the one before
     hidden: torch.Tensor
-    n_frames: torch.Tensor
-    previous_log_probs: torch.Tensor | None
+    n_frames: torch.Tensor  # (batch,): valid frames
+    previous_log_probs: torch.Tensor | None  # (batch, frames, tokens): of the exit before; None at the first exit
     previous_hidden: torch.Tensor
     blank_index: int
+    # (batch, frames, tokens): of the exits before the one before, the latest first; as many as there are
     earlier_log_probs: Sequence[torch.Tensor] = ()
 
     @cached_property
@@ -221,30 +207,21 @@ def acoustic_signals(
 ) -> dict[str, torch.Tensor]:
     """Signals of one exit for a batch, each of shape (batch,) and float32; what each is says `SIGNALS`.
 
+    ValueError when there is no signal of a name; those there are, are named.
+
     Arguments
     ---------
-    log_probs : torch.Tensor of shape (batch, frames, tokens)
-        Of this exit.
     hidden, previous_hidden : torch.Tensor of shape (batch, frames, dim)
         Layer states at this exit and at the one before (the input of layer 1 before the first exit). Read by
         `cosine` only.
-    n_frames : torch.Tensor of shape (batch,)
-        Valid frames.
     previous_log_probs : torch.Tensor of shape (batch, frames, tokens) or None
         Of the exit before; None at the first exit, which is compared with the all-blank posterior (the empty
         transcript). Read by `cross_entropy` and `binary_cross_entropy` only.
-    blank_index : int
-        Index of blank.
     earlier_log_probs : sequence of torch.Tensor of shape (batch, frames, tokens)
         Of the exits before that one, the latest first, `MOST_LAGS` - 1 of them or as many as there are: an exit that
         is not there is the all-blank posterior.
     names : sequence of str
         Which of `SIGNALS`; others are not computed.
-
-    Raises
-    ------
-    ValueError
-        When there is no signal of a name; those there are, are named.
 
     Example
     -------
@@ -270,18 +247,13 @@ WORD_SIGNALS = ("word_entropy", "word_margin", "word_start_s", "word_end_s")
 class WordFrames:
     """Says which frames spell which word.
 
+    ValueError when a token has a space between its characters, and so belongs to two words.
+
     Arguments
     ---------
     spellings : sequence of str
         What each token adds to the transcript: characters, with a space before where a word begins, " " for the
         space between words, "" for blank and specials (`spellings` of a vocabulary).
-    blank_index : int
-        Index of blank.
-
-    Raises
-    ------
-    ValueError
-        When a token has a space between its characters, and so belongs to two words.
     """
 
     def __init__(self, spellings: Sequence[str], *, blank_index: int):
@@ -317,17 +289,6 @@ def word_signals(
     log_probs: torch.Tensor, n_frames: torch.Tensor, *, words: WordFrames, frame_s: float
 ) -> dict[str, list[np.ndarray]]:
     """Signals of every word of one exit for a batch.
-
-    Arguments
-    ---------
-    log_probs : torch.Tensor of shape (batch, frames, tokens)
-        Of this exit.
-    n_frames : torch.Tensor of shape (batch,)
-        Valid frames.
-    words : WordFrames
-        Of the model's vocabulary.
-    frame_s : float
-        Seconds of a frame.
 
     Returns
     -------

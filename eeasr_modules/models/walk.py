@@ -22,20 +22,11 @@ def shallow(module: nn.Module) -> nn.Module:
 
 @dataclass
 class WalkState:
-    """Where a batch stands between two layers.
+    """Where a batch stands between two layers."""
 
-    Arguments
-    ---------
-    hidden : torch.Tensor of shape (batch, frames, dim)
-        Output of the last layer that ran (of the front end at layer 0).
-    n_frames : torch.Tensor of shape (batch,)
-        Valid frames per utterance, absolute counts (relative lengths round wrongly).
-    extra : dict
-        What the encoder carries along (masks, position embeddings); remade when utterances leave.
-    """
-
-    hidden: torch.Tensor
-    n_frames: torch.Tensor
+    hidden: torch.Tensor  # (batch, frames, dim): output of the last layer that ran (of the front end at layer 0)
+    n_frames: torch.Tensor  # (batch,): valid frames per utterance, absolute counts (relative lengths round wrongly)
+    # what the encoder carries along (masks, position embeddings); remade when utterances leave
     extra: dict = field(default_factory=dict)
 
     @property
@@ -84,8 +75,6 @@ class Walk:
 
     Arguments
     ---------
-    encoder : Encoder
-        Any encoder that follows the protocol.
     wavs : torch.Tensor of shape (batch, samples)
         Zero-padded waveforms.
     n_samples : torch.Tensor of shape (batch,)
@@ -164,15 +153,12 @@ class Walk:
     def joined(cls, parts: Sequence[tuple["Walk", torch.Tensor]]) -> "Walk":
         """One walk of utterances from several walks that stand after the same layer of the same encoder.
 
+        ValueError if the walks stand after different layers.
+
         Arguments
         ---------
         parts : sequence of (Walk, torch.Tensor of shape (taken,))
             A walk, and which of those still in it are taken. The new walk's rows follow this order.
-
-        Raises
-        ------
-        ValueError
-            If the walks stand after different layers.
         """
         first = parts[0][0]
         layers = sorted({walk.layer for walk, _ in parts})

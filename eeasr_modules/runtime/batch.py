@@ -107,14 +107,6 @@ class LiveBatch:
 
     Arguments
     ---------
-    engine : Engine
-        Model, policy and the rest.
-    walk : Walk
-        Of the batch.
-    utt_ids : array of str of shape (batch,)
-        Names.
-    duration_s : array of shape (batch,)
-        Seconds.
     on_exit : function or None
         Called at each exit with its layer, positions in the batch of those who go on, and their transcripts there.
     """
@@ -153,21 +145,7 @@ class LiveBatch:
         *,
         on_exit: OnExit | None = None,
     ) -> LiveBatch:
-        """A batch whose front end has run.
-
-        Arguments
-        ---------
-        engine : Engine
-            Model, policy and the rest.
-        wavs : torch.Tensor of shape (batch, samples)
-            Zero-padded waveforms.
-        n_samples : torch.Tensor of shape (batch,)
-            Valid samples.
-        utt_ids : sequence of str, batch long
-            Names.
-        on_exit : function or None
-            See the class.
-        """
+        """A batch whose front end has run."""
         wavs = wavs.to(engine.device)
         walk = engine.model.walk(wavs, n_samples.to(engine.device))
         names = np.array([*utt_ids], dtype=object)
@@ -513,10 +491,6 @@ def spell_all(
 
     Arguments
     ---------
-    engine : Engine
-        Whose decoder is an `AttentionSearch`.
-    exit_index : int
-        From 0.
     hidden : torch.Tensor of shape (n, frames, dim)
         Layer states.
     log_probs : torch.Tensor of shape (n, frames, tokens)
@@ -538,8 +512,6 @@ def searched_words(
 
     Arguments
     ---------
-    engine : Engine
-        With a decoder.
     log_probs : torch.Tensor of shape (frames, tokens)
         Of the exit's CTC head, without padding.
     heard : np.ndarray of shape (frames,)
@@ -563,10 +535,6 @@ def placed_words(
 
     Arguments
     ---------
-    engine, log_probs, heard : Engine, torch.Tensor, np.ndarray
-        As of `searched_words`.
-    text : str
-        The transcript.
     tokens : sequence of int or None
         Its tokens; None for those that the vocabulary has for it.
     """

@@ -25,35 +25,20 @@ _SAME_WORD_S = 0.5  # two chunks place the same word at most so far apart
 
 @dataclass(frozen=True)
 class Stretch:
-    """Where in a recording a chunk is, in seconds.
+    """Where in a recording a chunk is, in seconds."""
 
-    Arguments
-    ---------
-    start_s, end_s : float
-        Of what a model hears.
-    cut_s : float or None
-        Where the next chunk takes over; None for the last one.
-    """
-
+    # start_s, end_s: of what a model hears
     start_s: float
     end_s: float
-    cut_s: float | None
+    cut_s: float | None  # where the next chunk takes over; None for the last one
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """A piece of a recording.
-
-    Arguments
-    ---------
-    wav : torch.Tensor of shape (samples,)
-        What a model hears.
-    stretch : Stretch
-        Where that is.
-    """
+    """A piece of a recording."""
 
     wav: torch.Tensor
-    stretch: Stretch
+    stretch: Stretch  # where that is
 
 
 def chunks(
@@ -61,21 +46,16 @@ def chunks(
 ) -> Iterator[Chunk]:
     """Chunks of a recording, holding no more of it than one chunk and one block.
 
+    ValueError when the overlap is not below a third of the longest chunk.
+
     Arguments
     ---------
     blocks : iterable of torch.Tensor of shape (samples,)
         That follow each other.
-    sample_rate : int
-        Hz.
     longest_s : float
         Of a chunk; a recording that is no longer is a single one.
     overlap_s : float
         That two neighbours share.
-
-    Raises
-    ------
-    ValueError
-        When the overlap is not below a third of the longest chunk.
 
     Example
     -------
@@ -207,36 +187,16 @@ class Recognise(Protocol):
 
 @dataclass
 class PendingRecording:
-    """One recording on its way.
+    """One recording on its way."""
 
-    Arguments
-    ---------
-    number : int
-        From 0, in the order given.
-    audio : str or None
-        Path; None for an array.
-    is_read : bool
-        Whether it was read to its end, or failed.
-    n_samples : int
-        Of the whole.
-    n_waiting : int
-        Its chunks in the pool.
-    parts : list of (Stretch, Recognised)
-        What was recognised of it.
-    warnings : tuple of str
-        What was odd about it.
-    error : str or None
-        Why it has no transcript.
-    """
-
-    number: int
+    number: int  # from 0, in the order given
     audio: str | None
-    is_read: bool = False
-    n_samples: int = 0
-    n_waiting: int = 0
-    parts: list[tuple[Stretch, Recognised]] = field(default_factory=list)
+    is_read: bool = False  # whether it was read to its end, or failed
+    n_samples: int = 0  # of the whole
+    n_waiting: int = 0  # its chunks in the pool
+    parts: list[tuple[Stretch, Recognised]] = field(default_factory=list)  # what was recognised of it
     warnings: tuple[str, ...] = ()
-    error: str | None = None
+    error: str | None = None  # why it has no transcript
 
     def failed(self, err: Exception) -> None:
         """Note in one sentence why it has no transcript."""
@@ -255,12 +215,8 @@ class ChunkBatches:
 
     Arguments
     ---------
-    recognise : Recognise
-        Of chunks.
     finish : function
         From a recording that is complete and the policy to its transcript.
-    batch_seconds : float
-        Longest padded batch.
     on_draft : function or None
         Is told what exits say of those who go on; every chunk is then recognised as soon as it is read.
     strict : bool
@@ -377,14 +333,6 @@ def assembled(
 
     Arguments
     ---------
-    recording : PendingRecording
-        Complete.
-    policy, model : str
-        That decided, and whose.
-    n_layers : int
-        The encoder's.
-    sample_rate : int
-        Hz of `recording.n_samples`.
     confidence_map : ConfidenceMap or None
         Makes word confidences probabilities; None leaves the heads' own.
     drift, risk : bool or None

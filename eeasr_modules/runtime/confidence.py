@@ -19,8 +19,6 @@ def words_of_exits(engine: Engine, wav: torch.Tensor) -> list[tuple[Word, ...]]:
 
     Arguments
     ---------
-    engine : Engine
-        Model and vocabulary.
     wav : torch.Tensor of shape (samples,)
         At the model's sample rate.
 
@@ -47,28 +45,12 @@ def fit_confidence(
 ) -> tuple[Path, ConfidenceMap]:
     """Fit the confidence map of a model folder and put it there.
 
+    ValueError when the model is no folder, there are no references, or an exit has too few words.
+
     Arguments
     ---------
-    model : str or Path
-        Folder that `train.py` left.
     inputs : sequence of str
         Manifests with references, of recordings that the model has not learned from.
-    normaliser : str
-        Of references and transcripts.
-    device : str or None
-        None takes a GPU where there is one.
-    progress : function or None
-        Is told what there is to know.
-
-    Returns
-    -------
-    Path, ConfidenceMap
-        `confidence.json`, and what is in it.
-
-    Raises
-    ------
-    ValueError
-        When the model is no folder, there are no references, or an exit has too few words.
     """
     from eeasr_modules.exits.tables.plain_transcripts import NORMALISERS
     from eeasr_modules.models.folder import model_digest

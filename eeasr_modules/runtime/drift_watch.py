@@ -27,17 +27,7 @@ LIVE_SIGNAL = "blank_rate"  # known at any exit from the greedy path; docs/drift
 def reference_of(calibrated: Sequence[Calibrated], policy: Policy) -> DriftReference:
     """What a policy's utterances looked like when it was calibrated.
 
-    Arguments
-    ---------
-    calibrated : sequence of Calibrated
-        Of the model.
-    policy : policy
-        The one that decides.
-
-    Raises
-    ------
-    ValueError
-        When nothing is known of that very policy.
+    ValueError when nothing is known of that very policy.
     """
     for one in calibrated:
         if one.drift is not None and one.drift.signal == LIVE_SIGNAL and str(one.policy) == str(policy):
@@ -50,15 +40,7 @@ def reference_of(calibrated: Sequence[Calibrated], policy: Policy) -> DriftRefer
 
 
 class LiveWatch:
-    """One drift watch over everything that a recogniser hears; safe for several threads.
-
-    Arguments
-    ---------
-    reference : DriftReference
-        Of the policy that decides.
-    alpha : float
-        Probability of ever raising a false alarm, above 0 and below 1.
-    """
+    """One drift watch over everything that a recogniser hears; safe for several threads."""
 
     def __init__(self, reference: DriftReference, *, alpha: float):
         self.watch = DriftWatch(reference.scores, alpha)
@@ -82,8 +64,6 @@ class LiveWatch:
         ---------
         recognised : sequence of Recognised
             Utterances, or chunks of long recordings, all decided by the policy that is watched.
-        exit_layers : sequence of int
-            The model's exits.
         """
         with self._lock:
             before = self.watch.alarm
@@ -104,6 +84,8 @@ class LiveWatch:
 class Audit:
     """How the risk is watched: who runs to the end, and what an alarm does.
 
+    ValueError when one is out of range.
+
     Arguments
     ---------
     share : float
@@ -116,11 +98,6 @@ class Audit:
         "warn" logs it, "full_depth" moreover takes everybody to the last exit from then on.
     seed : int
         Of the draws.
-
-    Raises
-    ------
-    ValueError
-        When one is out of range.
     """
 
     share: float = 0.05
@@ -137,20 +114,7 @@ class Audit:
 
 
 def promised_change(calibrated: Sequence[Calibrated], policy: Policy) -> float:
-    """Words per 100 that a policy's certificate lets leaving change.
-
-    Arguments
-    ---------
-    calibrated : sequence of Calibrated
-        Of the model.
-    policy : policy
-        The one that decides.
-
-    Raises
-    ------
-    ValueError
-        When there is no such certificate.
-    """
+    """Words per 100 that a policy's certificate lets leaving change. ValueError when there is no such certificate."""
     for one in calibrated:
         promise = one.promise or {}
         if str(one.policy) == str(policy) and promise.get("certified") and promise.get("loss") == "changed":
@@ -162,17 +126,7 @@ def promised_change(calibrated: Sequence[Calibrated], policy: Policy) -> float:
 
 
 class LiveRisk:
-    """One watch on the risk of everything that a recogniser hears.
-
-    Arguments
-    ---------
-    audit : Audit
-        Share, limit and the rest; the limit may be open.
-    calibrated : sequence of Calibrated
-        Of the model, for an open limit.
-    policy : policy
-        The one that decides.
-    """
+    """One watch on the risk of everything that a recogniser hears."""
 
     def __init__(self, audit: Audit, *, calibrated: Sequence[Calibrated], policy: Policy):
         limit = promised_change(calibrated, policy) if audit.limit is None else audit.limit

@@ -26,12 +26,8 @@ def fusion_of(source: Source, words: str | None, *, policy: Policy, searches: bo
 
     Arguments
     ---------
-    source : Source
-        The model.
     words : str or None
         One of `WORDS`; None takes those that the policy was certified for, else the exit's.
-    policy : Policy
-        That decides.
     searches : bool
         Whether a beam or an attention decoder gives the words.
 
@@ -81,13 +77,6 @@ def fusion_of(source: Source, words: str | None, *, policy: Policy, searches: bo
 def promise_of_words(source: Source, policy: Policy) -> dict:
     """What was certified of a policy of the model's; empty where nothing was.
 
-    Arguments
-    ---------
-    source : Source
-        The model.
-    policy : Policy
-        That decides.
-
     Returns
     -------
     dict
@@ -110,12 +99,6 @@ def fused_words(
         At the exit where the utterance stopped.
     paths : sequence of np.ndarray of shape (2, frames)
         Of the exits passed: best token of each frame, and its probability.
-    spellings : sequence of str
-        What each token adds to a transcript.
-    blank_index : int
-        Index of blank.
-    frame_s : float
-        Seconds of a frame.
 
     Returns
     -------

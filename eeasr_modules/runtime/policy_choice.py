@@ -21,23 +21,15 @@ def choose_policy(
 ) -> Policy:
     """A policy that can decide.
 
+    ValueError when the text is no policy, names layers without an exit, or asks for what was not calibrated for this
+    model.
+
     Arguments
     ---------
-    calibrated : sequence of Calibrated
-        Of the model, the default one first; may be empty.
     text : str or None
         As the user wrote it; None takes the default, and without one the last exit.
     budget : float or None
         Mean cost allowed, up to 1 a share of full depth, above 1 layers; None keeps what calibration chose.
-    exit_layers : sequence of int
-        The model's exits.
-    name : str
-        The model's, for messages.
-
-    Raises
-    ------
-    ValueError
-        When the text is no policy, names layers without an exit, or asks for what was not calibrated for this model.
     """
     if text is None and not calibrated:
         if budget is not None:
@@ -70,19 +62,12 @@ def choose_policy(
 def within_budget(entry: Calibrated, budget: float, n_layers: int) -> Policy:
     """Of the policies tried on dev the one that the budget buys, by the rule of calibration (`best_within`).
 
+    ValueError when the budget is none, or too small for every threshold.
+
     Arguments
     ---------
-    entry : Calibrated
-        With its grid.
     budget : float
         Up to 1 a share of full depth, above 1 layers.
-    n_layers : int
-        Full depth.
-
-    Raises
-    ------
-    ValueError
-        When the budget is none, or too small for every threshold.
     """
     if not math.isfinite(budget) or not 0 < budget <= n_layers:
         raise ValueError(

@@ -61,6 +61,8 @@ class TranscribeBatch:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray | Sequence]:
         """The batch with the columns `COLUMNS` added.
 
+        ValueError when there is no such column, or one of the new ones is there already.
+
         Arguments
         ---------
         batch : dict of str to array of shape (rows,)
@@ -71,11 +73,6 @@ class TranscribeBatch:
         dict
             `text` (str), `exit_layer` (int, 0 for none), `layers_run`, `confidence`, `duration_s` (float, nan for none)
             and `error` (str, "" for none): a recording that cannot be read loses no other.
-
-        Raises
-        ------
-        ValueError
-            When there is no such column, or one of the new ones is there already.
         """
         if self.column not in batch:
             raise ValueError(f"the data must have the column '{self.column}', got {', '.join(batch)}; column= names it")

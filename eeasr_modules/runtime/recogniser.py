@@ -53,10 +53,10 @@ class EarlyExitASR:
     The weights are read when something is first transcribed, and left out of a pickle. Threads may share one: they read
     audio side by side and recognise in turn.
 
+    ValueError when a choice is none of these, the policy cannot be watched, or words cannot be fused.
+
     Arguments
     ---------
-    source : Source
-        Where the model is.
     policy : policy
         Not open.
     device : str
@@ -89,11 +89,6 @@ class EarlyExitASR:
         said stays. None does not.
     seed : int
         Of the policy `random`.
-
-    Raises
-    ------
-    ValueError
-        When a choice is none of these, the policy cannot be watched, or words cannot be fused.
 
     Example
     -------
@@ -175,6 +170,9 @@ class EarlyExitASR:
     ) -> EarlyExitASR:
         """A model by its name.
 
+        FileNotFoundError when a file of the model is missing. ValueError when there is no such model or policy, or the
+        policy was not calibrated for this model.
+
         Arguments
         ---------
         name : str or Path
@@ -188,19 +186,6 @@ class EarlyExitASR:
             `budget` of its `config.json`.
         device : str or None
             None takes a GPU where there is one.
-        batch_seconds, longest_s, compaction, front_end, precision, seed : float, float, str, str, str, int
-            See the class.
-        pool_survivors, decoding, words : bool, BeamOptions, AttentionOptions or None, str
-            Likewise.
-        on_drift, drift_alpha, audit : str, float, Audit or None
-            Likewise.
-
-        Raises
-        ------
-        FileNotFoundError
-            When a file of the model is missing.
-        ValueError
-            When there is no such model or policy, or the policy was not calibrated for this model.
         """
         source = find_source(name)
         chosen = choose_policy(
@@ -231,15 +216,7 @@ class EarlyExitASR:
     def save_pretrained(self, folder: str | Path) -> None:
         """Copy the model's folder, with what lets `AutoModelForCTC` and `pipeline` of transformers load it.
 
-        Arguments
-        ---------
-        folder : str or Path
-            Made where it is not there; the model's own folder gets what it lacks.
-
-        Raises
-        ------
-        ValueError
-            When the model is a checkpoint of transformers, which loads it as it is.
+        ValueError when the model is a checkpoint of transformers, which loads it as it is.
         """
         own, folder = self.source.folder, Path(folder)
         if own is None:
@@ -371,6 +348,8 @@ class EarlyExitASR:
     ) -> Transcript | list[Transcript]:
         """Transcript of a recording, or those of several.
 
+        ValueError, FileNotFoundError when a single recording cannot be read.
+
         Arguments
         ---------
         audio : path, array of shape (samples,) or (samples, channels), or list of these
@@ -382,11 +361,6 @@ class EarlyExitASR:
         -------
         Transcript or list of Transcript
             In a list, a recording that cannot be read has `error` set, and the others are done.
-
-        Raises
-        ------
-        ValueError, FileNotFoundError
-            When a single recording cannot be read.
         """
         several = isinstance(audio, list | tuple)
         found = dict(self.stream(audio if several else [audio], sample_rate=sample_rate, strict=not several))
@@ -410,8 +384,6 @@ class EarlyExitASR:
             Read when their turn comes.
         utt_ids : sequence of str or None
             Names, by which the policy `random` decides; None for the paths.
-        sample_rate : int or None
-            Hz of arrays; None means the model's.
         strict : bool
             Raise at the first recording that cannot be read.
         on_draft : function or None

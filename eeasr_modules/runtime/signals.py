@@ -31,23 +31,16 @@ LIVE_SIGNALS = (*PLAIN_SIGNALS, "hypothesis", *TEXT_SIGNALS, *LEXICAL_SIGNALS, *
 class SignalPlan:
     """Which signals a policy needs, and at which exits a head must be read for them.
 
+    ValueError when the policy reads something that is not computed live; what is, is named.
+
     Arguments
     ---------
-    policy : policy
-        Not open.
-    exit_layers : sequence of int
-        The model's exits.
     spells : bool
         Whether transcripts are the attention decoder's: its signals can be read then.
     remembers : int
         Exits before whose layer states the model reads (`MultiExit.reach`).
     fused : sequence of str or None
         Signals by which words are fused at every exit; None where they are not.
-
-    Raises
-    ------
-    ValueError
-        When the policy reads something that is not computed live; what is, is named.
     """
 
     def __init__(
@@ -109,19 +102,6 @@ def plain_signals(
 ) -> dict[str, np.ndarray]:
     """Those of `PLAIN_SIGNALS` that are in `names`: they need no model.
 
-    Arguments
-    ---------
-    names : sequence of str
-        What the policy needs.
-    utt_ids : sequence of str, n long
-        Names of the utterances, which chance goes by.
-    duration_s : np.ndarray of shape (n,)
-        Seconds of audio.
-    exit_layer : int
-        Layers run.
-    seed : int
-        Of `uniform`.
-
     Returns
     -------
     dict of str to np.ndarray of shape (n,)
@@ -143,14 +123,8 @@ def transcript_signals(
 
     Arguments
     ---------
-    plan : SignalPlan
-        Which.
-    hypotheses : sequence of str, n long
-        Of this exit.
     before : sequence of (sequence of str, n long, or None)
         Of the exits before, the latest first; None where an exit has none, as before the first.
-    language : str
-        Whose word frequencies.
 
     Returns
     -------
@@ -185,18 +159,12 @@ def head_signals(
 
     Arguments
     ---------
-    names : sequence of str
-        Of `ACOUSTIC_SIGNALS`.
     log_probs : torch.Tensor of shape (n, frames, tokens) or None
         Of this exit; None where only layer states are asked for.
     hidden, previous_hidden : torch.Tensor of shape (n, frames, dim)
         Layer states likewise; the previous ones are not read unless `cosine` is asked for.
-    n_frames : torch.Tensor of shape (n,)
-        Valid frames.
     log_probs_before : sequence of torch.Tensor of shape (n, frames, tokens)
         Of the exits before, the latest first, as many as there are.
-    blank_index : int
-        Index of blank.
     """
     found = acoustic_signals(
         hidden if log_probs is None else log_probs,  # of which `cosine` asks the length only
@@ -220,12 +188,6 @@ def spelled(
     ---------
     best : np.ndarray of shape (n, frames)
         Best token of each frame.
-    n_frames : sequence of int, n long
-        Valid frames.
-    vocabulary : CharVocabulary or SentencePieceVocabulary
-        The model's.
-    blank_index : int
-        Index of blank.
     """
     said = best != blank_index
     said[:, 1:] &= best[:, 1:] != best[:, :-1]

@@ -21,30 +21,14 @@ HUB_TIMEOUT_S = 10
 
 @dataclass(frozen=True)
 class Source:
-    """A model that was found and looked at; its weights are not read yet.
+    """A model that was found and looked at; its weights are not read yet."""
 
-    Arguments
-    ---------
-    name : str
-        As the user gave it.
-    folder : Path or None
-        A model folder of this program; None for a checkpoint of transformers.
-    config : dict
-        Its `config.json`, or what `MultiExit` makes the checkpoint from.
-    tokens : tuple of str or None
-        The checkpoint's vocabulary; None where the folder holds one.
-    calibrated : tuple of Calibrated
-        The folder's policies, the default one first.
-    confidence_map : ConfidenceMap or None
-        From its `confidence.json`; None without one.
-    """
-
-    name: str
-    folder: Path | None
-    config: dict
-    tokens: tuple[str, ...] | None
-    calibrated: tuple[Calibrated, ...]
-    confidence_map: ConfidenceMap | None = None
+    name: str  # as the user gave it
+    folder: Path | None  # a model folder of this program; None for a checkpoint of transformers
+    config: dict  # its `config.json`, or what `MultiExit` makes the checkpoint from
+    tokens: tuple[str, ...] | None  # the checkpoint's vocabulary; None where the folder holds one
+    calibrated: tuple[Calibrated, ...]  # the folder's policies, the default one first
+    confidence_map: ConfidenceMap | None = None  # from its `confidence.json`; None without one
 
     @property
     def exit_layers(self) -> list[int]:
@@ -70,22 +54,13 @@ class Source:
 def find_source(name: str | Path) -> Source:
     """Look at a model without reading its weights.
 
-    Arguments
-    ---------
-    name : str or Path
-        Folder of a model or checkpoint, or an id on the hub.
+    FileNotFoundError when a file of the folder is missing. ValueError when there is no such model, it has no CTC head,
+    or its policies belong to another model.
 
     Returns
     -------
     Source
         A checkpoint of transformers becomes a model with one exit, its own CTC head.
-
-    Raises
-    ------
-    FileNotFoundError
-        When a file of the folder is missing.
-    ValueError
-        When there is no such model, it has no CTC head, or its policies belong to another model.
     """
     folder = Path(name)
     if not folder.is_dir():

@@ -47,14 +47,8 @@ def spell_words(
     ---------
     best : np.ndarray of shape (frames,)
         Best token of each frame, without padding.
-    probabilities : np.ndarray of shape (frames,)
-        Its probability.
     spellings : sequence of str
         What each token adds to a transcript: `vocabulary.spellings`.
-    blank_index : int
-        Index of blank.
-    frame_s : float
-        Seconds of a frame.
 
     Returns
     -------

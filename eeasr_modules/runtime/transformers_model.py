@@ -40,8 +40,6 @@ class EarlyExitConfig(PreTrainedConfig):
     ---------
     exit_policy : str or None
         As `EarlyExitASR.from_pretrained` takes `policy`.
-    budget : float or None
-        Likewise.
     """
 
     model_type = MODEL_TYPE
@@ -70,21 +68,7 @@ class EarlyExitOutput(CausalLMOutput):
 
 
 class EarlyExitForCTC(PreTrainedModel):
-    """A CTC model whose utterances leave where the policy says; made by `from_pretrained`.
-
-    Arguments
-    ---------
-    config : EarlyExitConfig
-        With the policy that decides.
-    model : MultiExit
-        In eval mode.
-    vocabulary : CharVocabulary or SentencePieceVocabulary
-        The model's.
-    source : Source
-        Where both are from.
-    precision : str
-        "float32", "bfloat16" or "float16".
-    """
+    """A CTC model whose utterances leave where the policy says; made by `from_pretrained`."""
 
     config_class = EarlyExitConfig
     base_model_prefix = "model"
@@ -122,27 +106,14 @@ class EarlyExitForCTC(PreTrainedModel):
     ) -> EarlyExitForCTC:
         """The model of a folder, or of an id on the hub.
 
+        ValueError when the policy, the budget or another argument is none for this model.
+
         Arguments
         ---------
-        name : str or Path
-            Folder or id.
-        *args
-            None.
-        config : EarlyExitConfig or None
-            Read from the folder when None.
         exit_policy, budget : str or None, float or None
             In place of the configuration's.
         dtype : str, torch.dtype or None
             Of products: float32, bfloat16 or float16; weights stay in float32.
-        device_map : str, torch.device, dict or None
-            One device.
-        **kwargs
-            Those of transformers that say where the files are.
-
-        Raises
-        ------
-        ValueError
-            When the policy, the budget or another argument is none for this model.
         """
         unknown = sorted({*kwargs} - {*_WHERE, *_IDLE, "torch_dtype"})
         if args or unknown:
@@ -224,10 +195,6 @@ class EarlyExitForCTC(PreTrainedModel):
             1 for samples, 0 for padding; None for no padding.
         exit_policy, budget : str or None, float or None
             In place of the configuration's, for this batch.
-        labels : None
-            Training is train.py's.
-        return_dict : bool or None
-            False for a tuple.
         """
         if labels is not None:
             raise ValueError("a model with early exits is trained by train.py: leave labels out")

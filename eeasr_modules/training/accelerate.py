@@ -65,42 +65,23 @@ WORTH = 1.03  # less is not worth a promise
 
 @dataclass(frozen=True)
 class Accelerated:
-    """What came of it.
-
-    Arguments
-    ---------
-    sentence : str
-        The result.
-    policy : str
-        That decides in the folder.
-    certified : bool
-        Whether the promise could be made.
-    statement : str
-        What is promised, with its terms, or why nothing is.
-    changed, saved : float
-        On hold-out: per cent of the last exit's words changed, and share of its multiply-accumulates saved.
-    times_faster, times_faster_than_stock : float
-        By CPU seconds (on a GPU by the clock) on hold-out: than the same engine at full depth, and than the stock
-        forward; nan where there is none.
-    heads_s : float
-        Seconds that heads took to train, in all sittings.
-    speakers : dict of str to int
-        Of each part.
-    left_out : list of str
-        Recordings that could not be used, and why.
-    """
+    """What came of it."""
 
     sentence: str
-    policy: str
-    certified: bool
-    statement: str
+    policy: str  # that decides in the folder
+    certified: bool  # whether the promise could be made
+    statement: str  # what is promised, with its terms, or why nothing is
+    # changed, saved: on hold-out: per cent of the last exit's words changed, and share of its multiply-accumulates
+    # saved
     changed: float
     saved: float
+    # times_faster, times_faster_than_stock: by CPU seconds (on a GPU by the clock) on hold-out: than the same engine at
+    # full depth, and than the stock forward; nan where there is none
     times_faster: float
     times_faster_than_stock: float
-    heads_s: float
-    speakers: dict[str, int]
-    left_out: list[str]
+    heads_s: float  # seconds that heads took to train, in all sittings
+    speakers: dict[str, int]  # of each part
+    left_out: list[str]  # recordings that could not be used, and why
 
 
 def accelerate(
@@ -129,19 +110,6 @@ def accelerate(
         Most words of the last exit's transcript that may change, per cent.
     delta : float
         Probability with which the promise may fail.
-    n_epochs : int
-        Of the heads.
-    seed : int
-        Of the parts and of training.
-    device : str or None
-        None takes a GPU where there is one.
-    say : callable
-        Told what is done.
-
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        One sentence: no CTC head, too few speakers, heads that cannot be trained apart, another run in the folder.
     """
     folder, target = Path(folder), RiskTarget(changed, delta, loss="changed")
     if n_epochs < 1:

@@ -28,20 +28,8 @@ class ExitBrain(sb.Brain):
 
     Arguments
     ---------
-    model : MultiExit
-        Walk and heads in one module.
-    config : training.config.Config
-        Checked configuration.
-    vocabulary : CharVocabulary or SentencePieceVocabulary
-        To turn tokens into words for the word error rate.
     n_batches : int
         Batches per epoch, for the learning rate.
-    run_opts : RunOptions
-        SpeechBrain's command-line options.
-    checkpointer : Checkpointer
-        Where recoverables go.
-    train_log : str
-        Path of `train_log.txt`.
     """
 
     def __init__(self, model, config, *, vocabulary, n_batches, run_opts, checkpointer, train_log):

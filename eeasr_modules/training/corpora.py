@@ -82,50 +82,24 @@ def _ids(manifests: Sequence[Path]) -> set[tuple[str, str]]:
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """A set to collect an exit table from.
+    """A set to collect an exit table from."""
 
-    Arguments
-    ---------
-    name : str
-        As in tables and reports, for instance `an4_test_noise_10db`.
-    manifests : tuple of Path
-        Its utterances.
-    corpus : str
-        Folder of `recipes/`; several, apart by commas, for validation data of several.
-    label : str
-        in_domain, shifted or ood, computed.
-    shift : str or None
-        Disturbance applied when audio is read.
-    n_seen_speakers : int
-        Speakers that training has heard.
-    """
-
-    name: str
+    name: str  # as in tables and reports, for instance `an4_test_noise_10db`
     manifests: tuple[Path, ...]
-    corpus: str
-    label: str
-    shift: str | None
-    n_seen_speakers: int
+    corpus: str  # folder of `recipes/`; several, apart by commas, for validation data of several
+    label: str  # in_domain, shifted or ood, computed
+    shift: str | None  # disturbance applied when audio is read
+    n_seen_speakers: int  # speakers that training has heard
 
 
 @dataclass(frozen=True)
 class Corpora:
-    """Everything that a run reads.
-
-    Arguments
-    ---------
-    train, valid : list of Path
-        Manifests.
-    dev : EvaluationSet
-        The validation data as a set of its own: thresholds are chosen there.
-    tests : list of EvaluationSet
-        In domain first, then shifted, then other corpora.
-    """
+    """Everything that a run reads."""
 
     train: list[Path]
     valid: list[Path]
-    dev: EvaluationSet
-    tests: list[EvaluationSet]
+    dev: EvaluationSet  # the validation data as a set of its own: thresholds are chosen there
+    tests: list[EvaluationSet]  # in domain first, then shifted, then other corpora
 
 
 def load_recipe(folder: Path) -> ModuleType:
@@ -149,12 +123,6 @@ def prepare_corpora(
 
     Arguments
     ---------
-    config : Config
-        Checked.
-    recipes : Path
-        The folder of corpora.
-    save_folder : Path
-        Where manifests go.
     may_download : bool
         Whether a `data_folder` that does not exist is to be fetched (never where the user named one).
     heard : sequence of Path
@@ -316,24 +284,13 @@ LABELS = ("in_domain", "shifted", "ood", "unknown")
 
 @dataclass(frozen=True)
 class SetDescription:
-    """What of a set decides its label.
+    """What of a set decides its label."""
 
-    Arguments
-    ---------
-    corpus : str
-        For instance "AN4".
-    name : str
-        For messages: corpus and split.
-    utt_ids, speakers : frozenset of str
-    audio : frozenset of str
-        Absolute paths, links followed, with the stretch where there is one.
-    """
-
-    corpus: str
-    name: str
+    corpus: str  # for instance "AN4"
+    name: str  # for messages: corpus and split
     utt_ids: frozenset[str]
     speakers: frozenset[str]
-    audio: frozenset[str]
+    audio: frozenset[str]  # absolute paths, links followed, with the stretch where there is one
 
 
 def describe(manifest: Path | str) -> SetDescription:
@@ -366,8 +323,6 @@ def set_label(
     ---------
     train : sequence of SetDescription
         Everything the model was trained on; empty when that is not known.
-    test : SetDescription
-        The set to label.
     shift : str, optional
         Name of the shift (see `data.pipeline.SHIFTS`) that is applied when the set is read.
     train_augmentation : collection of str

@@ -53,21 +53,7 @@ def without_short(
 ) -> dict[str, dict]:
     """Utterances with enough frames for their tokens (CTC aligns no others); how many are left out is logged.
 
-    Arguments
-    ---------
-    items : dict
-        As `manifest_items` gives them.
-    encode : callable
-        Text -> token indices.
-    frames_for : callable
-        The encoder's: samples -> frames.
-    sample_rate : int
-        Hz.
-
-    Raises
-    ------
-    ValueError
-        When none is left.
+    ValueError when none is left.
     """
     n_samples = torch.tensor([round(item["duration"] * sample_rate) for item in items.values()])
     n_frames = frames_for(n_samples).tolist()
@@ -243,12 +229,10 @@ def build_model(
 ) -> MultiExit:
     """A fresh model, or one that starts from `init_from`: encoder and the exits that both have.
 
+    ValueError if `init_from` holds a model of another shape.
+
     Arguments
     ---------
-    config : Config
-        Checked.
-    n_tokens, blank_index : int
-        Of the run's vocabulary.
     checkpoint_head : bool
         The last exit is the CTC head of the encoder's checkpoint. With `freeze_encoder` that head stays as it is.
     lens_body : dict or None
@@ -256,11 +240,6 @@ def build_model(
     last_norm : bool
         See `build_heads`; for a frozen encoder alone, whose projections then start small. Heads of `init_from` stay
         as they are.
-
-    Raises
-    ------
-    ValueError
-        If `init_from` holds a model of another shape.
     """
     encoder, start, before = config.encoder_settings, None, []
     own = own_decoder_settings(config)
@@ -327,14 +306,8 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
 
     Arguments
     ---------
-    config : Config
-        Checked.
-    corpora : Corpora
-        Manifests.
     folder : Path
         The run folder: checkpoints in `save/`, `train_log.txt`, the model folder `model/`.
-    run_opts : RunOptions
-        SpeechBrain's command-line options.
 
     Returns
     -------

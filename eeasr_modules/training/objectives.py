@@ -26,22 +26,15 @@ def load_teacher(folder: str | Path, vocabulary, *, device: str | torch.device) 
 
 @dataclass(frozen=True)
 class Distillation:
-    """What exits learn beside the references.
+    """What exits learn beside the references."""
 
-    Arguments
-    ---------
-    teacher : str
-        `self` (the own last exit), `best` (for each utterance the own exit with the lowest CTC loss), anything else
-        the frozen teacher's log-probs that `mixed` is given.
-    alphas : tuple of float
-        Share of distillation in the loss of each exit, 0 to 1; with `self` the last exit's counts as 0.
-    transcript_share : float
-        Share of the distillation that is CTC on the teacher's greedy transcript; the rest is the divergence of
-        posteriors, frame by frame.
-    """
-
+    # `self` (the own last exit), `best` (for each utterance the own exit with the lowest CTC loss), anything else the
+    # frozen teacher's log-probs that `mixed` is given
     teacher: str
+    # share of distillation in the loss of each exit, 0 to 1; with `self` the last exit's counts as 0
     alphas: tuple[float, ...]
+    # share of the distillation that is CTC on the teacher's greedy transcript; the rest is the divergence of
+    # posteriors, frame by frame
     transcript_share: float = 0.0
 
     def mixed(
@@ -85,16 +78,9 @@ class Spelling:
 
     A batch of training reads the decoder at one exit, drawn by the weights that its update gives the exits: on average
     the weighted sum of all exits' losses, at the cost of one.
-
-    Arguments
-    ---------
-    weight : float
-        Share w of the decoder in an exit's loss, (1 - w) CTC + w cross-entropy.
-    label_smoothing : float
-        Of the cross-entropy.
     """
 
-    weight: float
+    weight: float  # share w of the decoder in an exit's loss, (1 - w) CTC + w cross-entropy
     label_smoothing: float
 
     @classmethod

@@ -30,15 +30,7 @@ TOKEN_MEANS = {"entropy_nonblank": "entropy", "entropy_token": "entropy"}  # wha
 
 
 class OwnReadings:
-    """The deepest exit of a whole set, filled batch by batch.
-
-    Arguments
-    ---------
-    model : MultiExit
-        With an own decoder, in eval mode, on its device.
-    n_utterances : int
-        Of the set.
-    """
+    """The deepest exit of a whole set, filled batch by batch."""
 
     def __init__(self, model: MultiExit, n_utterances: int):
         self.model, self.decoder = model, OwnDecoder.of(model)
@@ -79,8 +71,6 @@ class OwnReadings:
         ---------
         columns : mapping
             `hypotheses, signals, word_lists, averaged_hypotheses, cost_macs, head_macs` of the CTC exits.
-        duration_s : np.ndarray of shape (n_utterances,)
-            Seconds.
         """
         texts = np.array([plain_words(one.text) for one in self.said], dtype=object)[:, None]
         signals = {name: self._signal(name, values) for name, values in columns["signals"].items()}
@@ -137,19 +127,7 @@ def has_own_decoder(source: str) -> bool:
 class OwnDecoderLens:
     """A Whisper or Moonshine whose decoder reads every layer of its encoder.
 
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder, with its tokenizer.
-    settings : dict
-        The encoder's, for `build_encoder`.
-    device : str
-        Where it runs.
-
-    Raises
-    ------
-    ValueError
-        If its tokenizer cannot be read.
+    ValueError if its tokenizer cannot be read.
     """
 
     def __init__(self, source: str, settings: dict, *, device: str):
@@ -228,8 +206,6 @@ class OwnDecoderLens:
         ---------
         states : torch.Tensor of shape (layers, frames, dim)
             See `states`; the layers are a batch.
-        most : int
-            Tokens at most.
 
         Returns
         -------
@@ -306,20 +282,8 @@ def collect(
 
     Arguments
     ---------
-    lens : OwnDecoderLens
-        The checkpoint.
-    one : EvaluationSet
-        What it reads.
-    path : Path
-        Of the table.
-    metadata : dict
-        See `test_pass.table_metadata`.
-    read : callable
-        Path -> waveform.
     limit : int or None
         An evenly spaced slice of each manifest.
-    progress : bool
-        Show a bar.
     """
     if path.is_file():
         found = read_table(path)

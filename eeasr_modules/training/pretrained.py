@@ -154,8 +154,6 @@ class FrozenStates:
     ---------
     folder : Path
         Where `states.bin` and `states.json` lie, or will.
-    model : MultiExit
-        Its encoder is frozen and in eval mode.
     """
 
     def __init__(self, folder: Path, model: MultiExit):
@@ -187,19 +185,12 @@ class FrozenStates:
     def fill(self, items: Sequence[dict], read: Callable[[str], torch.Tensor], *, sample_rate: int) -> None:
         """Compute what is not there yet.
 
+        ValueError if the disk has no room for them; said before anything is computed.
+
         Arguments
         ---------
         items : sequence of dict
             `wav` (path) and `duration` (s) of each utterance.
-        read : callable
-            Path -> waveform (samples,).
-        sample_rate : int
-            Hz.
-
-        Raises
-        ------
-        ValueError
-            If the disk has no room for them; said before anything is computed.
         """
         missing = [item for item in items if self.places.get(item["wav"], [0, 0, None])[2] != _stamp(item["wav"])]
         if not missing:

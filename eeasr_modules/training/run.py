@@ -85,15 +85,8 @@ def leaves_nothing(folder: Path, *, new: tuple[Path, ...] | None = None) -> Iter
 
     Arguments
     ---------
-    folder : Path
-        The run folder.
     new : tuple of Path or None
         What may go; None: what is not there now.
-
-    Yields
-    ------
-    tuple of Path
-        What may go.
     """
     if new is None:
         files = (folder / "run.json", *(folder / "model" / name for name in (VOCABULARY_FILE, SENTENCEPIECE_FILE)))
@@ -128,27 +121,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has passed all its checks.
-
-    Arguments
-    ---------
-    config : Config
-        Checked configuration.
-    run_opts : RunOptions
-        SpeechBrain's command-line options.
-    folder : Path
-        The run folder.
-    corpora : Corpora
-        Manifests and labelled test sets.
-    new : tuple of Path
-        What this sitting made that a run which is refused leaves not behind.
-    """
+    """A run that has passed all its checks."""
 
     config: Config
     run_opts: object
     folder: Path
-    corpora: Corpora
-    new: tuple[Path, ...] = ()
+    corpora: Corpora  # manifests and labelled test sets
+    new: tuple[Path, ...] = ()  # what this sitting made that a run which is refused leaves not behind
 
     @property
     def is_main(self) -> bool:
@@ -296,10 +275,6 @@ def calibrate(run: Run, dev: ExitTable, tests: Sequence[ExitTable] = ()) -> tupl
 
     Arguments
     ---------
-    run : Run
-        Checked.
-    dev : ExitTable
-        With references.
     tests : sequence of ExitTable
         Of whose corpora there is no dev speech is said.
     """

@@ -67,8 +67,6 @@ def why_not_written(error: BaseException, *, folder: str | os.PathLike | None = 
 
     Arguments
     ---------
-    error : BaseException
-        As it was caught.
     folder : path or None
         Where is written: an error that names a file elsewhere, such as audio that may not be read, is none of these.
 
@@ -118,8 +116,6 @@ class WholeCheckpointer(Checkpointer):
     ---------
     checkpoints_dir : str or Path
         Where checkpoints go; what a killed run left half written there is removed.
-    recoverables : dict of str to object
-        What is saved.
     """
 
     def __init__(self, checkpoints_dir, recoverables):
@@ -175,18 +171,13 @@ N_SAMPLES = 3  # utterances of the validation data whose transcripts are written
 def extra_logger(name: str, folder: Path) -> TrainLogger | None:
     """SpeechBrain's logger of that name; None for "none".
 
+    ImportError when its package is not installed.
+
     Arguments
     ---------
-    name : str
-        One of `LOGGERS`.
     folder : Path
         The run folder. TensorBoard's files go to `tensorboard/`, W&B's (offline unless WANDB_MODE says otherwise) to
         `wandb/`.
-
-    Raises
-    ------
-    ImportError
-        When its package is not installed.
     """
     if name == "none":
         return None
@@ -207,10 +198,6 @@ class Samples:
 
     Arguments
     ---------
-    path : Path
-        The file; epochs are appended.
-    exit_layers : list of int
-        The exits.
     n : int
         The first so many utterances of the validation data, the same after every epoch.
     """

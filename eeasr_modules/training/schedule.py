@@ -26,21 +26,7 @@ OWN_TEACHERS = ("self", "best")  # of distillation: exits of the model itself
 class Regime:
     """What one run trains when.
 
-    Arguments
-    ---------
-    name : str
-        One of `REGIMES`.
-    weights : tuple of float
-        Of each exit's loss where all are trained; they sum to 1.
-    n_epochs : int
-        Of the run.
-    first_share : float
-        Share of epochs in the first of two steps, between 0 and 1; each step has at least one epoch.
-
-    Raises
-    ------
-    ValueError
-        If there is no such regime, or two steps have too few epochs or exits.
+    ValueError if there is no such regime, or two steps have too few epochs or exits.
 
     Example
     -------
@@ -49,9 +35,10 @@ class Regime:
     ((0.0, 0.0, 1.0), (0.5, 0.5, 0.0), True)
     """
 
-    name: str
-    weights: tuple[float, ...]
+    name: str  # one of `REGIMES`
+    weights: tuple[float, ...]  # of each exit's loss where all are trained; they sum to 1
     n_epochs: int
+    # share of epochs in the first of two steps, between 0 and 1; each step has at least one epoch
     first_share: float = 0.5
 
     def __post_init__(self):
@@ -103,12 +90,8 @@ class Regime:
 
         Arguments
         ---------
-        epoch : int
-            From 1.
         n_done : int
             Batches of this epoch, the present one included.
-        n_batches : int
-            Batches per epoch.
         """
         before, length = 0, self.first_epochs
         if self.frozen(epoch):
@@ -124,10 +107,6 @@ def warmup_cosine(progress: float, *, warmup_share: float, final_share: float) -
 
     Arguments
     ---------
-    progress : float
-        Share of all updates that are done, 0 to 1.
-    warmup_share : float
-        Share of updates with a linear rise.
     final_share : float
         What is left of the peak at the end of the cosine (Loshchilov & Hutter 2017).
 
@@ -145,23 +124,16 @@ def warmup_cosine(progress: float, *, warmup_share: float, final_share: float) -
 def lr_share(schedule: str, progress: float, *, warmup_share: float, final_share: float) -> float:
     """Share of the peak learning rate under one of `SCHEDULES`, all with a linear warm-up.
 
+    ValueError if there is no such schedule.
+
     Arguments
     ---------
     schedule : str
         `cosine` (see `warmup_cosine`); `linear` (down to `final_share`); `noam` (falls with the root of the updates
         done, Vaswani et al. 2017, with the peak at the end of the warm-up); `constant`; `newbob` (constant here: the
         Brain multiplies it by SpeechBrain's annealed factor).
-    progress : float
-        Share of all updates that are done, 0 to 1.
-    warmup_share : float
-        Share of updates with a linear rise.
     final_share : float
         What is left at the end; a lower bound for `noam`; not used by `constant` and `newbob`.
-
-    Raises
-    ------
-    ValueError
-        If there is no such schedule.
 
     Example
     -------

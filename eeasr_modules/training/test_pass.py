@@ -39,14 +39,10 @@ ReadExit = Callable[[int, torch.Tensor, torch.Tensor], None]
 class PosteriorReadings:
     """Readings of a whole set, filled batch by batch.
 
+    ValueError when `average_exits` or `nbest` is 1: nothing is averaged or compared then.
+
     Arguments
     ---------
-    model : MultiExit
-        Whose posteriors.
-    vocabulary : CharVocabulary or SentencePieceVocabulary
-        The model's.
-    n_utterances : int
-        Of the set.
     average_exits : int
         Average the posteriors of so many last exits; 0 for none.
     nbest : int
@@ -60,11 +56,6 @@ class PosteriorReadings:
         Transcripts of the averaged posteriors; at the first exits, of as many as there are.
     signals : dict of str to np.ndarray of shape (n_utterances, n_exits)
         `nbest_posterior` where it was asked for.
-
-    Raises
-    ------
-    ValueError
-        When `average_exits` or `nbest` is 1: nothing is averaged or compared then.
     """
 
     def __init__(self, model: MultiExit, vocabulary, n_utterances: int, *, average_exits: int = 0, nbest: int = 0):
@@ -121,12 +112,6 @@ def read_exits(
 
     Arguments
     ---------
-    model : MultiExit
-        In eval mode.
-    wavs : torch.Tensor of shape (batch, samples)
-        Zero-padded.
-    n_samples : torch.Tensor of shape (batch,)
-        Valid samples.
     on_exit : callable or None
         Called at every exit with its `exit_index`, log-probs and frame counts, while they live.
     on_end : callable or None
@@ -189,18 +174,8 @@ def collect(
 
     Arguments
     ---------
-    model : MultiExit
-        In eval mode, on its device.
-    vocabulary : CharVocabulary or SentencePieceVocabulary
-        The model's.
-    evaluation_set : EvaluationSet
-        Manifests, shift and label.
-    read : callable
-        Path -> waveform.
     batch_seconds : float
         Longest padded batch; results do not depend on it.
-    metadata : dict
-        File metadata, see `table_metadata`.
     limit : int or None
         An evenly spaced slice of each manifest.
     precision : str
@@ -211,8 +186,6 @@ def collect(
         Beam of the search for the signal `nbest_posterior`, which is slow; 0 for none.
     share : (int, int)
         Of several processes, which one this is (from 0) and how many there are: every so many-th utterance by length.
-    progress : bool
-        Show a bar.
     """
     items = _share_of(manifest_items(evaluation_set.manifests, limit=limit), *share)
     utt_ids = list(items)

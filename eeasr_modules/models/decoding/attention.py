@@ -27,10 +27,6 @@ class TokenProjection(nn.Module):
 
     Arguments
     ---------
-    dim : int
-        Of the decoder.
-    n_tokens : int
-        With beginning and end.
     never : tuple of int
         Tokens that cannot be said.
     """
@@ -51,25 +47,14 @@ class TokenProjection(nn.Module):
 class AttentionDecoder(nn.Module):
     """A Transformer decoder that reads the states of any exit.
 
+    ValueError when `dim` is odd or no multiple of `n_heads`.
+
     Arguments
     ---------
-    encoder_dim : int
-        Width of the layer states.
     n_exits : int
         Each gets a norm of its own.
-    n_tokens : int
-        CTC vocabulary with blank.
     blank_index : int
         Index of blank, which the decoder never says.
-    n_layers, dim, n_heads, ffn_dim : int
-        Of the decoder.
-    dropout : float
-        Inside it.
-
-    Raises
-    ------
-    ValueError
-        When `dim` is odd or no multiple of `n_heads`.
 
     Example
     -------
@@ -131,8 +116,6 @@ class AttentionDecoder(nn.Module):
         ---------
         hidden : torch.Tensor of shape (batch, frames, encoder's dim)
             Layer states that the exit's head sees.
-        exit_index : int
-            From 0.
         """
         return self.to_memory(self.norms[exit_index](hidden))
 
@@ -141,26 +124,19 @@ class AttentionDecoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States behind each token of a prefix, before `to_tokens`; the call that SpeechBrain's searchers make.
 
+        ValueError when a prefix is longer than the decoder can count.
+
         Arguments
         ---------
         prefixes : torch.Tensor of shape (batch, tokens)
             From the beginning on. A position sees itself and those before it only, so padding at the end changes
             nothing before it.
-        memory : torch.Tensor of shape (batch, frames, dim)
-            As `memory` gives it.
-        n_frames : torch.Tensor of shape (batch,) or None
-            Valid frames; None for all.
 
         Returns
         -------
         states : torch.Tensor of shape (batch, tokens, dim)
         attention : torch.Tensor of shape (batch, tokens, frames)
             Of the last layer to the frames, the mean over its heads.
-
-        Raises
-        ------
-        ValueError
-            When a prefix is longer than the decoder can count.
         """
         length = prefixes.shape[1]
         if length > LONGEST_TOKENS:
@@ -232,12 +208,8 @@ def spelling_losses(
     ---------
     log_probs : torch.Tensor of shape (batch, tokens + 1, vocabulary)
         Of `AttentionDecoder.log_probs` for `prefixes(targets)`.
-    targets : torch.Tensor of shape (batch, tokens)
-        Token indices, padded.
     n_targets : torch.Tensor of shape (batch,)
         Valid tokens; what lies beyond is not read.
-    decoder : AttentionDecoder
-        That gave them.
     label_smoothing : float
         Share of the target that is spread evenly over all tokens that can be said (Szegedy et al. 2016).
     """
@@ -254,17 +226,14 @@ def spelling_losses(
 class AttentionOptions:
     """How the attention decoder searches.
 
+    ValueError when a number is out of range.
+
     Arguments
     ---------
     beam_size : int
         Transcripts kept at every token; 1 is greedy, by the decoder alone.
     ctc_weight : float
         Share of the exit's CTC prefix scores in the score of a beam, 0 to below 1.
-
-    Raises
-    ------
-    ValueError
-        When a number is out of range.
     """
 
     beam_size: int = 10
@@ -279,22 +248,13 @@ class AttentionOptions:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What the decoder spells at one exit.
+    """What the decoder spells at one exit."""
 
-    Arguments
-    ---------
-    tokens : list of int
-        Without beginning and end.
-    signals : dict of str to float
-        `sequence_log_prob`: the decoder's log-prob of its tokens and the end, nats, the mean over them;
-        `token_entropy`: the entropy of its choices of them, nats, the mean likewise.
-    macs : float
-        Multiply-accumulates of the decoder that were run for it.
-    """
-
-    tokens: list[int]
+    tokens: list[int]  # without beginning and end
+    # `sequence_log_prob`: the decoder's log-prob of its tokens and the end, nats, the mean over them; `token_entropy`:
+    # the entropy of its choices of them, nats, the mean likewise
     signals: dict[str, float]
-    macs: float
+    macs: float  # multiply-accumulates of the decoder that were run for it
 
 
 class AttentionSearch:
@@ -304,17 +264,7 @@ class AttentionSearch:
     utterance is searched alone and without padding, so that its transcript does not depend on its batch; a transcript
     has at most as many tokens as there are frames.
 
-    Arguments
-    ---------
-    model : MultiExit
-        With an attention decoder, in eval mode.
-    options : AttentionOptions
-        Beam and CTC.
-
-    Raises
-    ------
-    ValueError
-        When the model has no attention decoder.
+    ValueError when the model has no attention decoder.
     """
 
     def __init__(self, model: nn.Module, *, options: AttentionOptions):
@@ -380,15 +330,7 @@ class AttentionSearch:
         return Decoded(tokens, self.signals(tokens, memory), self._counted.macs)
 
     def signals(self, tokens: Sequence[int], memory: torch.Tensor) -> dict[str, float]:
-        """How sure the decoder is of a transcript: `sequence_log_prob` and `token_entropy`.
-
-        Arguments
-        ---------
-        tokens : sequence of int
-            Without beginning and end.
-        memory : torch.Tensor of shape (1, frames, dim)
-            Of `AttentionDecoder.memory`.
-        """
+        """How sure the decoder is of a transcript: `sequence_log_prob` and `token_entropy`."""
         said = torch.tensor([[*tokens, self.decoder.end_index]], dtype=torch.long, device=memory.device)
         states, _ = self._counted.decode(self.decoder.prefixes(said[:, :-1]), memory, None)
         log_probs = torch.log_softmax(self.decoder.to_tokens(states), dim=-1)[0].double()

@@ -37,8 +37,6 @@ def greedy_decode(log_probs: torch.Tensor, n_frames: torch.Tensor, *, blank_inde
         Or any monotone function of them.
     n_frames : torch.Tensor of shape (batch,)
         Valid frames; what lies beyond is not read.
-    blank_index : int
-        Index of blank.
 
     Example
     -------
@@ -72,10 +70,6 @@ def aligned_path(log_probs: np.ndarray, tokens: Sequence[int], *, blank_index: i
     ---------
     log_probs : np.ndarray of shape (frames, tokens)
         Of one utterance, without padding.
-    tokens : sequence of int
-        The transcript.
-    blank_index : int
-        Index of blank.
 
     Returns
     -------
@@ -120,6 +114,8 @@ def aligned_path(log_probs: np.ndarray, tokens: Sequence[int], *, blank_index: i
 class BeamOptions:
     """How a beam search decodes.
 
+    ValueError when a number is out of range.
+
     Arguments
     ---------
     beam_size : int
@@ -133,11 +129,6 @@ class BeamOptions:
         Added for every word: a language model alone prefers few of them.
     unknown_score : float
         Added for a word that the language model does not know.
-
-    Raises
-    ------
-    ValueError
-        When a number is out of range.
     """
 
     beam_size: int = 60
@@ -175,23 +166,15 @@ class BeamDecoder:
 
     Scores are summed in float64 over an utterance's own frames, so that its transcript does not depend on its batch.
 
+    FileNotFoundError when there is no such language model. ImportError when a language model is given and `kenlm` or
+    `pygtrie` is not installed.
+
     Arguments
     ---------
     tokens : sequence of str
         The vocabulary, in the order of ids.
     spellings : sequence of str
         What each token adds to a transcript (`spellings` of a vocabulary); tokens that add nothing are left out.
-    blank_index : int
-        Index of blank.
-    options : BeamOptions
-        Beam and language model.
-
-    Raises
-    ------
-    FileNotFoundError
-        When there is no such language model.
-    ImportError
-        When a language model is given and `kenlm` or `pygtrie` is not installed.
 
     Example
     -------
@@ -270,19 +253,12 @@ class NBest:
     The beam is SpeechBrain's `CTCBeamSearcher`. Its pruning of histories is off, which would throw out all but one
     of the transcripts that differ early; scores are summed in float64 for the same result in any batch.
 
+    ValueError when the beam is below 2: one transcript alone is always certain.
+
     Arguments
     ---------
-    tokens : sequence of str
-        The vocabulary, in the order of ids.
-    blank_index : int
-        Index of blank.
     beam_size : int
         Transcripts kept, and compared at the end.
-
-    Raises
-    ------
-    ValueError
-        When the beam is below 2: one transcript alone is always certain.
 
     Example
     -------
@@ -313,8 +289,6 @@ class NBest:
         ---------
         log_probs : torch.Tensor of shape (batch, frames, tokens)
             Of one exit.
-        n_frames : torch.Tensor of shape (batch,)
-            Valid frames; what lies beyond is not read.
         """
         rows = log_probs.double().cpu().numpy()
         # frame counts are given as they are: as shares of the longest utterance they would be rounded down

@@ -23,11 +23,6 @@ _LOWEST = -(2**63)
 class ByteDropout(nn.Dropout):
     """`nn.Dropout` with the rate rounded to a multiple of 1/256 on a CPU; on other devices it is `nn.Dropout`.
 
-    Arguments
-    ---------
-    p : float
-        Share of elements that become 0; the others are scaled so that the mean stays.
-
     Example
     -------
     >>> dropout = ByteDropout(0.1).train()
@@ -63,8 +58,6 @@ class LogMel(nn.Module):
 
     Arguments
     ---------
-    n_mels : int
-        Mel channels.
     sample_rate : int
         Hz. Window 25 ms, hop 10 ms.
     time_masks, freq_masks : int
@@ -122,19 +115,7 @@ class LogMel(nn.Module):
 
 
 class Subsampling(nn.Module):
-    """Two strided 3 x 3 convolutions: 100 frames a second become 25 (Dong et al. 2018), padding kept at zero.
-
-    Arguments
-    ---------
-    n_mels : int
-        Channels of the features.
-    dim : int
-        Width of the encoder.
-    channels : int
-        Channels between the convolutions.
-    dropout : float
-        After the projection.
-    """
+    """Two strided 3 x 3 convolutions: 100 frames a second become 25 (Dong et al. 2018), padding kept at zero."""
 
     def __init__(self, n_mels: int, dim: int, *, channels: int = 32, dropout: float = 0.1):
         super().__init__()
@@ -169,12 +150,6 @@ class ConformerEncoder(nn.Module):
     ---------
     n_layers, dim, n_heads, ffn_dim, kernel_size : int
         Shape of the Conformer (Gulati et al. 2020).
-    n_mels : int
-        Filterbank channels.
-    sample_rate : int
-        Hz.
-    dropout : float
-        Everywhere in the layers.
     layerdrop : float
         Chance that a layer (never the first) is skipped for a batch in training (Fan et al. 2020, LayerDrop); an exit
         after it sees the layer before. Needs `--find_unused_parameters` under DDP.

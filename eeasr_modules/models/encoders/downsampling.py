@@ -19,6 +19,8 @@ WINDOWS = {"convolution": 81, "average": 21}  # samples of a waveform: as in Spe
 class Downsampler(nn.Module):
     """A waveform, or the frames of a filterbank, made `factor` times shorter.
 
+    ValueError if there is no such kind or factor.
+
     Arguments
     ---------
     kind : str
@@ -27,11 +29,6 @@ class Downsampler(nn.Module):
         2 or 3.
     window : int
         Steps that one step of the output sees, for `convolution` and `average`; `signal` has its own.
-
-    Raises
-    ------
-    ValueError
-        If there is no such kind or factor.
 
     Example
     -------

@@ -309,10 +309,7 @@ class HuggingFaceEncoder(nn.Module):
     def self_test(self) -> None:
         """Compare the walk with the model's own forward on a second of noise, padded.
 
-        Raises
-        ------
-        RuntimeError
-            Where they differ, with the version of transformers.
+        RuntimeError where they differ, with the version of transformers.
         """
         import transformers
 

@@ -26,46 +26,23 @@ DROPOUTS = (
 
 @dataclass(frozen=True)
 class CTCWeights:
-    """The head of a `...ForCTC` checkpoint.
+    """The head of a `...ForCTC` checkpoint."""
 
-    Arguments
-    ---------
-    weight : torch.Tensor of shape (tokens, dim)
-        Of the projection.
-    bias : torch.Tensor of shape (tokens,)
-        Of the projection.
-    blank_index : int
-        The checkpoint's pad token.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor
-    blank_index: int
+    weight: torch.Tensor  # (tokens, dim): of the projection
+    bias: torch.Tensor  # (tokens,): of the projection
+    blank_index: int  # the checkpoint's pad token
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was read from a checkpoint.
+    """What was read from a checkpoint."""
 
-    Arguments
-    ---------
-    model : nn.Module
-        The bare encoder, float32, in eval mode.
-    hf_config : dict
-        The checkpoint's own settings, ready for JSON; enough to build the encoder again without the checkpoint.
-    ctc : CTCWeights or None
-        Its CTC head, if it has one.
-    normalise_wavs : bool
-        Whether it wants waveforms of zero mean and unit variance.
-    sample_rate : int
-        Hz.
-    """
-
-    model: nn.Module
+    model: nn.Module  # the bare encoder, float32, in eval mode
+    # the checkpoint's own settings, ready for JSON; enough to build the encoder again without the checkpoint
     hf_config: dict
-    ctc: CTCWeights | None
-    normalise_wavs: bool
-    sample_rate: int
+    ctc: CTCWeights | None  # its CTC head, if it has one
+    normalise_wavs: bool  # whether it wants waveforms of zero mean and unit variance
+    sample_rate: int  # Hz
 
 
 def _said(error: Exception) -> str:
@@ -76,15 +53,7 @@ def _said(error: Exception) -> str:
 def checkpoint_config(source: str):
     """The settings of a speech checkpoint (a transformers configuration); no weights are read.
 
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder.
-
-    Raises
-    ------
-    ValueError
-        If it cannot be had, or its encoder is of none of `KINDS`.
+    ValueError if it cannot be had, or its encoder is of none of `KINDS`.
     """
     from transformers import AutoConfig
 
@@ -190,17 +159,6 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Encoder, CTC head and input conventions of a checkpoint.
 
-    Arguments
-    ---------
-    source : str
-        Hub id or local folder.
-    attention : str or None
-        `eager` or `sdpa`; None for the default of transformers.
-    dropout : float or None
-        In place of the encoder's; None keeps it.
-    target_lang : str or None
-        Language of an MMS checkpoint, whose adapter and head are loaded.
-
     Raises
     ------
     ValueError
@@ -253,13 +211,7 @@ def read_checkpoint(
 
 
 class OnlyEncoder(nn.Module):
-    """The encoder of a model that has a decoder too, where the bare self-supervised models have theirs.
-
-    Arguments
-    ---------
-    encoder : nn.Module
-        Of transformers' Whisper or Moonshine.
-    """
+    """The encoder of a model that has a decoder too, where the bare self-supervised models have theirs."""
 
     def __init__(self, encoder: nn.Module):
         super().__init__()
@@ -339,10 +291,7 @@ def build_bare(hf_config: dict, *, attention: str | None, dropout: float | None)
 def cut(model: nn.Module, hf_config: dict, *, keep_layers: int | None) -> dict:
     """`hf_config` of the encoder with its first `keep_layers` layers only (None: all); the others leave `model`.
 
-    Raises
-    ------
-    ValueError
-        If it has fewer.
+    ValueError if it has fewer.
     """
     if keep_layers is None:
         return hf_config
@@ -380,17 +329,13 @@ def checkpoint_vocabulary(source: str, *, target_lang: str | None = None) -> lis
     that `data.text.CharVocabulary` reads the list as it is. Of a phoneme checkpoint each token is a word of its own and
     begins with `▁`. An id of the head that no token claims is `<unused_id>`.
 
+    ValueError if the checkpoint cannot be had, its tokenizer does not belong to its head, or the language is none of
+    its.
+
     Arguments
     ---------
-    source : str
-        Hub id or local folder.
     target_lang : str or None
         Language, where the checkpoint has a vocabulary for each of several (MMS).
-
-    Raises
-    ------
-    ValueError
-        If the checkpoint cannot be had, its tokenizer does not belong to its head, or the language is none of its.
     """
     from transformers import Wav2Vec2CTCTokenizer
 

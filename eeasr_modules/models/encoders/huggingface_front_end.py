@@ -16,13 +16,6 @@ def normalised(wavs: torch.Tensor, n_samples: torch.Tensor) -> torch.Tensor:
 
     As `Wav2Vec2FeatureExtractor(do_normalize=True)` does before it pads, up to float32 rounding.
 
-    Arguments
-    ---------
-    wavs : torch.Tensor of shape (batch, samples)
-        Zero-padded.
-    n_samples : torch.Tensor of shape (batch,)
-        Valid samples.
-
     Example
     -------
     >>> normalised(torch.tensor([[1.0, 3.0, 5.0, 0.0]]), torch.tensor([3]))
@@ -75,10 +68,6 @@ def alone(extractor: nn.Module, wavs: torch.Tensor, lengths: list[int], frames: 
 
     Arguments
     ---------
-    extractor : nn.Module
-        The model's `feature_extractor`.
-    wavs : torch.Tensor of shape (batch, samples)
-        Zero-padded.
     lengths : list of int
         Samples of each utterance, at least `shortest`.
     frames : list of int
@@ -98,12 +87,6 @@ def together(extractor: nn.Module, wavs: torch.Tensor, lengths: list[int], *, pa
 
     Arguments
     ---------
-    extractor : nn.Module
-        The model's `feature_extractor`.
-    wavs : torch.Tensor of shape (batch, samples)
-        Zero-padded.
-    lengths : list of int
-        Samples of each utterance.
     padded : bool
         Let the group norm see padding, as transformers does.
     recompute : bool
@@ -133,10 +116,6 @@ def with_positions(model: nn.Module, hidden: torch.Tensor, valid: torch.Tensor |
 
     Arguments
     ---------
-    model : nn.Module
-        The bare encoder.
-    hidden : torch.Tensor of shape (batch, frames, dim)
-        Projected features.
     valid : torch.Tensor of shape (batch, frames) or None
         True where a frame is an utterance's own; None if all are.
     padded : bool
@@ -174,17 +153,6 @@ def span_mask(lengths: list[int], size: int, *, share: float, span: int) -> torc
     A row of length n gets n x share / span spans (rounded up or down at random) with different starts inside its
     length, so at most that share is hidden; a row shorter than a span gets none. Drawn from torch's own generator, so
     that a seeded run can be resumed; transformers draws from numpy's.
-
-    Arguments
-    ---------
-    lengths : list of int
-        Valid length of each row.
-    size : int
-        Of a row.
-    share : float
-        Share to hide, 0 to 1.
-    span : int
-        Length of a span.
 
     Example
     -------

@@ -35,32 +35,17 @@ SENTENCE_ENDS = (".", "?", "!")
 
 @dataclass(frozen=True)
 class DecoderShape:
-    """Sizes of a checkpoint's encoder and decoder.
+    """Sizes of a checkpoint's encoder and decoder."""
 
-    Arguments
-    ---------
-    kind : str
-        Of `WITH_DECODER`.
-    dim, ffn_dim, n_layers : int
-        Of the decoder; `dim` and the width of the feed-forward layers are the encoder's too.
-    encoder_layers : int
-        Layers of the encoder.
-    vocabulary : int
-        Tokens that it can say.
-    most_tokens : int
-        That it can count.
-    padded_frames : int or None
-        Frames that the decoder needs whatever the length; None: those that there are.
-    """
-
-    kind: str
+    kind: str  # of `WITH_DECODER`
+    # dim, ffn_dim, n_layers: of the decoder; `dim` and the width of the feed-forward layers are the encoder's too
     dim: int
     ffn_dim: int
     n_layers: int
     encoder_layers: int
-    vocabulary: int
-    most_tokens: int
-    padded_frames: int | None
+    vocabulary: int  # tokens that it can say
+    most_tokens: int  # that it can count
+    padded_frames: int | None  # frames that the decoder needs whatever the length; None: those that there are
 
     @classmethod
     def of(cls, config: Mapping) -> DecoderShape:
@@ -82,8 +67,6 @@ class DecoderShape:
 
         Arguments
         ---------
-        n_tokens : int
-            Given to it.
         n_before : int
             In the cache.
         n_frames : int
@@ -150,10 +133,7 @@ def new_cache():
 def shape_of_decoder(source: str) -> DecoderShape:
     """Sizes of the decoder of a checkpoint; no weights are read.
 
-    Raises
-    ------
-    ValueError
-        When the checkpoint cannot be had, or has no decoder.
+    ValueError when the checkpoint cannot be had, or has no decoder.
     """
     config = checkpoint_config(source)
     whole = any(name.endswith("ForConditionalGeneration") for name in config.architectures or [])
@@ -167,32 +147,19 @@ def shape_of_decoder(source: str) -> DecoderShape:
 
 @dataclass(frozen=True)
 class Said:
-    """What the decoder says of one utterance.
+    """What the decoder says of one utterance."""
 
-    Arguments
-    ---------
-    tokens : list of int
-        Without beginning and end.
-    text : str
-        As the decoder writes it, with case and punctuation.
-    n_drafted, n_accepted : int
-        Tokens of the draft, and those of them that stayed.
-    signals : dict of str to float
-        Over its tokens and the end: `entropy` and `max_entropy` (nats), `confidence`, `margin` (probabilities),
-        `path_log_prob` (nats a token).
-    pieces : list of (str, float)
-        Each token's text, with a space before where a word begins, and the entropy of its choice.
-    macs : float
-        Multiply-accumulates that ran for it, what the encoder did once more among them.
-    """
-
-    tokens: list[int]
-    text: str
+    tokens: list[int]  # without beginning and end
+    text: str  # as the decoder writes it, with case and punctuation
+    # n_drafted, n_accepted: tokens of the draft, and those of them that stayed
     n_drafted: int
     n_accepted: int
+    # over its tokens and the end: `entropy` and `max_entropy` (nats), `confidence`, `margin` (probabilities),
+    # `path_log_prob` (nats a token)
     signals: dict[str, float]
+    # each token's text, with a space before where a word begins, and the entropy of its choice
     pieces: list[tuple[str, float]]
-    macs: float
+    macs: float  # multiply-accumulates that ran for it, what the encoder did once more among them
 
     def word_entropies(self, normalise) -> list[float]:
         """Entropy of each word of the normalised text: the mean over the tokens that spell it, in nats.
@@ -215,10 +182,10 @@ class Said:
 class OwnDecoder:
     """A checkpoint's decoder, its weights read when it first decodes.
 
+    ValueError when the checkpoint cannot be had, or has no decoder.
+
     Arguments
     ---------
-    source : str
-        Hub id or local folder of the checkpoint.
     exit_layer : int
         Of its exit, as `DecoderShape.exit_layer` says.
     beams : int
@@ -227,13 +194,6 @@ class OwnDecoder:
         Check the CTC transcript, and decode from where it is doubtful.
     floor : float
         Least probability of a drafted token that stays.
-    device : str or torch.device
-        Where it computes.
-
-    Raises
-    ------
-    ValueError
-        When the checkpoint cannot be had, or has no decoder.
     """
 
     def __init__(
@@ -320,13 +280,7 @@ class OwnDecoder:
         return numbers, silent, ends
 
     def drafted(self, text: str) -> list[int]:
-        """Tokens of a CTC transcript, as the decoder would begin to write it.
-
-        Arguments
-        ---------
-        text : str
-            Upper-case words.
-        """
+        """Tokens of a CTC transcript, as the decoder would begin to write it."""
         words = [re.sub(r"^i(?=$|')", "I", word) for word in text.lower().split()]
         if not words:
             return []
@@ -359,18 +313,12 @@ class OwnDecoder:
 
         Arguments
         ---------
-        encoder : nn.Module
-            The adapter, whose `decoder_states` makes what the decoder hears.
         hidden : torch.Tensor of shape (frames, dim)
             States after the encoder's last layer, without padding.
         wav : torch.Tensor of shape (samples,)
             The utterance; read where the decoder needs it padded.
         draft : str or None
             The CTC transcript to check; None, or a decoder without `draft`: all is decoded.
-
-        Returns
-        -------
-        Said
         """
         states, macs = encoder.decoder_states(hidden, wav)
         most = min(self.most_tokens, most_tokens(len(wav)))

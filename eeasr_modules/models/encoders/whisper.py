@@ -51,8 +51,6 @@ class SupervisedEncoder(HuggingFaceEncoder):
         ---------
         hidden : torch.Tensor of shape (frames, dim)
             After the last layer, without padding.
-        wav : torch.Tensor of shape (samples,)
-            The utterance.
 
         Returns
         -------
@@ -109,10 +107,7 @@ class WhisperEncoder(SupervisedEncoder):
     def front_end(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> WalkState:
         """Waveforms (batch, samples) -> the input of layer 1 at 50 frames a second, fewer where it is downsampled.
 
-        Raises
-        ------
-        ValueError
-            If an utterance is longer than the positions that the checkpoint has.
+        ValueError if an utterance is longer than the positions that the checkpoint has.
         """
         if self.downsampler is not None:
             wavs, n_samples = self.downsampler(wavs, n_samples)

@@ -32,45 +32,20 @@ NORMALISER = "upper"
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One way at one batch size.
-
-    Arguments
-    ---------
-    way : str
-        Its name.
-    policy : str
-        What decided; "" where nothing did.
-    batch : int
-        Utterances in a batch.
-    wer : float or None
-        Percent, over the utterances that have a reference.
-    exit_layer : float
-        Mean over utterances, weighted by duration, of the layer whose transcript came out.
-    layers_run : float
-        The same mean of the layers that ran.
-    gmacs_per_s : float
-        Computed: 10^9 multiply-accumulates per second of audio (front end, layers, heads), without padding.
-    seconds : tuple of float
-        Wall time of the whole material, one per repeat.
-    cpu_s : tuple of float
-        CPU time of the process likewise.
-    duration_s : float
-        Audio.
-    peak_mib : float or None
-        Most memory beyond what was there before, in 2^20 bytes; None where it cannot be read.
-    """
+    """One way at one batch size."""
 
     way: str
-    policy: str
-    batch: int
-    wer: float | None
-    exit_layer: float
-    layers_run: float
+    policy: str  # what decided; "" where nothing did
+    batch: int  # utterances in a batch
+    wer: float | None  # percent, over the utterances that have a reference
+    exit_layer: float  # mean over utterances, weighted by duration, of the layer whose transcript came out
+    layers_run: float  # the same mean of the layers that ran
+    # computed: 10^9 multiply-accumulates per second of audio (front end, layers, heads), without padding
     gmacs_per_s: float
-    seconds: tuple[float, ...]
-    cpu_s: tuple[float, ...]
+    seconds: tuple[float, ...]  # wall time of the whole material, one per repeat
+    cpu_s: tuple[float, ...]  # CPU time of the process likewise
     duration_s: float
-    peak_mib: float | None
+    peak_mib: float | None  # most memory beyond what was there before, in 2^20 bytes; None where it cannot be read
 
     @property
     def rtf(self) -> float:
@@ -83,21 +58,8 @@ def bench_policies(asr: EarlyExitASR, text: str | None, *, budget: float | None)
 
     Arguments
     ---------
-    asr : EarlyExitASR
-        Whose calibrated policies.
     text : str or None
         Policies with commas between them; None for the model's own first one, none where it has only one exit.
-    budget : float or None
-        For those without numbers.
-
-    Returns
-    -------
-    list of policy
-
-    Raises
-    ------
-    ValueError
-        See `choose_policy`.
     """
     source = asr.source
     source.refuse_own_decoder("eeasr benchmark")
@@ -127,38 +89,23 @@ def run_benchmark(
 ) -> list[Result]:
     """Time every way at every batch size.
 
+    ValueError when a number is below 1, or there is no such normaliser.
+
     Arguments
     ---------
     asr : EarlyExitASR
         The model; its own policy is not used.
-    material : Material
-        What to transcribe, the whole of it in each repeat.
-    policies : sequence of policy
-        Not open.
-    batches : sequence of int
-        Utterances in a batch.
     repeats : int
         Timed ones; before them a batch that warms up, and a pass that takes down transcripts and memory.
-    threads : int
-        Of torch on a CPU.
     normaliser : str
         For references and transcripts: one of `exits.tables.plain_transcripts.NORMALISERS`.
-    keep : callable
-        Whether a way is timed.
     beside : sequence of Way
         Timed as well, last, such as those of `peers_beside`.
-    progress : callable
-        Told what is being done.
 
     Returns
     -------
     list of Result
         Batch by batch; the first way of each is what others are compared with.
-
-    Raises
-    ------
-    ValueError
-        When a number is below 1, or there is no such normaliser.
     """
     for name, value in (("batch", min(batches, default=0)), ("repeats", repeats), ("threads", threads)):
         if value < 1:
@@ -263,14 +210,8 @@ def compared(result: Result, reference: Result, *, on_gpu: bool) -> float:
 
     Arguments
     ---------
-    result, reference : Result
-        Of the same run.
     on_gpu : bool
         Compare wall times; CPU times otherwise, in which what else the machine does counts less.
-
-    Returns
-    -------
-    float
     """
     ours, theirs = ((one.seconds if on_gpu else one.cpu_s) for one in (result, reference))
     return float(np.median([b / max(a, 1e-9) for a, b in zip(ours, theirs, strict=True)]))

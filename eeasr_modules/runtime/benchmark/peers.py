@@ -57,10 +57,6 @@ def peer_ways(
         In float32 on a CPU, of an encoder that has a stock forward.
     wavs : torch.Tensor of shape (batch, samples)
         The only shape that the ways take.
-    n_samples : torch.Tensor of shape (batch,)
-        Valid samples.
-    threads : int
-        Of each peer.
     int8 : bool
         Also in 8 bits; making the graph takes several times the model's memory.
 
@@ -98,14 +94,8 @@ def peers_beside(
 
     Arguments
     ---------
-    engine : Engine
-        For its model and vocabulary.
     material : Material
         Peers are timed where all recordings are equally long and fill every batch, as noise does.
-    batches : sequence of int
-        Utterances in a batch.
-    threads : int
-        Of each peer.
     """
     notes = missing_peers()
     if len(notes) == len(PACKAGES):

@@ -38,24 +38,8 @@ def benchmark_markdown(
 
     Arguments
     ---------
-    results : sequence of Result
-        Of one run.
-    material : Material
-        What was transcribed.
-    model : str
-        Its name.
-    device : torch.device
-        Where it ran.
-    threads : int
-        Of torch.
-    precision : str
-        Of every way that names none.
     command : str
         As it was typed; "" leaves it out.
-
-    Returns
-    -------
-    str
     """
     on_gpu = device.type == "cuda"
     lines = [f"# Benchmark of {model}", ""]
@@ -101,19 +85,7 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def benchmark_csv(results: Sequence[Result], *, device: torch.device) -> str:
-    """A row per way and batch size, seconds of every repeat joined by spaces.
-
-    Arguments
-    ---------
-    results : sequence of Result
-        Of one run.
-    device : torch.device
-        Where it ran.
-
-    Returns
-    -------
-    str
-    """
+    """A row per way and batch size, seconds of every repeat joined by spaces."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -146,39 +118,13 @@ def benchmark_csv(results: Sequence[Result], *, device: torch.device) -> str:
 
 
 def write_benchmark(folder: str | Path, markdown: str, table: str) -> list[Path]:
-    """`benchmark.md` and `benchmark.csv`, written aside and renamed.
-
-    Arguments
-    ---------
-    folder : str or Path
-        Made where it is missing.
-    markdown, table : str
-        See `benchmark_markdown` and `benchmark_csv`.
-
-    Returns
-    -------
-    list of Path
-    """
+    """`benchmark.md` and `benchmark.csv`, written aside and renamed."""
     texts = {"benchmark.md": markdown, "benchmark.csv": table}
     return [write_aside(Path(folder) / name, text) for name, text in texts.items()]
 
 
 def machine_line(device: torch.device, threads: int, precision: str) -> str:
-    """Processor with its instructions, or GPU, threads, precision, versions and date.
-
-    Arguments
-    ---------
-    device : torch.device
-        Where it ran.
-    threads : int
-        Of torch.
-    precision : str
-        Of products.
-
-    Returns
-    -------
-    str
-    """
+    """Processor with its instructions, or GPU, threads, precision, versions and date."""
     import transformers
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{processor()} ({isa()})"

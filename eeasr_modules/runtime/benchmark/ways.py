@@ -25,62 +25,27 @@ from eeasr_modules.runtime.engine import Engine
 
 @dataclass(frozen=True)
 class Heard:
-    """What a way makes of one utterance.
-
-    Arguments
-    ---------
-    text : str
-        Its transcript.
-    exit_layer : int
-        Layer of the exit that gave it.
-    layers_run : int
-        Encoder layers that ran with it in the batch.
-    """
+    """What a way makes of one utterance."""
 
     text: str
-    exit_layer: int
-    layers_run: int
+    exit_layer: int  # layer of the exit that gave it
+    layers_run: int  # encoder layers that ran with it in the batch
 
 
 @dataclass(frozen=True, eq=False)
 class Way:
-    """One way of transcribing.
+    """One way of transcribing."""
 
-    Arguments
-    ---------
-    name : str
-        Such as "ours".
-    policy : str
-        What decides; "" where nothing does.
-    run : callable
-        Padded waveforms (batch, samples), valid samples (batch,) and names to a list of `Heard`.
-    reads : tuple of bool
-        Heads that are read to decide, per exit; the emitting one comes on top.
-    least_batch : int
-        Batch size from which it differs from another way.
-    """
-
-    name: str
-    policy: str
+    name: str  # such as "ours"
+    policy: str  # what decides; "" where nothing does
+    # padded waveforms (batch, samples), valid samples (batch,) and names to a list of `Heard`
     run: Callable[[torch.Tensor, torch.Tensor, Sequence[str]], list[Heard]]
-    reads: tuple[bool, ...]
-    least_batch: int = 1
+    reads: tuple[bool, ...]  # heads that are read to decide, per exit; the emitting one comes on top
+    least_batch: int = 1  # batch size from which it differs from another way
 
 
 def all_ways(engine: Engine, policies: Sequence[Policy]) -> list[Way]:
-    """Every way that a model and these policies have; the first is the one that others are compared with.
-
-    Arguments
-    ---------
-    engine : Engine
-        For its model, vocabulary, seed and language; its policy is not used.
-    policies : sequence of policy
-        Not open.
-
-    Returns
-    -------
-    list of Way
-    """
+    """Every way that a model and these policies have; the first is the one that others are compared with."""
     layers = engine.model.exit_layers
     never = (False,) * len(layers)
     full = with_policy(engine, Static(layers[-1]))
@@ -100,19 +65,7 @@ def all_ways(engine: Engine, policies: Sequence[Policy]) -> list[Way]:
 
 
 def with_policy(engine: Engine, policy: Policy) -> Engine:
-    """The same model under another policy.
-
-    Arguments
-    ---------
-    engine : Engine
-        Any.
-    policy : policy
-        Not open.
-
-    Returns
-    -------
-    Engine
-    """
+    """The same model under another policy."""
     return Engine(
         engine.model,
         engine.vocabulary,
@@ -164,8 +117,6 @@ class Stock:
 
     Arguments
     ---------
-    model : MultiExit
-        Of a kind of encoder that has a stock forward.
     n_layers : int or None
         Cut off there; None for all.
     """
@@ -199,23 +150,7 @@ def _leaving_run(engine: Engine, kind: type[LiveBatch]):
 
 
 def greedy(engine: Engine, hidden: torch.Tensor, n_frames: torch.Tensor, *, exit_index: int) -> list[str]:
-    """Transcripts of one exit's head, with nothing beside them.
-
-    Arguments
-    ---------
-    engine : Engine
-        For heads and vocabulary.
-    hidden : torch.Tensor of shape (batch, frames, dim)
-        What the head sees.
-    n_frames : torch.Tensor of shape (batch,)
-        Valid frames.
-    exit_index : int
-        Whose head, from 0.
-
-    Returns
-    -------
-    list of str
-    """
+    """Transcripts of one exit's head, with nothing beside them."""
     if engine.model.reach:
         raise ValueError("the benchmark reads one exit at a time, but this model averages the states of several")
     log_probs = engine.model.heads[exit_index](hidden, n_frames)

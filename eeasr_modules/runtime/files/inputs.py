@@ -25,24 +25,12 @@ SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".sph", ".aiff", ".aif", "
 
 @dataclass(frozen=True)
 class Recording:
-    """One recording to transcribe.
+    """One recording to transcribe."""
 
-    Arguments
-    ---------
-    name : str
-        Unique; a manifest's ID, otherwise the path.
-    path : str
-        Of the file, which need not exist, with the stretch where a listing names one.
-    reference : str or None
-        What a listing says is said there.
-    speaker : str or None
-        Who a listing says speaks.
-    """
-
-    name: str
-    path: str
-    reference: str | None = None
-    speaker: str | None = None
+    name: str  # unique; a manifest's ID, otherwise the path
+    path: str  # of the file, which need not exist, with the stretch where a listing names one
+    reference: str | None = None  # what a listing says is said there
+    speaker: str | None = None  # who a listing says speaks
 
 
 def find_recordings(
@@ -50,22 +38,16 @@ def find_recordings(
 ) -> list[Recording]:
     """Recordings that command-line arguments mean, each once, in order.
 
+    FileNotFoundError when an argument is neither file nor folder. ValueError when a list or listing cannot be read,
+    names a recording with two references, or nothing is found.
+
     Arguments
     ---------
     inputs : sequence of str
         Files; folders (searched through, by suffix); `.txt` lists with a path a line; `.csv`, `.tsv` and
         `.jsonl` listings, as preparation takes them (`data.listings`); `-` for a list on standard input.
-    standard_input : iterable of str
-        Its lines.
     one_reference_each : bool
         Refuse a recording that is listed again with another reference; otherwise the first one is taken.
-
-    Raises
-    ------
-    FileNotFoundError
-        When an argument is neither file nor folder.
-    ValueError
-        When a list or listing cannot be read, names a recording with two references, or nothing is found.
     """
     found: dict[str, Recording] = {}
     for one in inputs:
@@ -147,38 +129,16 @@ NOISE_S = 10.0
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What is transcribed.
-
-    Arguments
-    ---------
-    utt_ids : tuple of str
-        Names.
-    wavs : tuple of torch.Tensor of shape (samples,)
-        At the model's rate.
-    references : tuple of str or None
-        None where there is none; without any, no WER.
-    notes : tuple of str
-        What a reader must know, such as recordings that were left out.
-    """
+    """What is transcribed."""
 
     utt_ids: tuple[str, ...]
-    wavs: tuple[torch.Tensor, ...]
-    references: tuple[str | None, ...]
-    notes: tuple[str, ...] = ()
+    wavs: tuple[torch.Tensor, ...]  # (samples,): at the model's rate
+    references: tuple[str | None, ...]  # None where there is none; without any, no WER
+    notes: tuple[str, ...] = ()  # what a reader must know, such as recordings that were left out
 
 
 def noise(n: int, *, sample_rate: int, seconds: float = NOISE_S) -> Material:
-    """Synthetic material: noise of equal lengths.
-
-    Arguments
-    ---------
-    n : int
-        Utterances.
-    sample_rate : int
-        Hz.
-    seconds : float
-        Length of each.
-    """
+    """Synthetic material: noise of equal lengths."""
     rng = torch.Generator().manual_seed(0)
     wavs = tuple(0.1 * torch.randn(round(seconds * sample_rate), generator=rng) for _ in range(n))
     note = f"synthetic noise of {seconds:g} s: times hold, the depths that policies choose on it mean nothing"
@@ -188,24 +148,12 @@ def noise(n: int, *, sample_rate: int, seconds: float = NOISE_S) -> Material:
 def read_material(inputs: Sequence[str], *, sample_rate: int, limit: int | None = None) -> Material:
     """Recordings, with references where a listing has them.
 
-    Arguments
-    ---------
-    inputs : sequence of str
-        As `eeasr transcribe` takes them.
-    sample_rate : int
-        Hz.
-    limit : int or None
-        Recordings at most.
+    ValueError when nothing is left.
 
     Returns
     -------
     Material
         Without recordings that cannot be read or are too long for one piece; its notes count them.
-
-    Raises
-    ------
-    ValueError
-        When nothing is left.
     """
     recordings = find_recordings(inputs, one_reference_each=True)[:limit]
     utt_ids, wavs, said, broken, n_long = [], [], [], [], 0

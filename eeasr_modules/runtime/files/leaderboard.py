@@ -23,48 +23,26 @@ BOARD = "hf-audio/open-asr-leaderboard"
 
 @dataclass(frozen=True)
 class Line:
-    """One utterance as their manifest has it: raw texts, which their scoring normalises.
-
-    Arguments
-    ---------
-    audio_filepath : str
-        Where it is.
-    duration, time : float
-        Seconds of audio; of its share of the batch's time.
-    text, pred_text : str
-        What is said, what was heard.
-    """
+    """One utterance as their manifest has it: raw texts, which their scoring normalises."""
 
     audio_filepath: str
+    # duration, time: seconds of audio; of its share of the batch's time
     duration: float
     time: float
+    # text, pred_text: what is said, what was heard
     text: str
     pred_text: str
 
 
 @dataclass(frozen=True)
 class Score:
-    """What came out.
+    """What came out."""
 
-    Arguments
-    ---------
-    lines : tuple of Line
-        Of the manifest.
-    wer : float
-        Percent, over all words, both sides normalised.
-    rtfx : float
-        Seconds of audio per second.
-    n_parameters : int
-        The model's.
-    n_empty : int
-        Utterances left out because nothing is left of their reference, as theirs are.
-    """
-
-    lines: tuple[Line, ...]
-    wer: float
-    rtfx: float
-    n_parameters: int
-    n_empty: int
+    lines: tuple[Line, ...]  # of the manifest
+    wer: float  # percent, over all words, both sides normalised
+    rtfx: float  # seconds of audio per second
+    n_parameters: int  # the model's
+    n_empty: int  # utterances left out because nothing is left of their reference, as theirs are
 
 
 def entries_of(dataset: str | Path, split: str, *, audio_folder: str | Path) -> list[Entry]:
@@ -75,15 +53,8 @@ def entries_of(dataset: str | Path, split: str, *, audio_folder: str | Path) -> 
     dataset : str or Path
         A listing (.csv, .tsv, .jsonl), or a folder: of splits as training on own data takes them, an audiofolder, or
         what `datasets` saved or streams (which needs that package; a .parquet alone does as well).
-    split : str
-        Of a folder that has several.
     audio_folder : str or Path
         Where audio goes that lies within tables; their manifest names files.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        One sentence.
     """
     alone = [Path(dataset, name) for name in ("", "metadata.csv", "metadata.jsonl", "state.json")]
     source = next((path for path in alone if path.is_file()), None) or find_split(dataset, split)
@@ -98,21 +69,12 @@ def entries_of(dataset: str | Path, split: str, *, audio_folder: str | Path) -> 
 def score(asr: EarlyExitASR, entries: Sequence[Entry], *, batch_size: int = 8, warmup: int = 1) -> Score:
     """Transcribe a set in batches, each timed, after some that are not.
 
+    ValueError when a number is out of range, a recording cannot be read, or no reference is left.
+
     Arguments
     ---------
     asr : EarlyExitASR
         What transcribes; times hold what it does from waveforms to words, reading files left out.
-    entries : sequence of Entry
-        With references.
-    batch_size : int
-        Utterances in a batch.
-    warmup : int
-        Batches that are transcribed once before.
-
-    Raises
-    ------
-    ValueError
-        When a number is out of range, a recording cannot be read, or no reference is left.
     """
     if batch_size < 1 or warmup < 0:
         raise ValueError(f"batch_size must be at least 1 and warmup at least 0, got {batch_size} and {warmup}")
@@ -151,14 +113,6 @@ def write_score(
 
     Arguments
     ---------
-    found : Score
-        Of one set.
-    folder : str or Path
-        Where to.
-    model_id, dataset, split : str
-        Names; a `/` becomes `-` in files.
-    notes : str
-        How it was run.
     task : str or None
         One of the leaderboard's, such as librispeech_clean_wer; None: the result is one on `dataset`.
     """

@@ -91,12 +91,13 @@ def _cannot_write(path: Path, err: OSError) -> OSError:
 class LineFile:
     """A file with a line for each recording.
 
+    ValueError when the file holds something else, or comes from another policy or model. OSError when nothing can be
+    written there.
+
     Arguments
     ---------
     path : str or Path
         Gone on with where it exists.
-    format : str
-        jsonl, csv or txt.
     policy, model : str
         Of this run; a file of another's lines is refused (a txt file does not say whose it is).
 
@@ -106,13 +107,6 @@ class LineFile:
         Paths of recordings that have a line already, as `in_line` gives them.
     failed : set of str
         Those of them whose line is an error.
-
-    Raises
-    ------
-    ValueError
-        When the file holds something else, or comes from another policy or model.
-    OSError
-        When nothing can be written there.
     """
 
     def __init__(self, path: str | Path, *, format: str, policy: str, model: str):
@@ -173,10 +167,7 @@ class LineFile:
     def add(self, transcript: Transcript) -> None:
         """Append a line; it reaches the disk within a second or so.
 
-        Raises
-        ------
-        OSError
-            When the disk is full: what was written before stays whole.
+        OSError when the disk is full: what was written before stays whole.
         """
         self._write(LINES[self.format](transcript))
         self.done.add(in_line(transcript.audio))
@@ -254,6 +245,8 @@ def _named_srt(path: Path) -> Path:
 class SubtitleFiles:
     """A file of subtitles for each recording, all under one folder; or one file for a single recording.
 
+    ValueError when two recordings would share a file. OSError when nothing can be written there.
+
     Arguments
     ---------
     output : str or Path
@@ -267,13 +260,6 @@ class SubtitleFiles:
         Paths of recordings whose file is there already, as `in_line` gives them.
     n_failed : int
         0: recordings that failed are tried again.
-
-    Raises
-    ------
-    ValueError
-        When two recordings would share a file.
-    OSError
-        When nothing can be written there.
     """
 
     def __init__(self, output: str | Path, *, paths: Sequence[str]):

@@ -26,21 +26,11 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Ranks:
-    """Which of how many processes this is.
-
-    Arguments
-    ---------
-    rank : int
-        From 0.
-    n_ranks : int
-        Processes in all.
-    local_rank : int
-        Among those on this machine, from 0.
-    """
+    """Which of how many processes this is."""
 
     rank: int = 0
     n_ranks: int = 1
-    local_rank: int = 0
+    local_rank: int = 0  # among those on this machine, from 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.n_ranks:
@@ -55,15 +45,7 @@ class Ranks:
     def from_environment(environment: Mapping[str, str] | None = None) -> "Ranks":
         """As `torchrun` says by RANK, WORLD_SIZE and LOCAL_RANK; a single process without it.
 
-        Arguments
-        ---------
-        environment : mapping or None
-            None for this process's.
-
-        Raises
-        ------
-        ValueError
-            When they are not whole numbers that fit together.
+        ValueError when they are not whole numbers that fit together.
 
         Example
         -------
@@ -83,13 +65,6 @@ def shares(seconds: Sequence[float], n_ranks: int) -> list[list[int]]:
 
     Longest processing time first: the fullest share exceeds the best possible one by at most a third (Graham 1969,
     "Bounds on multiprocessing timing anomalies").
-
-    Arguments
-    ---------
-    seconds : sequence of float
-        Of each recording.
-    n_ranks : int
-        Shares to make.
 
     Returns
     -------
@@ -155,19 +130,12 @@ def merge(output: str | Path, *, format: str, paths: Sequence[str]) -> None:
 
     A kill at any moment loses nothing: the output is replaced whole, and what is left of parts is taken in again.
 
+    ValueError when a recording has no line: a process's part is not to be seen from here.
+
     Arguments
     ---------
     output : str or Path
         May exist; lines of recordings that are not asked for now come first.
-    format : str
-        jsonl, csv or txt.
-    paths : sequence of str
-        Recordings in their order.
-
-    Raises
-    ------
-    ValueError
-        When a recording has no line: a process's part is not to be seen from here.
     """
     output, parts = Path(output), part_paths(output)
     header: list[str] = []
@@ -195,13 +163,7 @@ def merge(output: str | Path, *, format: str, paths: Sequence[str]) -> None:
 
 
 class Group:
-    """The processes of a run, talking through torch.distributed (gloo); alone, nothing is started.
-
-    Arguments
-    ---------
-    ranks : Ranks
-        Which one this is.
-    """
+    """The processes of a run, talking through torch.distributed (gloo); alone, nothing is started."""
 
     def __init__(self, ranks: Ranks):
         self.ranks = ranks
@@ -220,13 +182,7 @@ class Group:
             dist.destroy_process_group()
 
     def from_first(self, make: Callable[[], Result]) -> Result:
-        """What the first process makes, for all; its ValueError or OSError is raised in all.
-
-        Arguments
-        ---------
-        make : callable
-            Without arguments; only the first process calls it.
-        """
+        """What the first process makes, for all; its ValueError or OSError is raised in all."""
         made: list[Any] = [None, None]
         if self.ranks.is_first:
             try:
@@ -242,13 +198,7 @@ class Group:
         return made[0]
 
     def gathered(self, value: Result) -> list[Result]:
-        """Every process's value, in the order of ranks; waits for all.
-
-        Raises
-        ------
-        OSError
-            When another process has stopped.
-        """
+        """Every process's value, in the order of ranks; waits for all. OSError when another process has stopped."""
         if self.ranks.n_ranks == 1:
             return [value]
         import torch.distributed as dist

@@ -19,30 +19,18 @@ from eeasr_modules.runtime.transcript import Transcript
 
 @dataclass(frozen=True)
 class Tally:
-    """What a run came to.
+    """What a run came to."""
 
-    Arguments
-    ---------
-    n_done, n_failed, n_before : int
-        Recordings transcribed, and not, by this run; those an earlier run had done.
-    n_failed_before : int
-        Of the latter, those that are errors.
-    audio_s, wall_s : float
-        Seconds of audio transcribed, and taken.
-    layer_seconds : float
-        Layers run, times seconds of audio.
-    n_layers : int
-        The encoder's.
-    """
-
+    # n_done, n_failed, n_before: recordings transcribed, and not, by this run; those an earlier run had done
     n_done: int = 0
     n_failed: int = 0
     n_before: int = 0
-    n_failed_before: int = 0
+    n_failed_before: int = 0  # of the latter, those that are errors
+    # audio_s, wall_s: seconds of audio transcribed, and taken
     audio_s: float = 0.0
     wall_s: float = 0.0
-    layer_seconds: float = 0.0
-    n_layers: int = 0
+    layer_seconds: float = 0.0  # layers run, times seconds of audio
+    n_layers: int = 0  # the encoder's
 
     def plus(self, one: Transcript) -> "Tally":
         """With one more recording."""
@@ -88,17 +76,7 @@ class Tally:
 def format_of(output: str | None, format: str | None) -> str:
     """Format by what was asked for, or by the output's suffix; txt for standard output.
 
-    Arguments
-    ---------
-    output : str or None
-        Path; None for standard output.
-    format : str or None
-        One of `FORMATS`.
-
-    Raises
-    ------
-    ValueError
-        When neither says.
+    ValueError when neither says.
 
     Example
     -------
@@ -120,8 +98,6 @@ def local_device(device: str | None, ranks: Ranks) -> str | None:
     ---------
     device : str or None
         As the user wrote it; None or "cuda" leave the number open.
-    ranks : Ranks
-        Which process this is.
 
     Example
     -------
@@ -150,18 +126,14 @@ def transcribe_files(
 
     Under `torchrun` every process does its share and writes its part, and the first merges them.
 
+    ValueError when several processes are to print, to share standard input or to be progressive.
+
     Arguments
     ---------
-    asr : EarlyExitASR
-        Model and policy.
-    inputs : sequence of str
-        See `find_recordings`.
     output : str or None
         File, or folder of subtitles; None for standard output.
     format : str or None
         One of `FORMATS`; None for what the output's name says.
-    standard_input : iterable of str
-        Lines, for the input `-`.
     progress : bool or None
         Show a bar; None where standard error is a terminal.
     progressive : bool
@@ -173,11 +145,6 @@ def transcribe_files(
     -------
     Tally
         Of all processes together.
-
-    Raises
-    ------
-    ValueError
-        When several processes are to print, to share standard input or to be progressive.
     """
     format = format_of(output, format)
     ranks = Ranks.from_environment() if ranks is None else ranks

@@ -32,13 +32,7 @@ from eeasr_modules.runtime.sources import find_source
 
 
 class PowerSpectrum(nn.Module):
-    """What `LogMel` takes from SpeechBrain's STFT, by one real convolution.
-
-    Arguments
-    ---------
-    features : LogMel
-        For window, hop and transform.
-    """
+    """What `LogMel` takes from SpeechBrain's STFT, by one real convolution."""
 
     def __init__(self, features: LogMel):
         super().__init__()
@@ -61,13 +55,7 @@ class PowerSpectrum(nn.Module):
 
 
 class ConformerFrontEnd(nn.Module):
-    """Waveforms to the input of layer 1 of a Conformer: filterbanks, normalisation, subsampling.
-
-    Arguments
-    ---------
-    encoder : ConformerEncoder
-        In eval mode.
-    """
+    """Waveforms to the input of layer 1 of a Conformer: filterbanks, normalisation, subsampling."""
 
     def __init__(self, encoder: ConformerEncoder):
         super().__init__()
@@ -100,13 +88,7 @@ class ConformerFrontEnd(nn.Module):
 
 
 class HuggingFaceFrontEnd(nn.Module):
-    """Normalised waveforms to the input of layer 1: convolutions, projection, position embedding.
-
-    Arguments
-    ---------
-    encoder : HuggingFaceEncoder
-        In eval mode.
-    """
+    """Normalised waveforms to the input of layer 1: convolutions, projection, position embedding."""
 
     def __init__(self, encoder: HuggingFaceEncoder):
         super().__init__()
@@ -120,13 +102,7 @@ class HuggingFaceFrontEnd(nn.Module):
 
 
 class WhisperFrontEnd(nn.Module):
-    """Waveforms to the input of layer 1 of a Whisper encoder: log-mel features, convolutions, positions.
-
-    Arguments
-    ---------
-    encoder : WhisperEncoder
-        In eval mode.
-    """
+    """Waveforms to the input of layer 1 of a Whisper encoder: log-mel features, convolutions, positions."""
 
     def __init__(self, encoder: WhisperEncoder):
         super().__init__()
@@ -151,13 +127,7 @@ class WhisperFrontEnd(nn.Module):
 
 
 class MoonshineFrontEnd(nn.Module):
-    """Waveforms to the input of layer 1 of a Moonshine encoder: three convolutions and a group norm.
-
-    Arguments
-    ---------
-    encoder : MoonshineEncoder
-        In eval mode.
-    """
+    """Waveforms to the input of layer 1 of a Moonshine encoder: three convolutions and a group norm."""
 
     def __init__(self, encoder: MoonshineEncoder):
         super().__init__()
@@ -191,8 +161,6 @@ class LayerGroup(nn.Module):
 
     Arguments
     ---------
-    encoder : ConformerEncoder or HuggingFaceEncoder
-        In eval mode.
     first, last : int
         Layers, numbered from 1, both included.
     """
@@ -223,13 +191,7 @@ class LayerGroup(nn.Module):
 
 
 class HeadGraph(nn.Module):
-    """A head on utterances of one length.
-
-    Arguments
-    ---------
-    head : CTCHead
-        In eval mode.
-    """
+    """A head on utterances of one length."""
 
     def __init__(self, head: nn.Module):
         super().__init__()
@@ -263,17 +225,10 @@ def export_model(
         Folder of a model or CTC checkpoint, or an id on the hub.
     folder : str or Path
         To write; must not exist, or be empty.
-    format : str
-        "onnx".
     int8 : bool
         Also write layers and heads with matrix products in 8 bits (dynamic quantisation).
     policy, budget : str or None, float or None
         Which policy the manifest names, as `EarlyExitASR.from_pretrained` takes them.
-
-    Returns
-    -------
-    Path
-        Of the manifest.
 
     Raises
     ------
@@ -361,13 +316,6 @@ def shortest_samples(encoder: nn.Module) -> int:
 def write_graphs(model: MultiExit, folder: Path) -> dict:
     """The float32 graphs of a model.
 
-    Arguments
-    ---------
-    model : MultiExit
-        In eval mode, on the CPU.
-    folder : Path
-        Where they go.
-
     Returns
     -------
     dict
@@ -402,14 +350,6 @@ def write_graph(
 
     Arguments
     ---------
-    module : nn.Module
-        Set to eval mode.
-    example : torch.Tensor
-        What it is traced with.
-    path : Path
-        The graph.
-    names : tuple of (str, str)
-        Of input and output.
     dynamic : dict or None
         Axes that may have another length, as torch.onnx.export has them; None: none.
     """
@@ -431,20 +371,7 @@ def write_graph(
 
 
 def quantise_graphs(names: dict, folder: Path) -> dict:
-    """Groups and heads with 8-bit matrix products beside the float32 ones; the front end stays as it is.
-
-    Arguments
-    ---------
-    names : dict
-        What `write_graphs` gave.
-    folder : Path
-        Where they are.
-
-    Returns
-    -------
-    dict
-        File names, as `write_graphs` gives them.
-    """
+    """Groups and heads with 8-bit matrix products beside the float32 ones; the front end stays as it is."""
     import logging
 
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -472,14 +399,8 @@ def check_export(name: str | Path, folder: str | Path, inputs: list[str], *, nor
 
     Arguments
     ---------
-    name : str or Path
-        The model that was exported.
-    folder : str or Path
-        The export.
     inputs : list of str
         As `eeasr transcribe` takes them; a .csv with references gives WER.
-    normaliser : str
-        Of references and transcripts.
 
     Returns
     -------

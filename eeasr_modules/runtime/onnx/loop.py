@@ -32,23 +32,12 @@ LEAST_LOG_PROB = -100.0  # in place of -inf: 0 log 0 is 0, not nan
 
 @dataclass(frozen=True, eq=False)
 class ExitArrays:
-    """One utterance at one exit.
+    """One utterance at one exit."""
 
-    Arguments
-    ---------
-    log_probs : np.ndarray of shape (frames, tokens) or None
-        Float32; None where only layer states are asked for.
-    hidden, previous_hidden : np.ndarray of shape (frames, dim)
-        Layer states at this exit and at the one before.
-    previous_log_probs : np.ndarray of shape (frames, tokens) or None
-        Of the exit before; None at the first.
-    blank_index : int
-        Index of blank.
-    """
-
-    log_probs: np.ndarray | None
+    log_probs: np.ndarray | None  # (frames, tokens): float32; None where only layer states are asked for
+    # hidden, previous_hidden: (frames, dim): layer states at this exit and at the one before
     hidden: np.ndarray
-    previous_log_probs: np.ndarray | None
+    previous_log_probs: np.ndarray | None  # (frames, tokens): of the exit before; None at the first
     previous_hidden: np.ndarray
     blank_index: int
 
@@ -138,32 +127,18 @@ LOOP_SIGNALS = (*PLAIN_SIGNALS, *TEXT_SIGNALS, *LEXICAL_SIGNALS, *NUMPY_SIGNALS)
 
 @dataclass(frozen=True)
 class Heard:
-    """What came out for one utterance.
+    """What came out for one utterance."""
 
-    Arguments
-    ---------
-    text : str
-        Transcript of the exit it left at.
-    exit_layer : int
-        Layers run.
-    confidence : float
-        Mean over frames of the best token's probability.
-    """
-
-    text: str
-    exit_layer: int
-    confidence: float
+    text: str  # transcript of the exit it left at
+    exit_layer: int  # layers run
+    confidence: float  # mean over frames of the best token's probability
 
 
 def read_manifest(folder: str | Path) -> dict:
     """The manifest of an exported model, checked.
 
-    Raises
-    ------
-    FileNotFoundError
-        When the manifest or a graph that it names is missing.
-    ValueError
-        When it is none, of another version, or does not fit together.
+    FileNotFoundError when the manifest or a graph that it names is missing. ValueError when it is none, of another
+    version, or does not fit together.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
@@ -209,6 +184,8 @@ def check_computed(policy: Policy, calibrated: Sequence[Calibrated] = ()) -> Non
 class OnnxASR:
     """Speech to text from an exported model.
 
+    FileNotFoundError, ValueError when files are missing or do not fit, or the policy reads what is not computed here.
+
     Arguments
     ---------
     folder : str or Path
@@ -225,11 +202,6 @@ class OnnxASR:
         Of the policy `random`.
     language : str
         Of the words that text policies look up.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        When files are missing or do not fit, or the policy reads what is not computed here.
 
     Example
     -------
@@ -283,17 +255,14 @@ class OnnxASR:
     def transcribe(self, wav: np.ndarray, *, utt_id: str = "audio") -> Heard:
         """Transcribe one utterance; no graph runs beyond the exit where it leaves.
 
+        ValueError when the waveform is empty, of several channels, or not finite.
+
         Arguments
         ---------
         wav : np.ndarray of shape (samples,)
             At the model's sample rate, -1 to 1; rounded to 16 bits, as wherever audio is read.
         utt_id : str
             Its name; only the policy `random` looks at it.
-
-        Raises
-        ------
-        ValueError
-            When the waveform is empty, of several channels, or not finite.
         """
         wav = np.asarray(wav, dtype=np.float32)
         if wav.ndim != 1 or not len(wav) or not np.isfinite(wav).all():

@@ -103,15 +103,7 @@ def corpus_folders(recipes: Path) -> dict[str, Path]:
 
 
 def check(values: dict, *, recipes: Path) -> Config:
-    """A `Config`, or ValueError with one sentence on the first thing that is wrong.
-
-    Arguments
-    ---------
-    values : dict
-        Flat keys, see `flatten`.
-    recipes : Path
-        The folder of corpora.
-    """
+    """A `Config`, or ValueError with one sentence on the first thing that is wrong."""
     corpora = corpus_folders(recipes)
     own = {name: value for name, value in values.items() if not OTHER_KEY.fullmatch(name)}
     unknown = sorted(set(own) - set(all_keys()))
@@ -209,8 +201,6 @@ def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
 
     Arguments
     ---------
-    config : Config
-        As `check` gives it.
     n_layers, dim : int
         Of the encoder, before `keep_layers` takes the last layers off.
 
@@ -358,6 +348,8 @@ PATHS = ("audio", "leave_out")  # lists of them
 def parse(argv: Sequence[str]) -> tuple[str, object, dict]:
     """The YAML, SpeechBrain's options, and the overrides as YAML reads them, but for paths.
 
+    ValueError if what follows the YAML is no `--key value`.
+
     Returns
     -------
     path : str
@@ -366,11 +358,6 @@ def parse(argv: Sequence[str]) -> tuple[str, object, dict]:
         SpeechBrain's.
     overrides : dict
         For `load_yaml`.
-
-    Raises
-    ------
-    ValueError
-        If what follows the YAML is no `--key value`.
     """
     import speechbrain as sb
 

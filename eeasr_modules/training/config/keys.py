@@ -19,27 +19,15 @@ PURPOSES = ("train", "valid", "test")
 
 @dataclass(frozen=True)
 class OtherSet:
-    """Data from another folder than the one that the YAML's `data_folder` names.
+    """Data from another folder than the one that the YAML's `data_folder` names."""
 
-    Arguments
-    ---------
-    name : str
-        As in the keys: `digits`, `commonvoice_20`, `6_1`.
-    corpus : str
-        Folder of `recipes/`.
-    folder : str
-        The data.
-    role : str
-        "ood": a corpus that training has not. "release": more of the main corpus; speakers of training are left out.
-        "also": trained on too.
-    train_splits, valid_splits, test_splits : tuple of str
-        Of that corpus; the first two only for "also".
-    """
-
-    name: str
-    corpus: str
+    name: str  # as in the keys: `digits`, `commonvoice_20`, `6_1`
+    corpus: str  # folder of `recipes/`
     folder: str
+    # "ood": a corpus that training has not. "release": more of the main corpus; speakers of training are left out.
+    # "also": trained on too.
     role: str
+    # train_splits, valid_splits, test_splits: of that corpus; the first two only for "also"
     train_splits: tuple[str, ...] = ()
     valid_splits: tuple[str, ...] = ()
     test_splits: tuple[str, ...] = ()
@@ -67,18 +55,12 @@ class OtherSet:
 
 @dataclass(frozen=True)
 class Config:
-    """A checked configuration.
+    """A checked configuration."""
 
-    Arguments
-    ---------
-    values : dict
-        Every key of `keys_of(encoder)`; also `n_layers` and `dim` of an encoder whose checkpoint tells them, once it
-        was asked (see `load`).
-    other_sets : tuple of OtherSet
-        From the `also_`, `release_` and `ood_..._folder` keys that are not null, in the order of the YAML.
-    """
-
+    # every key of `keys_of(encoder)`; also `n_layers` and `dim` of an encoder whose checkpoint tells them, once it was
+    # asked (see `load`)
     values: dict
+    # from the `also_`, `release_` and `ood_..._folder` keys that are not null, in the order of the YAML
     other_sets: tuple[OtherSet, ...] = ()
 
     def __getattr__(self, name: str):

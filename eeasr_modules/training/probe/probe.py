@@ -43,18 +43,10 @@ DECODER_POLICIES = {
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled recordings as the command line names them: `[CORPUS:]FOLDER`.
+    """Labelled recordings as the command line names them: `[CORPUS:]FOLDER`."""
 
-    Arguments
-    ---------
-    corpus : str
-        A folder of `recipes/`.
-    folder : Path
-        Of the recordings.
-    """
-
-    corpus: str
-    folder: Path
+    corpus: str  # a folder of `recipes/`
+    folder: Path  # of the recordings
 
     @classmethod
     def read(cls, text: str, *, recipes: Path) -> "Source":
@@ -70,55 +62,26 @@ class Source:
 
 @dataclass(frozen=True)
 class Reading:
-    """One way of reading the layers of a checkpoint.
+    """One way of reading the layers of a checkpoint."""
 
-    Arguments
-    ---------
-    name : str
-        `lens`, or `seed_<n>` of heads.
-    folder : Path
-        With `tables/` and `model/`.
-    dev : ExitTable
-        Where thresholds were chosen.
-    tests : list of ExitTable
-        In domain first.
-    policies : list of Calibrated
-        The chosen one first.
-    """
-
-    name: str
-    folder: Path
-    dev: ExitTable
-    tests: list[ExitTable]
-    policies: list
+    name: str  # `lens`, or `seed_<n>` of heads
+    folder: Path  # with `tables/` and `model/`
+    dev: ExitTable  # where thresholds were chosen
+    tests: list[ExitTable]  # in domain first
+    policies: list  # the chosen one first
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A checkpoint and its recordings, checked; `config` is that of the first seed.
+    """A checkpoint and its recordings, checked; `config` is that of the first seed."""
 
-    Arguments
-    ---------
-    config : Config
-        Of `hparams/probe.yaml`.
-    run_opts : RunOptions
-        SpeechBrain's.
-    corpora : Corpora
-        Manifests.
-    folder : Path
-        Of everything that is written.
-    speechbrain : SpeechBrainRun or None
-        The checkpoint, where it is one of SpeechBrain; `config` then names its encoder.
-    wants_lens : bool
-        False: heads alone.
-    """
-
-    config: Config
+    config: Config  # of `hparams/probe.yaml`
     run_opts: object
     corpora: Corpora
     folder: Path
+    # the checkpoint, where it is one of SpeechBrain; `config` then names its encoder
     speechbrain: SpeechBrainRun | None = None
-    wants_lens: bool = True
+    wants_lens: bool = True  # False: heads alone
 
     @property
     def has_lens(self) -> bool:
@@ -275,20 +238,10 @@ def set_up(
         Hub id or folder; a SpeechBrain CTC run.
     data, ood : str, sequence of str
         Recordings to learn from and test on, and those of other corpora: see `Source`.
-    folder : Path
-        Of everything that is written.
-    root : Path
-        With `hparams/` and `recipes/`.
     splits : three sequences of str
         Of `data`: to train on, to choose on, to test on.
     ood_splits : sequence of sequences of str
         Of each of `ood`; one for all where there is one.
-    options : sequence of str
-        As `train.py` takes them.
-    encoder : str or None
-        See `read_run`.
-    lens : bool
-        False: heads alone.
 
     Raises
     ------

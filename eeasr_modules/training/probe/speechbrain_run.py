@@ -52,24 +52,12 @@ _Plain.add_multi_constructor("!", _tagged)
 
 @dataclass(frozen=True)
 class SpeechBrainRun:
-    """What was read of a run.
+    """What was read of a run."""
 
-    Arguments
-    ---------
-    encoder : Path
-        Folder of its encoder as transformers saves it, the run's own weights in it.
-    tokens : tuple of str
-        By id, as `CharVocabulary` has them.
-    head : dict
-        `nodes` and `output_norm`, for `SpeechBrainBody`.
-    weights : dict of str to torch.Tensor
-        Of `enc` (`0.`) and `ctc_lin` (`1.`).
-    """
-
-    encoder: Path
-    tokens: tuple[str, ...]
-    head: dict
-    weights: dict[str, torch.Tensor]
+    encoder: Path  # folder of its encoder as transformers saves it, the run's own weights in it
+    tokens: tuple[str, ...]  # by id, as `CharVocabulary` has them
+    head: dict  # `nodes` and `output_norm`, for `SpeechBrainBody`
+    weights: dict[str, torch.Tensor]  # of `enc` (`0.`) and `ctc_lin` (`1.`)
 
     def fill(self, model: MultiExit) -> None:
         """Give a lens its weights; ValueError where they do not fit."""
@@ -99,8 +87,6 @@ def read_run(folder: Path, into: Path, *, encoder: str | None = None) -> SpeechB
     folder : Path
         The run, its `save`, or a checkpoint in it; of several checkpoints the one of the lowest WER, as the recipe
         tests with, else the latest.
-    into : Path
-        For the encoder.
     encoder : str or None
         Whose shape the encoder has, a folder or hub id; None: what the run names.
 
@@ -192,10 +178,7 @@ def _source_of(values: Mapping) -> str:
 def nodes_of(values: Mapping) -> list[tuple[str, str, dict]]:
     """Nodes of `enc`: name, class and arguments, for `SpeechBrainBody`.
 
-    Raises
-    ------
-    ValueError
-        If `enc` is no `VanillaNN` and no `Sequential`, or an argument is not plain.
+    ValueError if `enc` is no `VanillaNN` and no `Sequential`, or an argument is not plain.
     """
     enc = _resolved(values, values.get("enc"))
     kind = enc.tag.removeprefix("new:") if isinstance(enc, Tagged) else None

@@ -31,17 +31,12 @@ TAGS = {"!ref", f"!name:{__name__}.greedy"} | {
 class OneExit(torch.nn.Module):
     """Waveforms to the log-probs of one exit, as `EncoderASR` asks for them.
 
+    ValueError when there is no exit at that layer.
+
     Arguments
     ---------
-    config : dict
-        Of the model folder.
     exit_layer : int or None
         An exit's layer; None for the last. Later layers do not run.
-
-    Raises
-    ------
-    ValueError
-        When there is no exit at that layer.
     """
 
     def __init__(self, config: dict, exit_layer: int | None = None):
@@ -84,8 +79,6 @@ class FolderPretrainer(Pretrainer):
         Its weights are read from the file `weights`.
     tokenizer : Tokenizer
         Its vocabulary is read from the file `vocabulary`.
-    vocabulary : str
-        Name of that file.
     weights : str
         Name of that file; the index where there are several, which must then lie in the same local folder.
     """

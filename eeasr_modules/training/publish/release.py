@@ -296,21 +296,11 @@ PUSHED = (
 
 @dataclass(frozen=True)
 class Push:
-    """What is sent, or was.
+    """What is sent, or was."""
 
-    Arguments
-    ---------
-    repo_id : str
-        User and name.
-    files : dict of str to int
-        Bytes of each file.
-    url : str or None
-        Where it is now; None for a dry run.
-    """
-
-    repo_id: str
-    files: dict[str, int]
-    url: str | None
+    repo_id: str  # user and name
+    files: dict[str, int]  # bytes of each file
+    url: str | None  # where it is now; None for a dry run
 
     def lines(self) -> list[str]:
         """What a user reads."""
@@ -323,23 +313,17 @@ class Push:
 def push(folder: str | Path, repo_id: str, *, private: bool = False, dry_run: bool = False) -> Push:
     """Send a model folder, after a look at its files and its card; what lets transformers load it is written before.
 
+    FileNotFoundError when the folder is not a model's, or lacks its card. ValueError when the card's metadata or the id
+    are wrong, or the hub refuses (no token, no right).
+
     Arguments
     ---------
-    folder : str or Path
-        That `train.py` left.
     repo_id : str
         User or organisation, and name, as in `me/small-exits`; made where it is not there.
     private : bool
         A repository that others cannot see, where it is made.
     dry_run : bool
         Send nothing; no network is needed.
-
-    Raises
-    ------
-    FileNotFoundError
-        When the folder is not a model's, or lacks its card.
-    ValueError
-        When the card's metadata or the id are wrong, or the hub refuses (no token, no right).
     """
     from huggingface_hub.utils import HFValidationError, validate_repo_id
 
