@@ -14,7 +14,6 @@ SHOWN_POLICIES = (
     "between(lexical)",
     "gain",
     "gain_words",
-    "gain + fusion",
     "gain_words + fusion",
 )
 SINGLE_EXIT = "nonee12"
@@ -36,10 +35,10 @@ def readme_text(results: dict[str, Any]) -> str:
         "    python benchmarks/exit_traces.py TRACES --cache CACHE",
         "Everything is cross-fitted over ten folds of speakers: fits, thresholds, floors and ceilings come from other "
         "speakers than those they are measured on. WER in percent; depth in layers, weighted by seconds guessed from "
-        "the references' lengths, which no policy reads; in brackets the gap closed: 0 % on the static line, 100 % on "
-        "oracle C; intervals are 95 %, 1,000 draws of speakers. Differences of 0.03 (clean), 0.05 (other) are noise, "
-        "as the policies' hyper-parameters were looked at here. The cost of text models is not in the depth. "
-        "More models, policies and budgets: results.json.",
+        "the references' lengths; in brackets the gap closed: 0 % on the static line, 100 % on oracle C; intervals are "
+        "95 % over speakers. Differences of 0.03 (clean), 0.05 (other) are noise, as the policies' hyper-parameters "
+        "were looked at here. The cost of text models and of fusion is not in the depth. More models, policies, "
+        "budgets, what each signal knows: results.json.",
         "## Exits and bounds",
         bounds_text(results),
         "## Policies",
@@ -52,7 +51,6 @@ def readme_text(results: dict[str, Any]) -> str:
     parts += ["## Fitted and calibrated on one set, used on the other", shift_text(results)]
     if any(one["clean"]["elsewhere"] for one in results["policies"].values()):
         parts += ["## Fitted on ee40, used unchanged on other models", universal_text(results)]
-    parts += ["## What each signal knows", auroc_text(results)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -68,7 +66,7 @@ def _universal(results: dict[str, Any]) -> list[tuple]:
 
 
 def bounds_text(results: dict[str, Any]) -> str:
-    """Every model's exits, oracles and overthinking.
+    """The six exits, their oracles and overthinking.
 
     Arguments
     ---------
@@ -76,28 +74,29 @@ def bounds_text(results: dict[str, Any]) -> str:
         Of `public`.
     """
     rows = []
-    for model in ("ee40", SINGLE_EXIT):
-        for name, one in results["models"][model].items():
-            a, b, over = one["oracles"]["a"], one["oracles"]["b"], one["overthinking"]
-            wers = [exit["wer"] for exit in one["exits"]]
-            last = one["exits"][-1]["wer_interval"]
-            tax = wers[-1] - results["models"][SINGLE_EXIT][name]["exits"][-1]["wer"]
-            rows.append([f"{model}, {name}", _wers(wers), f"[{last[0]:.2f}, {last[1]:.2f}]"])
-            rows[-1] += [f"{point['wer']:.2f} at {point['depth']:.2f}" for point in (a, b)]
-            rows[-1] += [f"{100 * over[kind]:.1f} %" for kind in ("better", "destructive")] + [f"{tax:+.2f}"]
+    for name, one in results["models"]["ee40"].items():
+        a, b, over = one["oracles"]["a"], one["oracles"]["b"], one["overthinking"]
+        wers = [exit["wer"] for exit in one["exits"]]
+        last = one["exits"][-1]["wer_interval"]
+        single = results["models"][SINGLE_EXIT][name]["exits"][-1]["wer"]
+        rows.append([name, _wers(wers), f"[{last[0]:.2f}, {last[1]:.2f}]"])
+        rows[-1] += [f"{point['wer']:.2f} at {point['depth']:.2f}" for point in (a, b)]
+        rows[-1] += [f"{100 * over[kind]:.1f} %" for kind in ("better", "destructive")]
+        rows[-1] += [f"{single:.2f}", f"{wers[-1] - single:+.2f}"]
     header = [
-        "model, set",
+        "set",
         "WER per exit",
         "last [95 %]",
         "oracle A",
         "oracle B",
         "inner better",
         "destructive",
+        "single exit",
         "exit tax",
     ]
     note = (
-        "`nonee12` is the same encoder trained with its last exit alone. The exit tax is the last exit minus that. On "
-        "other, oracle A stays above the single-exit model: no choice among single exits repays the tax there."
+        "*Single exit*: the same encoder trained with its last exit alone; the exit tax is the last exit minus that. "
+        "On other no choice among exits repays it."
     )
     return table_text(header, rows) + "\n\n" + note
 
@@ -131,7 +130,7 @@ def minus_static(point: dict[str, Any]) -> str:
 
 
 def fusion_text(results: dict[str, Any]) -> str:
-    """Fused transcripts of every exit, beside the exits' own.
+    """Fused transcripts of every exit.
 
     Arguments
     ---------
@@ -140,12 +139,10 @@ def fusion_text(results: dict[str, Any]) -> str:
     """
     rows = []
     for name, one in results["fusion"].items():
-        own = [exit["wer"] for exit in results["models"]["ee40"][name]["exits"]]
-        rows.append([f"{name}: the exit's own", _wers(own)])
         rows += [[f"{name}: {what}", _wers(wers)] for what, wers in one["wer_per_exit"].items()]
     note = (
         "A fused transcript is no exit's own, so it may cross oracle C; its own bound is the best path through the "
-        "variants. What fusion costs in time is not in the depth."
+        "variants."
     )
     return table_text(["", "WER after layers 2 to 12"], rows) + "\n\n" + note
 
@@ -159,7 +156,7 @@ def shift_text(results: dict[str, Any]) -> str:
         Of `public`.
     """
     rows = []
-    for text in [one for one in ("between(entropy)", "gain", "gain_words") if one in results["shift"]]:
+    for text in [one for one in ("between(entropy)", "gain_words") if one in results["shift"]]:
         by_pair = results["shift"][text]
         for pair, points in by_pair.items():
             shown = [at_budget(points, budget) for budget in SHIFTED_AT]
@@ -181,23 +178,6 @@ def universal_text(results: dict[str, Any]) -> str:
         rows.append([f"`{text}`, {model}, {name}", *[f"{100 * gap:.0f} %" for gap in (ours, native)]])
         rows[-1].append(f"{100 * ours / native:.0f} %")
     return table_text(["policy, model, set", "gap closed, ee40's", "native", "kept"], rows)
-
-
-def auroc_text(results: dict[str, Any]) -> str:
-    """AUROC of every signal for "this exit is no worse than the last", over all inner exits.
-
-    Arguments
-    ---------
-    results : dict
-        Of `public`.
-    """
-    sets = list(results["auroc"])
-    rows = [
-        [f"`{signal}`", *[f"{results['auroc'][name][signal]['pooled']:.3f}" for name in sets]]
-        for signal in results["auroc"][sets[0]]
-    ]
-    note = 'AUROC for "this exit is no worse than the last", all inner exits together.'
-    return note + "\n\n" + table_text(["signal", *sets], rows)
 
 
 def table_text(header: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:

@@ -346,7 +346,7 @@ def main() -> None:
     content = {key: content[key] for key in ("delta", "draws", *PARTS) if key in content}
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_aside(at, json_lines(content))
-    write_aside(arguments.out / "risk.md", page(content, n_labelled=N_LABELLED))
+    write_aside(arguments.out / "risk.md", page(content))
     if arguments.out == ROOT / "results" / "risk" and content.get("exit_splits"):
         docs = ROOT / "docs" / "risk.md"
         write_aside(docs, put_between(docs.read_text(encoding="utf-8"), "exit by exit", docs_lines(content)))

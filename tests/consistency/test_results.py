@@ -229,7 +229,7 @@ def test_the_simulated_speakers_have_heavy_tails_and_the_clip_alone_would_deceiv
 def test_the_risk_page_shows_what_was_simulated(root, simulated, monkeypatch):
     monkeypatch.syspath_prepend(root / "benchmarks")
     text = runpy.run_path(str(root / "benchmarks" / "risk_simulation_text.py"))
-    shown = text["page"](simulated, n_labelled=50)
+    shown = text["page"](simulated)
     assert shown == (root / "results" / "risk" / "risk.md").read_text(encoding="utf-8")
     docs = (root / "docs" / "risk.md").read_text(encoding="utf-8")
     assert text["put_between"](docs, "exit by exit", text["docs_lines"](simulated)) == docs

@@ -14,7 +14,6 @@ from eeasr_modules.exits import POLICIES
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(path for path in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")] if "```python" in path.read_text())
 BLOCK = re.compile(r"(<!-- not run: [^>]+ -->\n+)?^```python\n(.*?)^```", re.S | re.M)
-SLOW = {"drift.md"}  # a simulation of hundreds of streams
 
 
 def blocks(path):
@@ -42,11 +41,7 @@ def own_policies():
     POLICIES.update(known)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(one, marks=[pytest.mark.slow] * (one.name in SLOW)) for one in PAGES],
-    ids=lambda path: path.name,
-)
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 @pytest.mark.usefixtures("offline", "own_policies")
 def test_every_python_block_runs(path, tmp_path, monkeypatch):
     for name in ("eeasr_modules", "recipes", "hparams"):

@@ -44,9 +44,11 @@ def exits_table(summary: dict[str, Any]) -> str:
 
 
 def policies_table(one: dict[str, Any]) -> str:
-    """One row for each policy at the budget, on one set."""
+    """One row for each policy at the budget that does not come down to a fixed exit, on one set."""
     rows = []
     for text, policy in one["policies"].items():
+        if (policy["calibrated"] or "").startswith("static("):
+            continue
         at = policy["at_budget"]
         rows.append([f"`{text}`", f"`{policy['calibrated']}`", f"{number(at['wer'])} {interval(at['interval'])}"])
         rows[-1] += [number(at["depth"]), percent(at["macs_share"])]
@@ -64,7 +66,8 @@ def results_text(summary: dict[str, Any]) -> str:
             "WER (%) of every exit; `@`: mean depth in layers, by duration; *overthought*: utterances on which an "
             "inner exit has strictly fewer errors; *gap closed*: 0 % on the static line, 100 % on oracle C.",
             exits_table(summary),
-            f"The policies on {plain_name(first)}, floor, ceiling and threshold chosen on dev:",
+            f"The policies on {plain_name(first)}, floor, ceiling and threshold chosen on dev (not shown: those that "
+            "became a fixed exit there):",
             policies_table(summary["sets"][first]),
             END,
         ]
