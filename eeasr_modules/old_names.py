@@ -150,7 +150,6 @@ MOVED = {
     "report.html_page": "report.render.page",
     "report.numbers.examples": "report.render.files",
     "report.page": "report.render.page",
-    "report.readme": "report.render.readme",
     "report.set_numbers": "report.numbers.sets",
     "report.summary": "report.numbers.summary",
     "report.tables": "report.render.tables",
@@ -225,7 +224,10 @@ MOVED = {
 # What went without a successor: the sentence that an import of it says.
 _TRY = "'eeasr try' was removed: eeasr demo records and shows every exit"
 _PRETRAINING = "pretraining is a recipe of its own now: recipes/Pretrain"
+_PAGE = "it was removed from the package: benchmarks/result_page.py writes a page's tables"
+_DOWNLOAD = "it was removed from the package: recipes/AN4/download.py downloads"
 REMOVED = {
+    "data.download": _DOWNLOAD,
     "exits.measure.selection": "selection of a whole transcript was removed: exits.measure.fusion does better",
     "exits.recalibration": "recalibration without labels was removed: calibrate on labelled data",
     "exits.selection": "selection of a whole transcript was removed: exits.measure.fusion does better",
@@ -234,6 +236,8 @@ REMOVED = {
     "models.masked_targets": _PRETRAINING,
     "report.live": "'eeasr report --live' was removed: train_log.txt and logger: tensorboard show a training",
     "report.render.live": "'eeasr report --live' was removed: train_log.txt and logger: tensorboard show a training",
+    "report.readme": _PAGE,
+    "report.render.readme": _PAGE,
     "runtime.microphone": _TRY,
     "runtime.trying": _TRY,
     "training.pretraining": _PRETRAINING,

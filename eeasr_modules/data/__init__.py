@@ -1,1 +1,1 @@
-"""Before the model: manifests, text, vocabularies, audio reading, shifts of test sets, labels, downloads."""
+"""Before the model: manifests, text, vocabularies, audio reading, shifts of test sets."""

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from eeasr_modules.common.files import read_lines, read_text
 from eeasr_modules.data.audio_files import find_audio
-from eeasr_modules.data.download import download, unpack
 from eeasr_modules.data.manifest import Utterance, require_files, write_manifest
 from eeasr_modules.data.text import normalise_an4
 
@@ -83,6 +82,8 @@ def fetch(folder: Path | str) -> Path:
     Path
         `folder / "an4"`, to be given to `prepare`. FileNotFoundError without a network.
     """
+    from recipes.AN4.download import download, unpack
+
     folder = Path(folder)
     if (folder / "an4").is_dir():
         return folder / "an4"

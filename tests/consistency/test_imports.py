@@ -232,7 +232,7 @@ def test_what_needs_speechbrain_or_transformers_mends_torchaudio_first():
 
 
 def test_recipes_import_only_how_to_read_a_corpus():
-    allowed = ("data.manifest", "data.text", "data.audio_files", "data.download", "data.own_data", *TEXT)
+    allowed = ("data.manifest", "data.text", "data.audio_files", "data.own_data", *TEXT)
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in sorted((ROOT / "recipes").rglob("*.py"))

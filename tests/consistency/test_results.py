@@ -11,7 +11,6 @@ from scipy.stats import binom
 from eeasr_modules.exits.tuning.risk_terms import needed_table
 from eeasr_modules.report.render.figures import draw_frontier
 from eeasr_modules.report.render.probe import layer_rows
-from eeasr_modules.report.render.readme import results_text
 
 INTERVAL = re.compile(r"([+-]\d+\.\d\d) \[([+-]\d+\.\d\d), ([+-]\d+\.\d\d)\]")
 
@@ -19,6 +18,7 @@ INTERVAL = re.compile(r"([+-]\d+\.\d\d) \[([+-]\d+\.\d\d), ([+-]\d+\.\d\d)\]")
 @pytest.mark.parametrize("name", ["an4", "base"])
 def test_the_runs_pages_show_the_committed_results(root, name):
     summary = json.loads((root / "results" / name / "summary.json").read_text(encoding="utf-8"))
+    results_text = runpy.run_path(str(root / "benchmarks" / "result_page.py"))["results_text"]
     assert results_text(summary) in (root / "results" / name / "README.md").read_text(encoding="utf-8")
 
 

@@ -1,6 +1,6 @@
 """A page's tables of results, written from a committed `summary.json` so that no number is typed by hand.
 
-python -m eeasr_modules.report.render.readme results/an4/summary.json results/an4/README.md
+python benchmarks/result_page.py results/an4/summary.json results/an4/README.md
 """
 
 import json
@@ -20,7 +20,7 @@ from eeasr_modules.report.render.tables import (
     set_interval,
 )
 
-BEGIN, END = "<!-- results: written by eeasr_modules.report.render.readme -->", "<!-- /results -->"
+BEGIN, END = "<!-- results: written by benchmarks/result_page.py -->", "<!-- /results -->"
 
 
 def exits_table(summary: dict[str, Any]) -> str:
