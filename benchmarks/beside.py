@@ -151,14 +151,11 @@ def _cpu() -> dict[str, Any]:
 def text(saved: dict[str, Any]) -> str:
     """Everything between the page's two marks, from what was saved."""
     cpu, load = saved["cpu"], saved["load_before"]
-    isa = "; ".join(
-        [saved["isa"], ", ".join(cpu["flags"]), f"ONEDNN_MAX_CPU_ISA {saved['onednn_max_cpu_isa'] or 'unset'}"]
-    )
-    busy = f"Other work ran on the machine: its load was {load:g} before the start, so *alone* was beside that."
+    busy = f"Other work ran on the machine, load {load:g}, so *alone* was beside that."
     said = (
-        f"Measured {saved['date']} on {saved['cores']} cores of {cpu['name']} ({isa}), torch {saved['torch']}, "
-        f"{saved['threads']} threads a process; medians of {len(saved['rounds'])} interleaved rounds of "
-        f"{saved['seconds']:g} s (least to most). " + (busy if load >= QUIET else "The machine did nothing else.")
+        f"{saved['date']}, {saved['cores']} cores of {cpu['name']}, torch {saved['torch']}, {saved['threads']} threads "
+        f"a process; medians of {len(saved['rounds'])} interleaved rounds (least to most). "
+        + (busy if load >= QUIET else "The machine did nothing else.")
     )
     header = ["OMP_WAIT_POLICY", "alone, ms a step", "beside a second training, ms a step", "beside / alone"]
     return "\n\n".join([BEGIN, said, markdown_table(header, [_row(way, saved["rounds"]) for way in WAYS]), END])

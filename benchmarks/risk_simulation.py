@@ -34,7 +34,7 @@ from typing import Any
 import numpy as np
 from risk_simulation_draws import certified, draw_halves, kept, shares_saved, tested
 from risk_simulation_exits import exit_splits, exits_known
-from risk_simulation_text import docs_lines, json_lines, page, put_between
+from risk_simulation_text import json_lines, page
 
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits import ExitTable, Policy, parse_policies, policy_curve, read_table
@@ -347,9 +347,6 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     write_aside(at, json_lines(content))
     write_aside(arguments.out / "risk.md", page(content))
-    if arguments.out == ROOT / "results" / "risk" and content.get("exit_splits"):
-        docs = ROOT / "docs" / "risk.md"
-        write_aside(docs, put_between(docs.read_text(encoding="utf-8"), "exit by exit", docs_lines(content)))
 
 
 def _is_unfitted(policy: Policy) -> bool:

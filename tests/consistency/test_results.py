@@ -231,8 +231,6 @@ def test_the_risk_page_shows_what_was_simulated(root, simulated, monkeypatch):
     text = runpy.run_path(str(root / "benchmarks" / "risk_simulation_text.py"))
     shown = text["page"](simulated)
     assert shown == (root / "results" / "risk" / "risk.md").read_text(encoding="utf-8")
-    docs = (root / "docs" / "risk.md").read_text(encoding="utf-8")
-    assert text["put_between"](docs, "exit by exit", text["docs_lines"](simulated)) == docs
 
 
 def test_what_a_promise_about_all_hides_is_not_hidden_exit_by_exit(simulated):
