@@ -41,7 +41,7 @@ def train(threads: int) -> None:
 
     ensure_torchaudio()
     from eeasr_modules.models import MultiExit
-    from eeasr_modules.models.losses import exit_ctc_losses
+    from eeasr_modules.training.objectives import exit_ctc_losses
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

@@ -26,7 +26,7 @@ ensure_torchaudio()
 import torch  # noqa: E402
 
 from eeasr_modules.models import MultiExit  # noqa: E402
-from eeasr_modules.models.losses import exit_ctc_losses  # noqa: E402
+from eeasr_modules.training.objectives import exit_ctc_losses  # noqa: E402
 
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 LARGE |= {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}

@@ -38,7 +38,6 @@ from eeasr_modules.exits.tuning.risk_losses import RiskTarget, against_last
 from eeasr_modules.exits.tuning.risk_terms import blocks_needed
 from eeasr_modules.exits.tuning.watches import drift_reference
 from eeasr_modules.models.folder import model_digest
-from eeasr_modules.models.losses import greedy_targets, utterance_ctc_losses
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime.benchmark.bench import compared, run_benchmark
 from eeasr_modules.runtime.chunks import chunks
@@ -46,6 +45,7 @@ from eeasr_modules.runtime.files.inputs import Material, find_recordings
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 from eeasr_modules.runtime.sources import find_source
 from eeasr_modules.training.corpora import EvaluationSet
+from eeasr_modules.training.objectives import greedy_targets, utterance_ctc_losses
 from eeasr_modules.training.pretrained import FrozenStates, take_over
 from eeasr_modules.training.run_folder import hold, release_all
 from eeasr_modules.training.test_pass import collect_or_reuse, table_metadata

@@ -14,9 +14,14 @@ from eeasr_modules.data.text import split_language
 from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.models.decoding.attention import misspelled
 from eeasr_modules.models.decoding.ctc import greedy_decode
-from eeasr_modules.models.losses import confidence_weights, utterance_ctc_losses
 from eeasr_modules.training.config.checks import alphas_of, regime_of
-from eeasr_modules.training.objectives import Distillation, Spelling, load_teacher
+from eeasr_modules.training.objectives import (
+    Distillation,
+    Spelling,
+    confidence_weights,
+    load_teacher,
+    utterance_ctc_losses,
+)
 from eeasr_modules.training.run_folder import Samples, extra_logger
 from eeasr_modules.training.schedule import OWN_TEACHERS, decayed_groups, lr_share
 

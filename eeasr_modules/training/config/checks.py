@@ -257,7 +257,7 @@ def check_cached_states(config: Config) -> None:
 
 def regime_of(config: Config) -> Regime:
     """The regime of a configuration with its exits placed; ValueError where weights or epochs do not fit it."""
-    from eeasr_modules.models.losses import exit_weights
+    from eeasr_modules.training.objectives import exit_weights
 
     weights = tuple(exit_weights(config.exit_weights, len(config.exit_layers)))
     if config.n_epochs == 0:  # nothing is trained: any regime will do

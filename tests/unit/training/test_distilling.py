@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from eeasr_modules.models.losses import (
+from eeasr_modules.training.objectives import (
+    Distillation,
     best_exit,
     confidence_weights,
     greedy_targets,
     posterior_divergences,
     utterance_ctc_losses,
 )
-from eeasr_modules.training.objectives import Distillation
 
 N_FRAMES = torch.tensor([6, 4])
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import ctc_loss
 
-from eeasr_modules.models.losses import EXIT_WEIGHTS, exit_ctc_losses, exit_weights
+from eeasr_modules.training.objectives import EXIT_WEIGHTS, exit_ctc_losses, exit_weights
 
 
 @pytest.mark.parametrize(
