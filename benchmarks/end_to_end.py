@@ -49,11 +49,11 @@ from eeasr_modules.common.files import write_aside  # noqa: E402
 from eeasr_modules.data.text import CharVocabulary  # noqa: E402
 from eeasr_modules.exits.policies.rules import Static  # noqa: E402
 from eeasr_modules.models import MultiExit  # noqa: E402
+from eeasr_modules.models.device import isa, processor  # noqa: E402
 from eeasr_modules.models.fast.switches import made_faster  # noqa: E402
 from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
 from eeasr_modules.runtime import Engine  # noqa: E402
-from eeasr_modules.runtime.benchmark.peers import missing_peers, peer_ways  # noqa: E402
-from eeasr_modules.runtime.benchmark.text import isa, processor  # noqa: E402
+from eeasr_modules.runtime.benchmark.ways import missing_peers, peer_ways  # noqa: E402
 
 BUDGET = 9.5
 SHARES = (0.0, 0.0015, 0.0363, 0.3405, 0.5011, 0.1206)

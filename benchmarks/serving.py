@@ -34,9 +34,9 @@ import torch  # noqa: E402
 import transformers  # noqa: E402
 
 from eeasr_modules.common.files import rounded, write_aside  # noqa: E402
+from eeasr_modules.models.device import isa, processor  # noqa: E402
 from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
 from eeasr_modules.runtime import EarlyExitASR  # noqa: E402
-from eeasr_modules.runtime.benchmark.text import isa, processor  # noqa: E402
 from eeasr_modules.runtime.benchmark.ways import Stock, greedy  # noqa: E402
 from eeasr_modules.runtime.files.inputs import read_material  # noqa: E402
 

@@ -48,9 +48,14 @@ def _benchmark(options: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from eeasr_modules.runtime import EarlyExitASR
-    from eeasr_modules.runtime.benchmark.bench import bench_policies, run_benchmark
-    from eeasr_modules.runtime.benchmark.peers import peers_beside
-    from eeasr_modules.runtime.benchmark.text import benchmark_csv, benchmark_markdown, write_benchmark
+    from eeasr_modules.runtime.benchmark.bench import (
+        bench_policies,
+        benchmark_csv,
+        benchmark_markdown,
+        run_benchmark,
+        write_benchmark,
+    )
+    from eeasr_modules.runtime.benchmark.ways import peers_beside
     from eeasr_modules.runtime.files.inputs import noise, read_material
 
     batches = [whole_number("--batch", part) for part in options.batch.split(",")]

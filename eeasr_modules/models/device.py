@@ -3,7 +3,9 @@
 Narrow convolutions over time stay in float32 on a CPU whatever is asked: see `NarrowConvolution`.
 """
 
+import platform
 import threading
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -29,6 +31,22 @@ def wait_for(device: torch.device) -> None:
     """Return when all that a GPU was given is done; at once on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def isa() -> str:
+    """The vector instructions that torch found, and whether there are matrix units."""
+    amx = "AMX" if torch.cpu._is_amx_tile_supported() else "no AMX"
+    return f"{torch.backends.cpu.get_cpu_capability()}, {amx}"
+
+
+def processor() -> str:
+    """The processor's name where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 NARROW = 16

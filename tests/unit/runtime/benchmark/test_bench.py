@@ -17,8 +17,15 @@ from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.models import MultiExit, Walk
 from eeasr_modules.runtime import EarlyExitASR, Engine
-from eeasr_modules.runtime.benchmark.bench import _peak_memory, bench_policies, compared, run_benchmark
-from eeasr_modules.runtime.benchmark.text import benchmark_csv, benchmark_markdown, write_benchmark
+from eeasr_modules.runtime.benchmark.bench import (
+    _peak_memory,
+    bench_policies,
+    benchmark_csv,
+    benchmark_markdown,
+    compared,
+    run_benchmark,
+    write_benchmark,
+)
 from eeasr_modules.runtime.benchmark.ways import Stock, all_ways, averages, with_policy
 from eeasr_modules.runtime.files.inputs import Material, noise, read_material
 

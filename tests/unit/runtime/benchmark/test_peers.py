@@ -11,7 +11,7 @@ from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.models import MultiExit
 from eeasr_modules.runtime import Engine
-from eeasr_modules.runtime.benchmark import peers
+from eeasr_modules.runtime.benchmark import ways as peers
 from eeasr_modules.runtime.benchmark.ways import Stock, all_ways
 from eeasr_modules.runtime.files.inputs import noise
 
