@@ -22,8 +22,8 @@ from eeasr_modules.exits.measure.edits import align_words, count_edits
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.runtime.chunks import chunks
 from eeasr_modules.runtime.engine import Engine
-from eeasr_modules.runtime.policy_choice import within_budget
 from eeasr_modules.runtime.recogniser import EarlyExitASR
+from eeasr_modules.runtime.sources import within_budget
 
 ALL_POLICIES_UP_TO_S = 60.0  # of longer recordings the model's own policy alone is asked
 

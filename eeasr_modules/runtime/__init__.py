@@ -10,7 +10,7 @@ _HOMES = {
     "EarlyExitASR": "recogniser",
     "Engine": "engine",
     "Recognised": "batch",
-    "TranscribeBatch": "ray_actor",
+    "TranscribeBatch": "files.shards",
     "Transcript": "transcript",
     "Word": "transcript",
 }

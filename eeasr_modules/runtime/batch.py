@@ -22,9 +22,8 @@ from eeasr_modules.models.encoders.own_decoder import OwnDecoder
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WordFrames, word_signals
 from eeasr_modules.models.walk import Walk
-from eeasr_modules.runtime.fused_words import fused_words
 from eeasr_modules.runtime.signals import SignalPlan, head_signals, plain_signals, transcript_signals
-from eeasr_modules.runtime.transcript import Word, spell_words
+from eeasr_modules.runtime.transcript import Word, fused_words, spell_words
 
 OnExit = Callable[[int, Sequence[int], Sequence[str]], None]  # exit layer, who goes on, what they say there
 

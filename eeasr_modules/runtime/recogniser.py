@@ -36,10 +36,8 @@ from eeasr_modules.runtime.chunks import (
 )
 from eeasr_modules.runtime.drift_watch import ON_DRIFT, Audit, LiveRisk, LiveWatch, reference_of
 from eeasr_modules.runtime.engine import Always, Compaction, Engine, measure_compaction
-from eeasr_modules.runtime.fused_words import fusion_of
-from eeasr_modules.runtime.policy_choice import choose_policy
 from eeasr_modules.runtime.sources import Source, find_source
-from eeasr_modules.runtime.transcript import Transcript
+from eeasr_modules.runtime.transcript import Transcript, fusion_of
 
 logger = logging.getLogger(__name__)
 
@@ -188,12 +186,9 @@ class EarlyExitASR:
             None takes a GPU where there is one.
         """
         source = find_source(name)
-        chosen = choose_policy(
-            source.calibrated,
-            text=source.config.get("exit_policy") if policy is None else policy,
+        chosen = source.policy(
+            source.config.get("exit_policy") if policy is None else policy,
             budget=source.config.get("budget") if budget is None else budget,
-            exit_layers=source.exit_layers,
-            name=str(name),
         )
         return cls(
             source,

@@ -1,18 +1,33 @@
-"""Where models come from: a folder that train.py left, a Hugging Face CTC checkpoint's folder, or the hub."""
+"""Where models come from (a folder of train.py, a CTC checkpoint of Hugging Face, the hub), and which policy decides.
+
+The policy is the model folder's first, one by name, or one for a budget from its calibrated grid. What needs torch is
+imported when weights are looked at, as the exported loop (`runtime.onnx.loop`) chooses its policy without.
+"""
+
+from __future__ import annotations
 
 import json
 import logging
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
+from typing import TYPE_CHECKING
 
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary, load_vocabulary
+from eeasr_modules.exits.policies.combine import check_against
 from eeasr_modules.exits.policies.files import read_policies
-from eeasr_modules.exits.tuning.calibration import Calibrated
+from eeasr_modules.exits.policies.protocol import Policy
+from eeasr_modules.exits.policies.rules import Static
+from eeasr_modules.exits.policies.text import parse_policy
+from eeasr_modules.exits.tuning.calibration import Calibrated, allowed_cost, best_within
+from eeasr_modules.exits.tuning.replay import models_of, with_models
 from eeasr_modules.exits.words.confidence import MAP_FILE, ConfidenceMap, read_confidence_map
-from eeasr_modules.models.folder import check_weights, model_digest, weight_files
-from eeasr_modules.models.multi_exit import MultiExit
+
+if TYPE_CHECKING:
+    import torch
+
+    from eeasr_modules.models.multi_exit import MultiExit
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +59,14 @@ class Source:
                 f"{self.config['own_decoder']['source']}: use eeasr transcribe, or a model trained with decoder: null"
             )
 
+    def policy(self, text: str | None, *, budget: float | None) -> Policy:
+        """The policy that decides; see `choose_policy`."""
+        return choose_policy(self.calibrated, text=text, budget=budget, exit_layers=self.exit_layers, name=self.name)
+
     def load(self, device: str | torch.device) -> tuple[MultiExit, CharVocabulary | SentencePieceVocabulary]:
         """Model in eval mode on `device`, and vocabulary."""
+        from eeasr_modules.models.multi_exit import MultiExit
+
         if self.folder is not None:
             return MultiExit.load(self.folder, device=str(device)), load_vocabulary(self.folder)
         return MultiExit(self.config).to(device).eval(), CharVocabulary(self.tokens)
@@ -91,6 +112,8 @@ def _json(path: Path) -> dict:
 
 
 def _of_folder(name: str, folder: Path, config: dict) -> Source:
+    from eeasr_modules.models.folder import check_weights, model_digest, weight_files
+
     check_weights(weight_files(folder))  # before the digest, by which half a file is another model
     load_vocabulary(folder)
     calibrated: list[Calibrated] = []
@@ -100,6 +123,8 @@ def _of_folder(name: str, folder: Path, config: dict) -> Source:
 
 
 def _confidence_map(folder: Path) -> ConfidenceMap | None:
+    from eeasr_modules.models.folder import model_digest
+
     path = folder / MAP_FILE
     if not path.is_file():
         return None
@@ -157,3 +182,86 @@ def _hub_answers(name: str) -> bool:
     except Exception:  # what its HTTP library raises without a network; which library that is changes with its version
         return False
     return True
+
+
+def choose_policy(
+    calibrated: Sequence[Calibrated],
+    *,
+    text: str | None,
+    budget: float | None,
+    exit_layers: Sequence[int],
+    name: str,
+) -> Policy:
+    """A policy that can decide.
+
+    ValueError when the text is no policy, names layers without an exit, or asks for what was not calibrated for this
+    model.
+
+    Arguments
+    ---------
+    text : str or None
+        As the user wrote it; None takes the default, and without one the last exit.
+    budget : float or None
+        Mean cost allowed, up to 1 a share of full depth, above 1 layers; None keeps what calibration chose.
+    """
+    if text is None and not calibrated:
+        if budget is not None:
+            raise ValueError(f"a budget needs calibrated policies, and '{name}' has none: no policy.json")
+        return Static(int(exit_layers[-1]))
+    if text is None:
+        return calibrated[0].policy if budget is None else within_budget(calibrated[0], budget, exit_layers[-1])
+    if text.rstrip().endswith("+ fusion"):
+        raise ValueError(f"'{text}': fused words are no part of a policy, ask for them by --words fused")
+    fitted = {kind: model for one in calibrated for kind, model in models_of(one.policy).items()}
+    policy = with_models(parse_policy(text), fitted)
+    check_against(policy, exit_layers)
+    entry = _entry(calibrated, str(policy))
+    if budget is not None:
+        if not policy.is_open:
+            raise ValueError(f"{policy} has its numbers already: give its name alone with a budget, or no budget")
+        if entry is not None:
+            return within_budget(entry, budget, exit_layers[-1])
+    elif not policy.is_open:
+        return policy
+    if entry is None:
+        known = ", ".join(str(one.open_policy) for one in calibrated) or "none"
+        raise ValueError(
+            f"{policy} was not calibrated for '{name}' (calibrated: {known}): give its numbers, as in "
+            "entropy(0.12), or calibrate it by train.py --compare_policies"
+        )
+    return entry.policy
+
+
+def within_budget(entry: Calibrated, budget: float, n_layers: int) -> Policy:
+    """Of the policies tried on dev the one that the budget buys, by the rule of calibration (`best_within`).
+
+    ValueError when the budget is none, or too small for every threshold.
+
+    Arguments
+    ---------
+    budget : float
+        Up to 1 a share of full depth, above 1 layers.
+    """
+    if not math.isfinite(budget) or not 0 < budget <= n_layers:
+        raise ValueError(
+            f"a budget must be above 0 and at most {n_layers} (to 1 a share, above 1 layers), got {budget}"
+        )
+    if entry.cost != "cost_layers":
+        raise ValueError(f"{entry.open_policy} was calibrated in {entry.cost}, a budget is in layers: leave it out")
+    allowed = allowed_cost(budget, n_layers)
+    best = best_within(entry.grid, allowed)
+    if best is None:
+        raise ValueError(
+            f"{entry.open_policy} costs at least {min(entry.grid.cost):.2f} layers on its calibration data, the budget "
+            f"allows {allowed:.2f}: raise it"
+        )
+    return entry.grid.policies[best]
+
+
+def _entry(calibrated: Sequence[Calibrated], text: str) -> Calibrated | None:
+    """The calibrated policy of that text, or of that text with floor and ceiling."""
+    for wanted in (text, f"between({text})"):
+        for one in calibrated:
+            if str(one.open_policy) == wanted:
+                return one
+    return None

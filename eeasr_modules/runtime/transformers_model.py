@@ -21,7 +21,6 @@ from eeasr_modules.data.text import WORD_START, CharVocabulary, SentencePieceVoc
 from eeasr_modules.models.folder import MODEL_TYPE
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime.engine import Engine
-from eeasr_modules.runtime.policy_choice import choose_policy
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 from eeasr_modules.runtime.sources import Source
 
@@ -158,17 +157,10 @@ class EarlyExitForCTC(PreTrainedModel):
             exit_policy, budget = self.config.exit_policy, self.config.budget
         key = (exit_policy, budget)
         if key not in self._engines:
-            policy = choose_policy(
-                self.source.calibrated,
-                text=exit_policy,
-                budget=budget,
-                exit_layers=self.source.exit_layers,
-                name=self.source.name,
-            )
             self._engines[key] = Engine(
                 self.model,
                 self.vocabulary,
-                policy=policy,
+                policy=self.source.policy(exit_policy, budget=budget),
                 precision=self.precision,
                 language=self.source.config.get("language") or "en",
                 gives_log_probs=True,

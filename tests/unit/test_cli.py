@@ -12,7 +12,7 @@ import eeasr_modules
 from eeasr_modules import __version__
 from eeasr_modules.cli import main
 from eeasr_modules.exits import ExitTable, read_policies, read_table, write_table
-from eeasr_modules.runtime.policy_choice import within_budget
+from eeasr_modules.runtime.sources import within_budget
 
 
 @pytest.fixture

@@ -30,7 +30,6 @@ from eeasr_modules.models.device import computed_in, isa, processor, wait_for
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime.benchmark.ways import Heard, Way, all_ways
 from eeasr_modules.runtime.files.inputs import Material
-from eeasr_modules.runtime.policy_choice import choose_policy
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 
 NORMALISER = "upper"
@@ -75,15 +74,11 @@ def bench_policies(asr: EarlyExitASR, text: str | None, *, budget: float | None)
     """
     source = asr.source
     source.refuse_own_decoder("eeasr benchmark")
-    common = {"exit_layers": source.exit_layers, "name": source.name}
     if text is None:
         if not source.calibrated and budget is None:
             return []
-        return [choose_policy(source.calibrated, text=None, budget=budget, **common)]
-    return [
-        choose_policy(source.calibrated, text=str(one), budget=budget if one.is_open else None, **common)
-        for one in parse_policies(text)
-    ]
+        return [source.policy(None, budget=budget)]
+    return [source.policy(str(one), budget=budget if one.is_open else None) for one in parse_policies(text)]
 
 
 def run_benchmark(

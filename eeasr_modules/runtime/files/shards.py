@@ -1,8 +1,11 @@
 """One run by several processes, on one machine or many: who does what, their parts of the output, and the merging.
 
 Started by `torchrun`, which sets RANK, WORLD_SIZE and LOCAL_RANK. Rank 0 plans for all, every rank writes a part beside
-the output, and rank 0 merges the parts when all are done. Machines must see the same files under the same paths.
+the output, and rank 0 merges the parts when all are done. Machines must see the same files under the same paths. Who
+has a Ray Data set instead lets Ray share it out: `TranscribeBatch` is what its workers call.
 """
+
+from __future__ import annotations
 
 import glob
 import heapq
@@ -14,11 +17,15 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
+
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.audio_files import file_name, split_segment
 from eeasr_modules.runtime.files.outputs import NAMES, csv_values, in_line
+from eeasr_modules.runtime.recogniser import EarlyExitASR
 
 WAIT = timedelta(days=30)  # for the slowest process: a corpus may take that long
+RAY_COLUMNS = ("text", "exit_layer", "layers_run", "confidence", "duration_s", "error")
 BYTES_A_SECOND = 16_000  # of files whose header says nothing: coded audio at 128 kb/s
 
 Result = TypeVar("Result")
@@ -42,7 +49,7 @@ class Ranks:
         return self.rank == 0
 
     @staticmethod
-    def from_environment(environment: Mapping[str, str] | None = None) -> "Ranks":
+    def from_environment(environment: Mapping[str, str] | None = None) -> Ranks:
         """As `torchrun` says by RANK, WORLD_SIZE and LOCAL_RANK; a single process without it.
 
         ValueError when they are not whole numbers that fit together.
@@ -168,7 +175,7 @@ class Group:
     def __init__(self, ranks: Ranks):
         self.ranks = ranks
 
-    def __enter__(self) -> "Group":
+    def __enter__(self) -> Group:
         if self.ranks.n_ranks > 1:
             import torch.distributed as dist
 
@@ -212,3 +219,94 @@ class Group:
                 "are kept"
             ) from err
         return found
+
+
+class TranscribeBatch:
+    """Adds transcripts to batches of rows, for `map_batches`; needs no Ray itself, reads weights with its first batch.
+
+    Arguments
+    ---------
+    model : str
+        See `EarlyExitASR.from_pretrained`; every machine must find it under this name.
+    column : str
+        Holds paths, or arrays of shape (samples,) or (samples, channels).
+    sample_rate : int or None
+        Hz of arrays; None means the model's.
+    threads : int or None
+        Of torch, per worker; None leaves what Ray sets.
+    **options
+        Further arguments of `EarlyExitASR.from_pretrained`, such as `policy`, `budget` and `device`.
+
+    Raises
+    ------
+    ValueError, FileNotFoundError
+        As `EarlyExitASR.from_pretrained`.
+
+    Example
+    -------
+    >>> import ray                                                                          # doctest: +SKIP
+    >>> rows = ray.data.from_items([{"path": "a.wav"}, {"path": "b.wav"}])                  # doctest: +SKIP
+    >>> rows = rows.map_batches(                                                            # doctest: +SKIP
+    ...     TranscribeBatch, fn_constructor_kwargs={"model": "runs/an4/model", "budget": 0.7}, concurrency=2
+    ... )
+    >>> rows.write_parquet("transcripts")                                                   # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        column: str = "path",
+        sample_rate: int | None = None,
+        threads: int | None = None,
+        **options,
+    ):
+        if threads is not None:
+            import torch
+
+            torch.set_num_threads(threads)
+        self.asr = EarlyExitASR.from_pretrained(model, **options)
+        self.column, self.sample_rate = column, sample_rate
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray | Sequence]:
+        """The batch with the columns `RAY_COLUMNS` added.
+
+        ValueError when there is no such column, or one of the new ones is there already.
+
+        Arguments
+        ---------
+        batch : dict of str to array of shape (rows,)
+            Columns, as Ray Data hands them over.
+
+        Returns
+        -------
+        dict
+            `text` (str), `exit_layer` (int, 0 for none), `layers_run`, `confidence`, `duration_s` (float, nan for none)
+            and `error` (str, "" for none): a recording that cannot be read loses no other.
+        """
+        if self.column not in batch:
+            raise ValueError(f"the data must have the column '{self.column}', got {', '.join(batch)}; column= names it")
+        taken = sorted(set(RAY_COLUMNS) & set(batch))
+        if taken:
+            raise ValueError(
+                f"the columns {', '.join(RAY_COLUMNS)} are added, but {', '.join(taken)} is there: rename it"
+            )
+        # Ray hands lists of unequal lengths over as arrays of objects
+        audio = [
+            str(one) if isinstance(one, str | np.str_) else np.asarray(one, dtype=np.float32)
+            for one in batch[self.column]
+        ]
+        found = self.asr.transcribe(audio, sample_rate=self.sample_rate)
+        numbers = {
+            name: np.array(
+                [np.nan if (one := getattr(each, name)) is None else one for each in found], dtype=np.float64
+            )
+            for name in ("layers_run", "confidence", "duration_s")
+        }
+        return {
+            **batch,
+            "text": np.array([one.text for one in found], dtype=object),
+            "exit_layer": np.array([one.exit_layer or 0 for one in found], dtype=np.int64),
+            **numbers,
+            "error": np.array([one.error or "" for one in found], dtype=object),
+        }

@@ -25,10 +25,9 @@ from eeasr_modules.models.encoders.moonshine import SHORTEST, MoonshineEncoder
 from eeasr_modules.models.encoders.whisper import FRAME, HOP, WINDOW, WhisperEncoder
 from eeasr_modules.models.folder import FILES, INDEX, model_digest
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.runtime.fused_words import fusion_of
 from eeasr_modules.runtime.onnx.loop import MANIFEST, MANIFEST_VERSION, check_computed
-from eeasr_modules.runtime.policy_choice import choose_policy
 from eeasr_modules.runtime.sources import find_source
+from eeasr_modules.runtime.transcript import fusion_of
 
 
 class PowerSpectrum(nn.Module):
@@ -246,9 +245,7 @@ def export_model(
     _check_packages()
     source = find_source(name)
     source.refuse_own_decoder("eeasr export")
-    chosen = choose_policy(
-        source.calibrated, text=policy, budget=budget, exit_layers=source.exit_layers, name=str(name)
-    )
+    chosen = source.policy(policy, budget=budget)
     check_computed(chosen, source.calibrated)
     fusion_of(source, "exit", policy=chosen, searches=False)  # refuses what was certified for fused words
     model, vocabulary = source.load("cpu")

@@ -25,7 +25,7 @@ from eeasr_modules.exits.tables.text_signals import (
     uniform,
 )
 from eeasr_modules.exits.tuning.calibration import Calibrated
-from eeasr_modules.runtime.policy_choice import choose_policy
+from eeasr_modules.runtime.sources import choose_policy
 
 LEAST_LOG_PROB = -100.0  # in place of -inf: 0 log 0 is 0, not nan
 

@@ -9,7 +9,7 @@ from eeasr_modules.exits import choose, parse_policy, replay
 from eeasr_modules.exits.policies.files import read_policies, write_policies
 from eeasr_modules.exits.tables.files import read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable
-from eeasr_modules.runtime.policy_choice import within_budget
+from eeasr_modules.runtime.sources import within_budget
 from eeasr_modules.training.publish.release import main, ship, shippable, wrong_words
 
 
