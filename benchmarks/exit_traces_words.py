@@ -11,7 +11,7 @@ import numpy as np
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits import ExitTable
 from eeasr_modules.exits.policies.protocol import KINDS, Fitted
-from eeasr_modules.exits.tables.parts import speaker_folds
+from eeasr_modules.exits.tables.table import speaker_folds
 from eeasr_modules.exits.tuning.replay import RecordedScores, scores_of
 
 N_FOLDS = 10  # of fusion

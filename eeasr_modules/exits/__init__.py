@@ -20,8 +20,7 @@ from eeasr_modules.exits.policies.files import read_fitted, read_policies, write
 from eeasr_modules.exits.policies.protocol import KINDS, Fitted, Policy
 from eeasr_modules.exits.policies.text import POLICIES, parse_policies, parse_policy, register
 from eeasr_modules.exits.tables.files import import_transcripts, read_table, write_table
-from eeasr_modules.exits.tables.parts import speaker_folds
-from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
 from eeasr_modules.exits.tables.text_signals import (
     LEXICAL_SIGNALS,
     lexical_signals,

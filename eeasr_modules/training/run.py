@@ -26,8 +26,7 @@ from eeasr_modules.exits.policies.files import write_policies
 from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.policies.text import parse_policies, parse_policy
 from eeasr_modules.exits.tables.files import read_table
-from eeasr_modules.exits.tables.parts import speaker_folds
-from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
 from eeasr_modules.exits.tuning.calibration import Calibrated, choose
 from eeasr_modules.exits.tuning.risk import certify
 from eeasr_modules.exits.tuning.risk_losses import target_of

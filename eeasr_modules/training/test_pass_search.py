@@ -17,8 +17,7 @@ from eeasr_modules.common.batches import length_batches
 from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.exits.policies.protocol import DECODER_SIGNALS
 from eeasr_modules.exits.tables.files import read_table, write_table
-from eeasr_modules.exits.tables.parts import join_tables
-from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable, join_tables
 from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
 from eeasr_modules.models.decoding.ctc import BeamDecoder, BeamOptions
 from eeasr_modules.models.device import computed_in

@@ -3,7 +3,7 @@
 Definitions, files and rules: docs/exitbench.md. In short: word errors are pooled; depth is weighted by seconds; on the
 sets that `KNOWN_SETS` recognises by their references, seconds come from the references' lengths, so that
 everybody's depth counts the same; open policies are cross-fitted over ten folds of speakers
-(`tables.parts.speaker_folds`); intervals are 1,000 draws of speakers from a fixed seed.
+(`tables.table.speaker_folds`); intervals are 1,000 draws of speakers from a fixed seed.
 """
 
 import hashlib

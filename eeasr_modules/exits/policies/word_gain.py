@@ -17,8 +17,7 @@ from eeasr_modules.exits.measure.edits import reference_slots, slot_owners
 from eeasr_modules.exits.policies.lexical_gain import STRENGTH, exit_position, lookahead, ridge, signal_of, weighted_sum
 from eeasr_modules.exits.policies.protocol import common_exits, described, kept_in_file, nothing_passed
 from eeasr_modules.exits.policies.trees import Bins, Trees, mean_of_trees
-from eeasr_modules.exits.tables.parts import speaker_folds
-from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
 from eeasr_modules.exits.words.features import FEATURES, WORD_SIGNALS, feature_names, word_features
 from eeasr_modules.exits.words.resources import common_language, word_spelling
 

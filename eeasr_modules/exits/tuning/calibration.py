@@ -16,8 +16,7 @@ import numpy as np
 from eeasr_modules.exits.policies.combine import Between, leaves_choice
 from eeasr_modules.exits.policies.protocol import Policy, reach_of
 from eeasr_modules.exits.policies.rules import Static
-from eeasr_modules.exits.tables.parts import speaker_folds
-from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
 from eeasr_modules.exits.tuning.curve import Curve, policy_curve
 from eeasr_modules.exits.tuning.replay import (
     choice_point,

@@ -27,8 +27,7 @@ from eeasr_modules.exits.policies.protocol import (
     reach_of,
     text_form,
 )
-from eeasr_modules.exits.tables.parts import speaker_folds
-from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
 
 COSTS = ("cost_layers", "cost_macs")
 

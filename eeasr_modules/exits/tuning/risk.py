@@ -54,8 +54,7 @@ import numpy as np
 from eeasr_modules.exits.policies.combine import Between, open_leaf
 from eeasr_modules.exits.policies.protocol import Fitted, Policy
 from eeasr_modules.exits.policies.rules import Static
-from eeasr_modules.exits.tables.parts import speaker_folds
-from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
 from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.exits.tuning.curve import Curve, policy_curve
 from eeasr_modules.exits.tuning.replay import choice_point

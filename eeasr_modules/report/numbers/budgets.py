@@ -15,8 +15,7 @@ import numpy as np
 from eeasr_modules.exits import Curve, ExitTable, budget_cost, exit_costs, mean_cost, policy_curve
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
 from eeasr_modules.exits.policies.protocol import Policy
-from eeasr_modules.exits.tables.parts import speaker_folds
-from eeasr_modules.exits.tables.table import is_derived
+from eeasr_modules.exits.tables.table import is_derived, speaker_folds
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from sentences import sentence_table, unsettled_table
 
 from eeasr_modules.exits import read_policies, replay
 from eeasr_modules.exits.measure.fusion import fuse, read_fusion
-from eeasr_modules.exits.tables.parts import speaker_folds
+from eeasr_modules.exits.tables.table import speaker_folds
 from eeasr_modules.training import run as training_run
 
 

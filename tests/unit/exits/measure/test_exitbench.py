@@ -19,8 +19,7 @@ from eeasr_modules.exits.measure.exitbench import (
     write_score,
 )
 from eeasr_modules.exits.policies.text import parse_policies, parse_policy
-from eeasr_modules.exits.tables.parts import speaker_folds
-from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
 
 
 def heard(n=60, seed=0, layers=(3, 6, 9, 12), **metadata):

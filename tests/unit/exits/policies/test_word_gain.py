@@ -8,7 +8,7 @@ from eeasr_modules.exits.measure.bounds import auroc
 from eeasr_modules.exits.policies import word_gain as word_gain_fit
 from eeasr_modules.exits.policies.files import read_fitted, write_fitted
 from eeasr_modules.exits.policies.word_gain import WordGainModel, _fit_trees, _Rows, fit_word_gain
-from eeasr_modules.exits.tables.parts import speaker_folds
+from eeasr_modules.exits.tables.table import speaker_folds
 from eeasr_modules.exits.tuning.replay import cross_fitted, fit_model, scores_of
 from eeasr_modules.exits.words.features import feature_names, word_features
 from eeasr_modules.exits.words.resources import word_spelling

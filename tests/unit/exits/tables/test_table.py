@@ -5,8 +5,7 @@ import pytest
 
 from eeasr_modules.exits.measure.edits import count_word_edits
 from eeasr_modules.exits.tables.files import write_table
-from eeasr_modules.exits.tables.parts import join_tables
-from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable, join_tables
 from eeasr_modules.exits.tables.text_signals import uniform
 
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from eeasr_modules.exits import parse_policy, read_policies, replay, write_policies
-from eeasr_modules.exits.tables.parts import speaker_folds
-from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
 from eeasr_modules.exits.tuning.risk import certify, control_risk
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.exits.tuning.risk_terms import certificate_lines

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eeasr_modules.exits import choice_point, choose, oracle_c, parse_policy, replay
-from eeasr_modules.exits.tables.parts import speaker_folds
+from eeasr_modules.exits.tables.table import speaker_folds
 from eeasr_modules.report.numbers.budgets import CROSS_FIT, folds_of, grids
 from eeasr_modules.report.numbers.evaluation import (
     AS_GIVEN,

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eeasr_modules.exits.tables.parts import speaker_folds
+from eeasr_modules.exits.tables.table import speaker_folds
 
 
 def test_speakers_are_whole_folds_are_even_and_order_does_not_matter(make_table):
