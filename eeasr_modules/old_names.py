@@ -27,6 +27,7 @@ MOVED = {
     "data.channels": "data.audio",
     "data.labels": "training.corpora",
     "data.resampling": "data.audio",
+    "data.saved_sets": "data.own_data",
     "data.segments": "data.audio_files",
     "data.shifts": "data.pipeline",
     "data.sound_files": "data.audio_files",

@@ -48,7 +48,7 @@ class Row:
 def read_listing(path: Path, *, needs_text: bool = False) -> Iterator[Row]:
     """Rows of a listing, in its order.
 
-    FileNotFoundError without the file; ValueError one sentence with file and line: what is not understood, or which
+    FileNotFoundError without the file; ValueError, in one sentence with file and line: what is not understood, or which
     column there is not.
 
     Arguments

@@ -18,7 +18,7 @@ from types import ModuleType
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.audio_files import split_segment, with_segment
 from eeasr_modules.data.manifest import audio_path, manifest_digest, read_description, read_manifest
-from eeasr_modules.data.saved_sets import is_hub
+from eeasr_modules.data.own_data import is_hub
 from eeasr_modules.training.config.checks import OtherSet
 from eeasr_modules.training.config.config import Config, corpora_of, corpus_folders
 

@@ -3,7 +3,7 @@
 import os
 
 from eeasr_modules.data.manifest import audio_digest, audio_state
-from eeasr_modules.data.saved_sets import _file_of
+from eeasr_modules.data.own_data import _file_of
 
 
 def test_state_follows_size_and_time_and_digest_the_content(tmp_path):

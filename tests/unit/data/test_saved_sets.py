@@ -13,7 +13,7 @@ import soundfile
 from eeasr_modules.data import saved_sets
 from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
-from eeasr_modules.data.saved_sets import write_through
+from eeasr_modules.data.own_data import write_through
 from eeasr_modules.training.corpora import load_recipe
 
 datasets = pytest.importorskip("datasets")
