@@ -40,9 +40,9 @@ from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits import ExitTable, Policy, parse_policies, policy_curve, read_table
 from eeasr_modules.exits.policies.combine import Between, open_leaf
 from eeasr_modules.exits.policies.protocol import Fitted
-from eeasr_modules.exits.tuning.p_values import P_VALUES
 from eeasr_modules.exits.tuning.risk import control_risk, risk_outcome
 from eeasr_modules.exits.tuning.risk_losses import (
+    P_VALUES,
     RiskTarget,
     block_numbers,
     block_p_values,

@@ -196,8 +196,8 @@ def is_hub(folder: object) -> bool:
 def written_through(source: Path | str, split: str, folder: Path) -> Path:
     """The `metadata.jsonl` of a split, written with its audio where that is not done yet.
 
-    ValueError, in one sentence: no package `datasets`, no such split, no audio or text in it, audio of which the rate is
-    not said, a full disk.
+    ValueError, in one sentence: no package `datasets`, no such split, no audio or text in it, audio of unknown rate, a
+    full disk.
 
     Arguments
     ---------

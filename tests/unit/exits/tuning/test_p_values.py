@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from eeasr_modules.exits.tuning.p_values import (
+from eeasr_modules.exits.tuning.risk_losses import (
     P_VALUES,
     betting_p_values,
     exact_p_values,

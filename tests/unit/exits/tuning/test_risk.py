@@ -8,10 +8,10 @@ from scipy.stats import binom
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tables.files import read_exit_traces
 from eeasr_modules.exits.tables.table import ExitTable
-from eeasr_modules.exits.tuning.p_values import P_VALUES
 from eeasr_modules.exits.tuning.replay import choice_point, replay
 from eeasr_modules.exits.tuning.risk import control_risk, risk_outcome
 from eeasr_modules.exits.tuning.risk_losses import (
+    P_VALUES,
     RiskTarget,
     excess_errors,
     parse_risk,
