@@ -25,8 +25,19 @@ from eeasr_modules.exits import (
 from eeasr_modules.exits.measure.bounds import signal_aurocs, word_outcomes
 from eeasr_modules.exits.measure.edits import edit_counts
 from eeasr_modules.exits.measure.fusion import FusionModel, fuse
-from eeasr_modules.report.numbers.budgets import COSTS, every_head, exit_means, known_costs, priced
-from eeasr_modules.report.numbers.evaluation import Choice, Outcome, Rules, curve_points, point_of, refuse_below_oracle
+from eeasr_modules.report.numbers.evaluation import (
+    COSTS,
+    Choice,
+    Outcome,
+    Rules,
+    curve_points,
+    every_head,
+    exit_means,
+    known_costs,
+    point_of,
+    priced,
+    refuse_below_oracle,
+)
 
 BUDGET_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 N_ORACLE_POINTS = 50

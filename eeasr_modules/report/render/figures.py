@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.report.numbers.budgets import COSTS
+from eeasr_modules.report.numbers.evaluation import COSTS
 from eeasr_modules.report.render.tables import LABELS
 
 POLICY_COLOURS = (

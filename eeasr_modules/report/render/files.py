@@ -21,8 +21,7 @@ from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.tuning.curve import Curve
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.exits.tuning.risk_terms import needed_lines
-from eeasr_modules.report.numbers.budgets import CROSS_FIT, N_HALVES
-from eeasr_modules.report.numbers.evaluation import Outcome
+from eeasr_modules.report.numbers.evaluation import CROSS_FIT, N_HALVES, Outcome
 from eeasr_modules.report.numbers.summary import Evaluated, evaluated, ordered, summarise
 from eeasr_modules.report.render.figures import draw_figures
 from eeasr_modules.report.render.page import best_on_calibration, html_page, report_text

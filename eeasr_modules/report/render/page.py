@@ -16,8 +16,7 @@ import numpy as np
 from eeasr_modules.exits import ExitTable
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
 from eeasr_modules.exits.tuning.risk_terms import needed_lines
-from eeasr_modules.report.numbers.budgets import COSTS, CROSS_FIT
-from eeasr_modules.report.numbers.evaluation import AS_GIVEN, Outcome
+from eeasr_modules.report.numbers.evaluation import AS_GIVEN, COSTS, CROSS_FIT, Outcome
 from eeasr_modules.report.numbers.summary import Evaluated, short_number
 from eeasr_modules.report.render.figures import POLICY_COLOURS
 from eeasr_modules.report.render.tables import (

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
-from eeasr_modules.report.numbers.budgets import COSTS
+from eeasr_modules.report.numbers.evaluation import COSTS
 
 LABELS = {
     "in_domain": "in domain",

@@ -5,7 +5,7 @@ import pytest
 
 from eeasr_modules.exits import budget_cost, choose, parse_policy, read_policies, replay, write_policies
 from eeasr_modules.exits.tuning.calibration import best_within
-from eeasr_modules.report.numbers.budgets import CROSS_FIT, folds_of, grids, lacking_signals, sides
+from eeasr_modules.report.numbers.evaluation import CROSS_FIT, folds_of, grids, lacking_signals, sides
 from eeasr_modules.runtime.sources import within_budget
 
 

@@ -5,12 +5,14 @@ import pytest
 
 from eeasr_modules.exits import choice_point, choose, oracle_c, parse_policy, replay
 from eeasr_modules.exits.tables.table import speaker_folds
-from eeasr_modules.report.numbers.budgets import CROSS_FIT, folds_of, grids
 from eeasr_modules.report.numbers.evaluation import (
     AS_GIVEN,
+    CROSS_FIT,
     Rules,
     curve_points,
     evaluate,
+    folds_of,
+    grids,
     point_of,
     refuse_below_oracle,
 )

@@ -9,8 +9,8 @@ import pytest
 from eeasr_modules.exits import oracle_a, oracle_b, parse_policy
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.report import closing_lines, evaluated, summarise
-from eeasr_modules.report.numbers.budgets import folds_of
-from eeasr_modules.report.numbers.evaluation import risk_numbers
+from eeasr_modules.report.numbers.evaluation import folds_of
+from eeasr_modules.report.numbers.summary import risk_numbers
 from eeasr_modules.report.render.tables import policies_table
 
 POLICIES = ["between(random), between(entropy), between(patience(1))"]
