@@ -49,7 +49,7 @@ ONLY_IN = {
             "attention.py",
             "ctc.py",
             "conformer.py",
-            "downsampling.py",
+            "front_end.py",
             "heads.py",
         },
         "function",

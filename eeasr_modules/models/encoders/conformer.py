@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from eeasr_modules.models.encoders.downsampling import build_downsampler
+from eeasr_modules.models.encoders.front_end import build_downsampler
 from eeasr_modules.models.walk import WalkState, shallow
 
 _PADDED: ContextVar[torch.Tensor | None] = ContextVar("padded", default=None)  # of the batch in this thread's layer

@@ -10,10 +10,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from eeasr_modules.models.encoders.downsampling import build_downsampler
-from eeasr_modules.models.encoders.huggingface_checkpoint import build_bare, cut, read_checkpoint
-from eeasr_modules.models.encoders.huggingface_front_end import (
+from eeasr_modules.models.encoders.front_end import (
     alone,
+    build_downsampler,
     conv_frames,
     front_end_macs,
     normalised,
@@ -22,6 +21,7 @@ from eeasr_modules.models.encoders.huggingface_front_end import (
     together,
     with_positions,
 )
+from eeasr_modules.models.encoders.huggingface_checkpoint import build_bare, cut, read_checkpoint
 from eeasr_modules.models.walk import Walk, WalkState, shallow
 
 

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from eeasr_modules.models.encoders.huggingface_front_end import conv_frames, shortest
+from eeasr_modules.models.encoders.front_end import conv_frames, shortest
 from eeasr_modules.models.fast import convolutions as fast_convolutions
 from eeasr_modules.models.fast.module import Faster, bring_stock_back, refuse_difference
 

@@ -18,9 +18,9 @@ from torch import nn
 
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.models.encoders.conformer import ConformerEncoder, LogMel
+from eeasr_modules.models.encoders.front_end import shortest, with_positions
 from eeasr_modules.models.encoders.huggingface import HuggingFaceEncoder
 from eeasr_modules.models.encoders.huggingface_conformer import OfConformers
-from eeasr_modules.models.encoders.huggingface_front_end import shortest, with_positions
 from eeasr_modules.models.encoders.moonshine import SHORTEST, MoonshineEncoder
 from eeasr_modules.models.encoders.whisper import FRAME, HOP, WINDOW, WhisperEncoder
 from eeasr_modules.models.folder import FILES, INDEX, model_digest

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from eeasr_modules.common.keys import Key, positive
 from eeasr_modules.models.encoders import ENCODERS
-from eeasr_modules.models.encoders.downsampling import FACTORS
-from eeasr_modules.models.encoders.downsampling import KINDS as DOWNSAMPLING
+from eeasr_modules.models.encoders.front_end import FACTORS
+from eeasr_modules.models.encoders.front_end import KINDS as DOWNSAMPLING
 from eeasr_modules.models.heads import HEADS
 from eeasr_modules.training.run_folder import LOGGERS
 from eeasr_modules.training.schedule import REGIMES, SCHEDULES

@@ -6,7 +6,7 @@ from speechbrain.lobes.downsampling import SignalDownsampler
 from torch.utils.flop_counter import FlopCounterMode
 
 from eeasr_modules.models.encoders import build_encoder
-from eeasr_modules.models.encoders.downsampling import FACTORS, KINDS, Downsampler
+from eeasr_modules.models.encoders.front_end import FACTORS, KINDS, Downsampler
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.walk import Walk
 

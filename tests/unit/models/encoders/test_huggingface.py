@@ -16,8 +16,8 @@ from transformers import (
 )
 
 from eeasr_modules.models.encoders import build_encoder
+from eeasr_modules.models.encoders.front_end import normalised, shortest, span_mask
 from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_config
-from eeasr_modules.models.encoders.huggingface_front_end import normalised, shortest, span_mask
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.walk import Walk
 

@@ -10,8 +10,8 @@ from transformers import AutoModelForCTC, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureE
 
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.models.decoding.ctc import greedy_decode
+from eeasr_modules.models.encoders.front_end import normalised
 from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_vocabulary
-from eeasr_modules.models.encoders.huggingface_front_end import normalised
 from eeasr_modules.models.multi_exit import MultiExit
 
 __all__ = ["folders"]

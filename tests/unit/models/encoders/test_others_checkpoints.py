@@ -12,8 +12,8 @@ from tiny_checkpoint import LETTERS, save_checkpoint
 from transformers import AutoModelForCTC, Wav2Vec2CTCTokenizer, Wav2Vec2FeatureExtractor
 
 from eeasr_modules.data.text import CharVocabulary, ctc_collapse
+from eeasr_modules.models.encoders.front_end import normalised
 from eeasr_modules.models.encoders.huggingface_checkpoint import checkpoint_vocabulary, read_checkpoint
-from eeasr_modules.models.encoders.huggingface_front_end import normalised
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.runtime import EarlyExitASR
 
