@@ -111,13 +111,7 @@ class LiveBatch:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        walk: Walk,
-        *,
-        utt_ids: np.ndarray,
-        duration_s: np.ndarray,
-        on_exit: OnExit | None = None,
+        self, engine: Engine, walk: Walk, *, utt_ids: np.ndarray, duration_s: np.ndarray, on_exit: OnExit | None = None
     ):
         self.on_exit = on_exit
         self.engine, self.model, self.plan, self.walk = engine, engine.model, engine.plan, walk

@@ -185,12 +185,7 @@ def _hub_answers(name: str) -> bool:
 
 
 def choose_policy(
-    calibrated: Sequence[Calibrated],
-    *,
-    text: str | None,
-    budget: float | None,
-    exit_layers: Sequence[int],
-    name: str,
+    calibrated: Sequence[Calibrated], *, text: str | None, budget: float | None, exit_layers: Sequence[int], name: str
 ) -> Policy:
     """A policy that can decide.
 

@@ -166,12 +166,7 @@ class ExitBrain(sb.Brain):
         if decay < 1 and not model.encoder_frozen:
             held["encoder_optimizer"] = decayed_groups(model.encoder, decay=decay)
         self.optimizers_dict = {
-            name: torch.optim.AdamW(
-                held[name],
-                lr=lr,
-                betas=(0.9, 0.98),
-                weight_decay=self.config.weight_decay,
-            )
+            name: torch.optim.AdamW(held[name], lr=lr, betas=(0.9, 0.98), weight_decay=self.config.weight_decay)
             for name, (_, lr) in groups.items()
         }
         if self.checkpointer is not None:

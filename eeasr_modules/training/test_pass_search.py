@@ -41,10 +41,7 @@ def chosen_decoder(config: Config, model: MultiExit, vocabulary) -> BeamDecoder 
         options = AttentionOptions(config.attention_beam_size, config.attention_ctc_weight)
         return AttentionSearch(model, options=options)
     options = BeamOptions(
-        beam_size=config.beam_size,
-        lm_file=config.lm_file,
-        lm_weight=config.lm_weight,
-        word_score=config.word_score,
+        beam_size=config.beam_size, lm_file=config.lm_file, lm_weight=config.lm_weight, word_score=config.word_score
     )
     return BeamDecoder(vocabulary.tokens, vocabulary.spellings, blank_index=vocabulary.blank_index, options=options)
 

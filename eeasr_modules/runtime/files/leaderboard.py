@@ -119,11 +119,7 @@ def write_score(
     model, data = (name.replace("/", "-") for name in (model_id, dataset))
     manifest = Path(folder) / "results" / f"MODEL_{model}_DATASET_{data}__{split}.jsonl"
     rows = [
-        {
-            **vars(line),
-            "norm_text": normalise_whisper(line.text),
-            "norm_pred_text": normalise_whisper(line.pred_text),
-        }
+        {**vars(line), "norm_text": normalise_whisper(line.text), "norm_pred_text": normalise_whisper(line.pred_text)}
         for line in found.lines
     ]
     results = Path(folder) / ".eval_results" / f"{data}_{task or split}.yaml"

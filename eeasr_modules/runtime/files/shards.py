@@ -253,13 +253,7 @@ class TranscribeBatch:
     """
 
     def __init__(
-        self,
-        model: str,
-        *,
-        column: str = "path",
-        sample_rate: int | None = None,
-        threads: int | None = None,
-        **options,
+        self, model: str, *, column: str = "path", sample_rate: int | None = None, threads: int | None = None, **options
     ):
         if threads is not None:
             import torch
