@@ -9,16 +9,8 @@ from collections.abc import Sequence
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Arguments
-    ---------
-    argv : sequence of str, or None
-        Without the program's name; None takes those of the process.
-
-    Returns
-    -------
-    int
-        0; 1 when some recordings could not be transcribed; 2 after one sentence on standard error; 130 when
-        interrupted.
+    `argv`: without the program's name; None takes those of the process. Returns: 0; 1 when some recordings could not be
+    transcribed; 2 after one sentence on standard error; 130 when interrupted.
     """
     from eeasr_modules.compat import wait_passively
 

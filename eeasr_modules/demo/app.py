@@ -330,12 +330,8 @@ def build(asr: EarlyExitASR):
 def serve(asr: EarlyExitASR, *, port: int | None = None, open_browser: bool = True, block: bool = True):
     """Show the page at 127.0.0.1, without telemetry and requests to elsewhere; gives its address.
 
-    Arguments
-    ---------
-    port : int or None
-        None takes a free one from 7860 up.
-    block : bool
-        Wait until it is stopped; False gives the page's address at once.
+    `port`: None takes a free one from 7860 up. `block`: wait until it is stopped; False gives the page's address at
+    once.
     """
     page = build(asr)
     import gradio

@@ -66,11 +66,8 @@ def computed_in(precision: str, device: torch.device):
     SpeechBrain allows TF32 when it is imported: on a GPU the inputs of float32 products then lose 13 of their 23 bits.
     Log-probs of small models were up to 0.006 from a CPU's with it (on an H200), enough to turn near ties.
 
-    Arguments
-    ---------
-    precision : str
-        bfloat16 (or bf16) and float16 (fp16): autocast. Any other, such as float32 and int8: products of float32
-        numbers, none of them in TF32.
+    `precision`: bfloat16 (or bf16) and float16 (fp16): autocast. Any other, such as float32 and int8: products of
+    float32 numbers, none of them in TF32.
 
     Example
     -------
@@ -150,10 +147,7 @@ class NarrowConvolution:
     16 channels and more, one channel (depthwise), short kernels and the backward are right. The result has the 16 bits
     that were asked for.
 
-    Arguments
-    ---------
-    conv : nn.Conv1d
-        The convolution; weight norm and other parametrisations allowed.
+    `conv`: the convolution; weight norm and other parametrisations allowed.
     """
 
     def __init__(self, conv: nn.Conv1d):

@@ -105,10 +105,7 @@ def write_weights(model: nn.Module, folder: str | Path, *, bits: int = 32) -> li
 
     A tensor that several names share is written once. What an earlier model left in the folder goes.
 
-    Returns
-    -------
-    list of Path
-        The files, the index last where there is one.
+    Returns: the files, the index last where there is one.
     """
     from safetensors.torch import save_file
 
@@ -263,10 +260,7 @@ def write_transformers_files(
 ) -> None:
     """Make a model folder one that transformers loads; its weights and what else lies there stay.
 
-    Arguments
-    ---------
-    folder : str or Path
-        With our `config.json` in it; an `exit_policy` and a `budget` in it stay.
+    `folder`: with our `config.json` in it; an `exit_policy` and a `budget` in it stay.
     """
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

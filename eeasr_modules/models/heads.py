@@ -296,10 +296,7 @@ def build_heads(
 class SelfConditioning(nn.Module):
     """What the walk adds to the stream after a layer with an inner exit.
 
-    Arguments
-    ---------
-    heads : dict of int to CTCHead
-        Heads of the inner exits by layer, from 1; they stay the model's own, not parts of this module.
+    `heads`: heads of the inner exits by layer, from 1; they stay the model's own, not parts of this module.
 
     Example
     -------
@@ -329,10 +326,7 @@ class SelfConditioning(nn.Module):
     def after(self, layer: int, hidden: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
         """What is added to the stream after `layer`, (batch, frames, dim).
 
-        Arguments
-        ---------
-        hidden : torch.Tensor of shape (batch, frames, dim)
-            What the exit's head sees.
+        `hidden` (batch, frames, dim): what the exit's head sees.
         """
         return self.told(dict(self._heads)[layer](hidden, n_frames))
 

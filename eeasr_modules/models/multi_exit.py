@@ -61,19 +61,16 @@ def check_exit_layers(exit_layers: list[int], n_layers: int) -> list[int]:
 class MultiExit(nn.Module):
     """An encoder with a CTC head at each exit, and perhaps an attention decoder that all exits share.
 
-    Arguments
-    ---------
-    config : dict
-        `encoder` (a dict for `build_encoder`), `exit_layers` (from 1, rising, ending at the last layer), `n_tokens`,
-        `blank_index`, `head` (`linear`, `mlp`, `attention`), `head_dim`, `head_dropout` (None: the checkpoint's),
-        `share_projection`, `self_condition` (see `SelfConditioning`), `checkpoint_head` (the last exit is the CTC head
-        of the encoder's `...ForCTC` checkpoint, and inner linear heads start from it), `decoder` (None, or a dict of
-        what `AttentionDecoder` needs: `n_layers`, `dim`, `n_heads`, `ffn_dim`, `dropout`), `upsample` (heads give as
-        many frames as if the encoder did not downsample), `average_states` (layers of exits: the last of them projects
-        the mean of their heads' states, but not in training; absent for none), `lens_body` and `last_norm` (see
-        `build_heads`; absent for none), `own_decoder` (arguments of `encoders.own_decoder.OwnDecoder`, whose weights
-        stay in the checkpoint; absent for none), `sample_rate`; everything that `config.json` of a model folder holds.
-        What an encoder reads from a checkpoint is filled in, so that the folder is enough to load the model.
+    `config`: `encoder` (a dict for `build_encoder`), `exit_layers` (from 1, rising, ending at the last layer),
+    `n_tokens`, `blank_index`, `head` (`linear`, `mlp`, `attention`), `head_dim`, `head_dropout` (None: the
+    checkpoint's), `share_projection`, `self_condition` (see `SelfConditioning`), `checkpoint_head` (the last exit is
+    the CTC head of the encoder's `...ForCTC` checkpoint, and inner linear heads start from it), `decoder` (None, or a
+    dict of what `AttentionDecoder` needs: `n_layers`, `dim`, `n_heads`, `ffn_dim`, `dropout`), `upsample` (heads give
+    as many frames as if the encoder did not downsample), `average_states` (layers of exits: the last of them projects
+    the mean of their heads' states, but not in training; absent for none), `lens_body` and `last_norm` (see
+    `build_heads`; absent for none), `own_decoder` (arguments of `encoders.own_decoder.OwnDecoder`, whose weights stay
+    in the checkpoint; absent for none), `sample_rate`; everything that `config.json` of a model folder holds. What an
+    encoder reads from a checkpoint is filled in, so that the folder is enough to load the model.
 
     Example
     -------
@@ -327,10 +324,7 @@ class MultiExit(nn.Module):
     def save(self, folder: str | Path, *, half: bool = False, bits: int | None = None) -> None:
         """Write `config.json` and the weights into a model folder.
 
-        Arguments
-        ---------
-        bits : int or None
-            32, 16 or 8 (`models.folder`); None: as `half` says.
+        `bits`: 32, 16 or 8 (`models.folder`); None: as `half` says.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

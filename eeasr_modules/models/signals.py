@@ -247,13 +247,9 @@ WORD_SIGNALS = ("word_entropy", "word_margin", "word_start_s", "word_end_s")
 class WordFrames:
     """Says which frames spell which word.
 
-    ValueError when a token has a space between its characters, and so belongs to two words.
-
-    Arguments
-    ---------
-    spellings : sequence of str
-        What each token adds to the transcript: characters, with a space before where a word begins, " " for the
-        space between words, "" for blank and specials (`spellings` of a vocabulary).
+    `spellings`: what each token adds to the transcript: characters, with a space before where a word begins, " " for
+    the space between words, "" for blank and specials (`spellings` of a vocabulary). ValueError when a token has a
+    space between its characters, and so belongs to two words.
     """
 
     def __init__(self, spellings: Sequence[str], *, blank_index: int):
@@ -290,11 +286,9 @@ def word_signals(
 ) -> dict[str, list[np.ndarray]]:
     """Signals of every word of one exit for a batch.
 
-    Returns
-    -------
-    dict of str to list of np.ndarray of shape (n_words,)
-        Per utterance, float32, in the order of its words: `word_entropy` (nats) and `word_margin` (best minus second
-        probability), both means over the word's frames; `word_start_s` and `word_end_s`, where they begin and end.
+    Returns: (n_words,), per utterance, float32, in the order of its words: `word_entropy` (nats) and `word_margin`
+    (best minus second probability), both means over the word's frames; `word_start_s` and `word_end_s`, where they
+    begin and end.
     """
     log_probs = log_probs.float()
     path, valid = log_probs.argmax(dim=-1), valid_frames(log_probs, n_frames)

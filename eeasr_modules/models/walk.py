@@ -153,12 +153,8 @@ class Walk:
     def joined(cls, parts: Sequence[tuple["Walk", torch.Tensor]]) -> "Walk":
         """One walk of utterances from several walks that stand after the same layer of the same encoder.
 
+        `parts`: a walk, and which of those still in it are taken. The new walk's rows follow this order.
         ValueError if the walks stand after different layers.
-
-        Arguments
-        ---------
-        parts : sequence of (Walk, torch.Tensor of shape (taken,))
-            A walk, and which of those still in it are taken. The new walk's rows follow this order.
         """
         first = parts[0][0]
         layers = sorted({walk.layer for walk, _ in parts})
@@ -182,10 +178,7 @@ class Walk:
     def keep(self, kept: torch.Tensor) -> None:
         """Let the others leave: no further layer runs for them, and padding shrinks to the longest one left.
 
-        Arguments
-        ---------
-        kept : torch.Tensor of shape (still here,), bool
-            True for utterances that go on.
+        `kept` (still here,): True for utterances that go on.
         """
         if bool(kept.all()):
             return

@@ -104,10 +104,8 @@ class _Exit:
 class LiveBatch:
     """The walk of one batch under a policy.
 
-    Arguments
-    ---------
-    on_exit : function or None
-        Called at each exit with its layer, positions in the batch of those who go on, and their transcripts there.
+    `on_exit`: called at each exit with its layer, positions in the batch of those who go on, and their transcripts
+    there.
     """
 
     def __init__(
@@ -152,10 +150,7 @@ class LiveBatch:
     def joined(cls, parts: Sequence[tuple[LiveBatch, np.ndarray]]) -> LiveBatch:
         """One batch of undecided utterances from several that stand after the same exit, compacted.
 
-        Arguments
-        ---------
-        parts : sequence of (LiveBatch, array of int of shape (taken,))
-            A batch, and which of its undecided are taken, in the new batch's order.
+        `parts`: a batch, and which of its undecided are taken, in the new batch's order.
         """
         first = parts[0][0]
         rows = [torch.from_numpy(taken).to(one.walk.rows.device) for one, taken in parts]
@@ -526,10 +521,7 @@ def placed_words(
 ) -> tuple[Word, ...]:
     """Words of a transcript where the likeliest CTC path that spells it has them.
 
-    Arguments
-    ---------
-    tokens : sequence of int or None
-        Its tokens; None for those that the vocabulary has for it.
+    `tokens`: its tokens; None for those that the vocabulary has for it.
     """
     blank_index, frame_s, path = engine.model.blank_index, engine.frame_s, None
     with contextlib.suppress(ValueError):  # a letter that the vocabulary lacks

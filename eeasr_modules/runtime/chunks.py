@@ -99,15 +99,8 @@ def _quietest(wav: torch.Tensor, first: int, last: int, sample_rate: int) -> int
 def stitch(parts: Sequence[tuple[Stretch, Sequence[Word]]]) -> list[Word]:
     """Words of a recording.
 
-    Arguments
-    ---------
-    parts : sequence of (Stretch, sequence of Word)
-        In order, the words with times from the beginning of their chunk.
-
-    Returns
-    -------
-    list of Word
-        With times from the beginning of the recording.
+    `parts`: in order, the words with times from the beginning of their chunk. Those returned have times from the
+    beginning of the recording.
 
     Example
     -------
@@ -331,17 +324,9 @@ def assembled(
 ) -> Transcript:
     """Transcript of a recording whose chunks are all recognised, or that failed.
 
-    Arguments
-    ---------
-    confidence_map : ConfidenceMap or None
-        Makes word confidences probabilities; None leaves the heads' own.
-    drift, risk : bool or None
-        Whether that watch has raised its alarm; None without one.
-
-    Returns
-    -------
-    Transcript
-        Depth and the heads' confidence are means over chunks by their seconds.
+    `confidence_map`: makes word confidences probabilities; None leaves the heads' own. `drift`, `risk`: whether that
+    watch has raised its alarm; None without one. Returns: depth and the heads' confidence are means over chunks by
+    their seconds.
     """
     common = {"audio": recording.audio, "n_layers": n_layers, "policy": policy, "model": model}
     if recording.error is not None:

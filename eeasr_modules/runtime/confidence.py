@@ -17,15 +17,7 @@ from eeasr_modules.runtime.transcript import Word, spell_words
 def words_of_exits(engine: Engine, wav: torch.Tensor) -> list[tuple[Word, ...]]:
     """What every exit hears in one utterance, by greedy decoding.
 
-    Arguments
-    ---------
-    wav : torch.Tensor of shape (samples,)
-        At the model's sample rate.
-
-    Returns
-    -------
-    list of tuple of Word, n_exits long
-        With the heads' own confidences.
+    `wav` (samples,): at the model's sample rate. Returns: n_exits long, with the heads' own confidences.
     """
     device = engine.device
     with torch.inference_mode(), computed_in(engine.precision, device):
@@ -45,12 +37,8 @@ def fit_confidence(
 ) -> tuple[Path, ConfidenceMap]:
     """Fit the confidence map of a model folder and put it there.
 
-    ValueError when the model is no folder, there are no references, or an exit has too few words.
-
-    Arguments
-    ---------
-    inputs : sequence of str
-        Manifests with references, of recordings that the model has not learned from.
+    `inputs`: manifests with references, of recordings that the model has not learned from. ValueError when the model is
+    no folder, there are no references, or an exit has too few words.
     """
     from eeasr_modules.exits.tables.plain_transcripts import NORMALISERS
     from eeasr_modules.models.folder import model_digest

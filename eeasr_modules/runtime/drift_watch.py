@@ -60,10 +60,7 @@ class LiveWatch:
     def hear(self, recognised: Sequence[Recognised], *, exit_layers: Sequence[int]) -> bool:
         """Add what was recognised, in its order; True when that raised the alarm.
 
-        Arguments
-        ---------
-        recognised : sequence of Recognised
-            Utterances, or chunks of long recordings, all decided by the policy that is watched.
+        `recognised`: utterances, or chunks of long recordings, all decided by the policy that is watched.
         """
         with self._lock:
             before = self.watch.alarm
@@ -145,10 +142,7 @@ class LiveRisk:
     def hear(self, said: Sequence[str], last: Sequence[str]) -> bool:
         """Add audited utterances, in their order; True when that raised the alarm.
 
-        Arguments
-        ---------
-        said, last : sequence of str
-            What leaving early said, and what the last exit says.
+        `said`, `last`: what leaving early said, and what the last exit says.
         """
         before = self.alarm
         for one, final in zip(said, last, strict=True):

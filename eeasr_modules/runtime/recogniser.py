@@ -343,7 +343,8 @@ class EarlyExitASR:
     ) -> Transcript | list[Transcript]:
         """Transcript of a recording, or those of several.
 
-        ValueError, FileNotFoundError when a single recording cannot be read.
+        Returns: in a list, a recording that cannot be read has `error` set, and the others are done. ValueError,
+        FileNotFoundError when a single recording cannot be read.
 
         Arguments
         ---------
@@ -351,11 +352,6 @@ class EarlyExitASR:
             Any format, rate and length.
         sample_rate : int or None
             Hz of arrays; None means the model's.
-
-        Returns
-        -------
-        Transcript or list of Transcript
-            In a list, a recording that cannot be read has `error` set, and the others are done.
         """
         several = isinstance(audio, list | tuple)
         found = dict(self.stream(audio if several else [audio], sample_rate=sample_rate, strict=not several))

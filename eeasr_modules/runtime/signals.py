@@ -102,9 +102,7 @@ def plain_signals(
 ) -> dict[str, np.ndarray]:
     """Those of `PLAIN_SIGNALS` that are in `names`: they need no model.
 
-    Returns
-    -------
-    dict of str to np.ndarray of shape (n,)
+    Returns: (n,).
     """
     signals = {}
     if "exit_layer" in names:
@@ -121,14 +119,7 @@ def transcript_signals(
 ) -> dict[str, np.ndarray]:
     """Signals that are read off transcripts.
 
-    Arguments
-    ---------
-    before : sequence of (sequence of str, n long, or None)
-        Of the exits before, the latest first; None where an exit has none, as before the first.
-
-    Returns
-    -------
-    dict of str to np.ndarray of shape (n,)
+    `before`: of the exits before, the latest first; None where an exit has none, as before the first. Returns: (n,).
     """
     signals = {}
     if "hypothesis" in plan.names:
@@ -184,10 +175,7 @@ def spelled(
 ) -> list[str]:
     """Transcripts of greedy paths: repeats merged, blanks removed.
 
-    Arguments
-    ---------
-    best : np.ndarray of shape (n, frames)
-        Best token of each frame.
+    `best` (n, frames): best token of each frame.
     """
     said = best != blank_index
     said[:, 1:] &= best[:, 1:] != best[:, :-1]

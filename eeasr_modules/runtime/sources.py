@@ -75,13 +75,9 @@ class Source:
 def find_source(name: str | Path) -> Source:
     """Look at a model without reading its weights.
 
-    FileNotFoundError when a file of the folder is missing. ValueError when there is no such model, it has no CTC head,
-    or its policies belong to another model.
-
-    Returns
-    -------
-    Source
-        A checkpoint of transformers becomes a model with one exit, its own CTC head.
+    Returns: a checkpoint of transformers becomes a model with one exit, its own CTC head. FileNotFoundError when a file
+    of the folder is missing. ValueError when there is no such model, it has no CTC head, or its policies belong to
+    another model.
     """
     folder = Path(name)
     if not folder.is_dir():
@@ -189,15 +185,9 @@ def choose_policy(
 ) -> Policy:
     """A policy that can decide.
 
-    ValueError when the text is no policy, names layers without an exit, or asks for what was not calibrated for this
-    model.
-
-    Arguments
-    ---------
-    text : str or None
-        As the user wrote it; None takes the default, and without one the last exit.
-    budget : float or None
-        Mean cost allowed, up to 1 a share of full depth, above 1 layers; None keeps what calibration chose.
+    `text`: as the user wrote it; None takes the default, and without one the last exit. `budget`: mean cost allowed, up
+    to 1 a share of full depth, above 1 layers; None keeps what calibration chose. ValueError when the text is no
+    policy, names layers without an exit, or asks for what was not calibrated for this model.
     """
     if text is None and not calibrated:
         if budget is not None:
@@ -230,12 +220,8 @@ def choose_policy(
 def within_budget(entry: Calibrated, budget: float, n_layers: int) -> Policy:
     """Of the policies tried on dev the one that the budget buys, by the rule of calibration (`best_within`).
 
-    ValueError when the budget is none, or too small for every threshold.
-
-    Arguments
-    ---------
-    budget : float
-        Up to 1 a share of full depth, above 1 layers.
+    `budget`: up to 1 a share of full depth, above 1 layers. ValueError when the budget is none, or too small for every
+    threshold.
     """
     if not math.isfinite(budget) or not 0 < budget <= n_layers:
         raise ValueError(

@@ -54,17 +54,14 @@ def spell_words(
 ) -> tuple[Word, ...]:
     """Words of one utterance.
 
+    Their texts are those of the vocabulary's `decode` on the collapsed path.
+
     Arguments
     ---------
     best : np.ndarray of shape (frames,)
         Best token of each frame, without padding.
     spellings : sequence of str
         What each token adds to a transcript: `vocabulary.spellings`.
-
-    Returns
-    -------
-    tuple of Word
-        Their texts are those of the vocabulary's `decode` on the collapsed path.
 
     Example
     -------
@@ -100,17 +97,14 @@ def fused_words(
 ) -> tuple[Word, ...]:
     """The words of a fusion, each where and as sure as the exit that said it last has it.
 
+    No word begins before the one before it: exits place a word some frames apart.
+
     Arguments
     ---------
     heard : Heard
         At the exit where the utterance stopped.
     paths : sequence of np.ndarray of shape (2, frames)
         Of the exits passed: best token of each frame, and its probability.
-
-    Returns
-    -------
-    tuple of Word
-        None begins before the one before it: exits place a word some frames apart.
     """
     spelled = {
         k: spell_words(
@@ -129,17 +123,14 @@ def fused_words(
 def fusion_of(source: Source, words: str | None, *, policy: Policy, searches: bool) -> FusionModel | None:
     """What fuses the words of a model, for a policy.
 
+    Returns: None where words are the exit's.
+
     Arguments
     ---------
     words : str or None
         One of `WORDS`; None takes those that the policy was certified for, else the exit's.
     searches : bool
         Whether a beam or an attention decoder gives the words.
-
-    Returns
-    -------
-    FusionModel or None
-        None where words are the exit's.
 
     Raises
     ------
@@ -182,10 +173,7 @@ def fusion_of(source: Source, words: str | None, *, policy: Policy, searches: bo
 def promise_of_words(source: Source, policy: Policy) -> dict:
     """What was certified of a policy of the model's; empty where nothing was.
 
-    Returns
-    -------
-    dict
-        `words` and `fusion` (digest of the file) are there where the words are fused.
+    Returns: `words` and `fusion` (digest of the file) are there where the words are fused.
     """
     for one in source.calibrated:
         if one.promise and one.promise["certified"] and str(one.policy) == str(policy):

@@ -35,10 +35,7 @@ _IDLE += ("low_cpu_mem_usage", "use_safetensors", "_from_pipeline", "_from_auto"
 class EarlyExitConfig(PreTrainedConfig):
     """A model folder's `config.json`.
 
-    Arguments
-    ---------
-    exit_policy : str or None
-        As `EarlyExitASR.from_pretrained` takes `policy`.
+    `exit_policy`: as `EarlyExitASR.from_pretrained` takes `policy`.
     """
 
     model_type = MODEL_TYPE
@@ -55,12 +52,8 @@ class EarlyExitConfig(PreTrainedConfig):
 class EarlyExitOutput(CausalLMOutput):
     """What comes out for a batch.
 
-    Arguments
-    ---------
-    logits : torch.FloatTensor of shape (batch, frames, tokens)
-        Log-probabilities of the exit that each utterance left at; blanks where it has ended.
-    exit_layers : torch.LongTensor of shape (batch,)
-        Encoder layers that the exit taken stands on.
+    `logits` (batch, frames, tokens): log-probabilities of the exit that each utterance left at; blanks where it has
+    ended. `exit_layers` (batch,): encoder layers that the exit taken stands on.
     """
 
     exit_layers: torch.LongTensor | None = None
@@ -105,14 +98,8 @@ class EarlyExitForCTC(PreTrainedModel):
     ) -> EarlyExitForCTC:
         """The model of a folder, or of an id on the hub.
 
-        ValueError when the policy, the budget or another argument is none for this model.
-
-        Arguments
-        ---------
-        exit_policy, budget : str or None, float or None
-            In place of the configuration's.
-        dtype : str, torch.dtype or None
-            Of products: float32, bfloat16 or float16; weights stay in float32.
+        `exit_policy`, `budget`: in place of the configuration's. `dtype`: of products: float32, bfloat16 or float16;
+        weights stay in float32. ValueError when the policy, the budget or another argument is none for this model.
         """
         unknown = sorted({*kwargs} - {*_WHERE, *_IDLE, "torch_dtype"})
         if args or unknown:

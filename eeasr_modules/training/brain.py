@@ -31,10 +31,7 @@ logger = logging.getLogger(__name__)
 class ExitBrain(sb.Brain):
     """Trains a `MultiExit`; a YAML may name a subclass of it.
 
-    Arguments
-    ---------
-    n_batches : int
-        Batches per epoch, for the learning rate.
+    `n_batches`: batches per epoch, for the learning rate.
     """
 
     def __init__(self, model, config, *, vocabulary, n_batches, run_opts, checkpointer, train_log):

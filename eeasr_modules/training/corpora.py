@@ -319,6 +319,10 @@ def set_label(
 ) -> str:
     """Label of a test set for a model trained on `train`.
 
+    Returns: "unknown" without knowledge of training; "ood" for a corpus that training did not hold, shifted or not;
+    "shifted" for a shift that training did not see; else "in_domain". ValueError when utterances of the set were
+    trained on.
+
     Arguments
     ---------
     train : sequence of SetDescription
@@ -327,13 +331,6 @@ def set_label(
         Name of the shift (see `data.pipeline.SHIFTS`) that is applied when the set is read.
     train_augmentation : collection of str
         Names of the shifts that training saw as augmentation.
-
-    Returns
-    -------
-    str
-        "unknown" without knowledge of training; "ood" for a corpus that training did not hold, shifted or
-        not; "shifted" for a shift that training did not see; else "in_domain". ValueError when utterances
-        of the set were trained on.
     """
     check_disjoint(train, test)
     if not train:

@@ -304,15 +304,8 @@ def build_model(
 def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExit:
     """Train (or go on training, or with `--test_only` just load) and leave `folder/model`.
 
-    Arguments
-    ---------
-    folder : Path
-        The run folder: checkpoints in `save/`, `train_log.txt`, the model folder `model/`.
-
-    Returns
-    -------
-    MultiExit
-        Averaged over the best checkpoints, in eval mode on CPU or the chosen device.
+    `folder`: the run folder: checkpoints in `save/`, `train_log.txt`, the model folder `model/`. Returns: averaged over
+    the best checkpoints, in eval mode on CPU or the chosen device.
     """
     brain_class = load_brain_class(config.brain)
     vocabulary = make_vocabulary(config, corpora, folder / "model")

@@ -27,13 +27,9 @@ EXIT_WEIGHTS = ("uniform", "linear", "increasing", "last")
 def exit_weights(scheme: str | list[float], n_exits: int) -> list[float]:
     """Weight of each exit's loss; they sum to 1.
 
-    ValueError if there is no such scheme, or the list does not fit.
-
-    Arguments
-    ---------
-    scheme : str or list of float
-        `uniform`; `linear` (exit e weighs e, counted from 1); `increasing` (e squared: between `linear` and `last`);
-        `last` (only the last exit is trained); or a number for each exit, at least 0.
+    `scheme`: `uniform`; `linear` (exit e weighs e, counted from 1); `increasing` (e squared: between `linear` and
+    `last`); `last` (only the last exit is trained); or a number for each exit, at least 0. ValueError if there is no
+    such scheme, or the list does not fit.
 
     Example
     -------
@@ -69,10 +65,7 @@ def exit_ctc_losses(
 ) -> torch.Tensor:
     """CTC loss of every exit (Graves et al. 2006), in nats per target token of the batch.
 
-    Returns
-    -------
-    torch.Tensor of shape (n_exits,)
-        An utterance with more tokens than frames counts zero (it cannot be aligned).
+    Returns: (n_exits,), an utterance with more tokens than frames counts zero (it cannot be aligned).
     """
     losses = utterance_ctc_losses(log_probs, n_frames, targets, n_targets, blank_index=blank_index)
     return losses.sum(dim=1) / n_targets.sum().clamp(min=1)
@@ -88,10 +81,7 @@ def utterance_ctc_losses(
 ) -> torch.Tensor:
     """CTC loss of every exit and utterance, nats; arguments as for `exit_ctc_losses`.
 
-    Returns
-    -------
-    torch.Tensor of shape (n_exits, batch)
-        0 for an utterance with more tokens than frames.
+    Returns: (n_exits, batch), 0 for an utterance with more tokens than frames.
     """
     n_exits, batch = len(log_probs), log_probs[0].shape[0]
     stacked = torch.cat(log_probs).float().transpose(0, 1)  # (frames, exits x batch, tokens)
@@ -110,10 +100,7 @@ def utterance_ctc_losses(
 def posterior_divergences(log_probs: list[torch.Tensor], teacher: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
     """Kullback-Leibler divergence of each exit's posteriors from the teacher's, summed over frames.
 
-    Returns
-    -------
-    torch.Tensor of shape (n_exits, batch)
-        Nats.
+    Returns: (n_exits, batch), nats.
 
     Example
     -------
@@ -148,10 +135,8 @@ def confidence_weights(log_probs: list[torch.Tensor], n_frames: torch.Tensor, we
 
     An exit that cannot hear an utterance yet then pulls less on the layers that it shares with the others.
 
-    Returns
-    -------
-    torch.Tensor of shape (n_exits, batch)
-        Weight x mean probability of the best token, so scaled that each utterance's sum to 1; no gradient.
+    Returns: (n_exits, batch), weight x mean probability of the best token, so scaled that each utterance's sum to 1; no
+    gradient.
     """
     valid = valid_frames(log_probs[0], n_frames)
     best = torch.stack([one.detach().float().max(dim=-1).values.exp() for one in log_probs])

@@ -67,10 +67,7 @@ class OwnReadings:
         `cosine`, ...) are the last CTC exit's. Its words share the utterance's seconds evenly. Front end, layers and
         the last head, which places its words live, cost what they do at the last CTC exit.
 
-        Arguments
-        ---------
-        columns : mapping
-            `hypotheses, signals, word_lists, averaged_hypotheses, cost_macs, head_macs` of the CTC exits.
+        `columns`: `hypotheses, signals, word_lists, averaged_hypotheses, cost_macs, head_macs` of the CTC exits.
         """
         texts = np.array([plain_words(one.text) for one in self.said], dtype=object)[:, None]
         signals = {name: self._signal(name, values) for name, values in columns["signals"].items()}
@@ -202,10 +199,7 @@ class OwnDecoderLens:
     def spell(self, states: torch.Tensor, *, most: int) -> tuple[list[list[int]], dict[str, np.ndarray]]:
         """Greedy tokens of every layer, without beginning and end, and how sure the decoder was.
 
-        Arguments
-        ---------
-        states : torch.Tensor of shape (layers, frames, dim)
-            See `states`; the layers are a batch.
+        `states` (layers, frames, dim): see `states`; the layers are a batch.
 
         Returns
         -------
@@ -280,10 +274,7 @@ def collect(
 
     Heads' cost (`head_macs`) is the decoder's: every exit that is read has it decode anew.
 
-    Arguments
-    ---------
-    limit : int or None
-        An evenly spaced slice of each manifest.
+    `limit`: an evenly spaced slice of each manifest.
     """
     if path.is_file():
         found = read_table(path)

@@ -150,10 +150,7 @@ RESERVE = 2**28  # bytes of disk that are left alone
 class FrozenStates:
     """The states of some utterances, read by the path of their audio.
 
-    Arguments
-    ---------
-    folder : Path
-        Where `states.bin` and `states.json` lie, or will.
+    `folder`: where `states.bin` and `states.json` lie, or will.
     """
 
     def __init__(self, folder: Path, model: MultiExit):
@@ -185,12 +182,8 @@ class FrozenStates:
     def fill(self, items: Sequence[dict], read: Callable[[str], torch.Tensor], *, sample_rate: int) -> None:
         """Compute what is not there yet.
 
-        ValueError if the disk has no room for them; said before anything is computed.
-
-        Arguments
-        ---------
-        items : sequence of dict
-            `wav` (path) and `duration` (s) of each utterance.
+        `items`: `wav` (path) and `duration` (s) of each utterance. ValueError if the disk has no room for them; said
+        before anything is computed.
         """
         missing = [item for item in items if self.places.get(item["wav"], [0, 0, None])[2] != _stamp(item["wav"])]
         if not missing:

@@ -82,10 +82,7 @@ def leaves_nothing(folder: Path, *, new: tuple[Path, ...] | None = None) -> Iter
 
     Otherwise the folder would keep the shape of a run that was refused, and refuse the mended one.
 
-    Arguments
-    ---------
-    new : tuple of Path or None
-        What may go; None: what is not there now.
+    `new`: what may go; None: what is not there now.
     """
     if new is None:
         files = (folder / "run.json", *(folder / "model" / name for name in (VOCABULARY_FILE, SENTENCEPIECE_FILE)))
@@ -272,10 +269,7 @@ def calibrate(run: Run, dev: ExitTable, tests: Sequence[ExitTable] = ()) -> tupl
     Under `words: fused` what fuses words is fitted and kept there too, if it wins on speakers of dev that its trees
     never saw; `exit_risk` then fits all on one half of the speakers, and promises of the other half's fused words.
 
-    Arguments
-    ---------
-    tests : sequence of ExitTable
-        Of whose corpora there is no dev speech is said.
+    `tests`: of whose corpora there is no dev speech is said.
     """
     excess = run.config.exit_excess
     rule = {"budget": run.config.exit_budget} if excess is None else {"excess": excess}

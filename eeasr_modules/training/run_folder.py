@@ -65,10 +65,8 @@ SAFETENSORS = ("IoError", "I/O error")
 def why_not_written(error: BaseException, *, folder: str | os.PathLike | None = None) -> str | None:
     """Why something could not be written, in a few words; None where `error` says something else.
 
-    Arguments
-    ---------
-    folder : path or None
-        Where is written: an error that names a file elsewhere, such as audio that may not be read, is none of these.
+    `folder`: where is written: an error that names a file elsewhere, such as audio that may not be read, is none of
+    these.
 
     Example
     -------
@@ -112,10 +110,7 @@ class WholeCheckpointer(Checkpointer):
     SpeechBrain writes the file by which it knows a checkpoint first and the weights after it, so a run killed in
     between could not go on: the checkpoint was chosen, and lacked its weights.
 
-    Arguments
-    ---------
-    checkpoints_dir : str or Path
-        Where checkpoints go; what a killed run left half written there is removed.
+    `checkpoints_dir`: where checkpoints go; what a killed run left half written there is removed.
     """
 
     def __init__(self, checkpoints_dir, recoverables):
@@ -171,13 +166,8 @@ N_SAMPLES = 3  # utterances of the validation data whose transcripts are written
 def extra_logger(name: str, folder: Path) -> TrainLogger | None:
     """SpeechBrain's logger of that name; None for "none".
 
-    ImportError when its package is not installed.
-
-    Arguments
-    ---------
-    folder : Path
-        The run folder. TensorBoard's files go to `tensorboard/`, W&B's (offline unless WANDB_MODE says otherwise) to
-        `wandb/`.
+    `folder`: the run folder. TensorBoard's files go to `tensorboard/`, W&B's (offline unless WANDB_MODE says otherwise)
+    to `wandb/`. ImportError when its package is not installed.
     """
     if name == "none":
         return None
@@ -196,10 +186,7 @@ def extra_logger(name: str, folder: Path) -> TrainLogger | None:
 class Samples:
     """Transcripts of a few utterances by every exit, epoch after epoch, in `samples.txt`.
 
-    Arguments
-    ---------
-    n : int
-        The first so many utterances of the validation data, the same after every epoch.
+    `n`: the first so many utterances of the validation data, the same after every epoch.
     """
 
     def __init__(self, path: Path, exit_layers: list[int], *, n: int = N_SAMPLES):

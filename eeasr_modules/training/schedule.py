@@ -88,10 +88,7 @@ class Regime:
     def progress(self, epoch: int, *, n_done: int, n_batches: int) -> float:
         """Share of the step's batches that are done, 0 to 1: each of two steps has its own warm-up and decay.
 
-        Arguments
-        ---------
-        n_done : int
-            Batches of this epoch, the present one included.
+        `n_done`: batches of this epoch, the present one included.
         """
         before, length = 0, self.first_epochs
         if self.frozen(epoch):
@@ -105,10 +102,7 @@ SCHEDULES = ("cosine", "linear", "noam", "constant", "newbob")
 def warmup_cosine(progress: float, *, warmup_share: float, final_share: float) -> float:
     """Share of the peak learning rate.
 
-    Arguments
-    ---------
-    final_share : float
-        What is left of the peak at the end of the cosine (Loshchilov & Hutter 2017).
+    `final_share`: what is left of the peak at the end of the cosine (Loshchilov & Hutter 2017).
 
     Example
     -------
@@ -172,17 +166,14 @@ def depth_of(encoder: nn.Module, name: str) -> int:
 def decayed_groups(encoder: nn.Module, *, decay: float) -> list[dict]:
     """Groups for an optimizer, one for each depth: layer-wise decay as in ELECTRA and BEiT (Clark et al. 2020).
 
+    Returns: `params`, and `lr_scale`, the share of the encoder's learning rate; from the front end up.
+
     Arguments
     ---------
     encoder : Encoder
         Frozen parameters are left out.
     decay : float
         The layer below learns `decay` times as fast; the last layer at the full rate.
-
-    Returns
-    -------
-    list of dict
-        `params`, and `lr_scale`, the share of the encoder's learning rate; from the front end up.
 
     Example
     -------

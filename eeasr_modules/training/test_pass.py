@@ -74,11 +74,8 @@ class PosteriorReadings:
     def of(self, rows: Sequence[int]) -> ReadExit:
         """The reader of one batch.
 
-        Returns
-        -------
-        callable
-            To be called with `exit_index`, log-probs (batch, frames, tokens) and frame counts (batch,) of every exit
-            in turn.
+        Returns: to be called with `exit_index`, log-probs (batch, frames, tokens) and frame counts (batch,) of every
+        exit in turn.
         """
         recent: deque[torch.Tensor] = deque(maxlen=max(1, self.average_exits))
 

@@ -25,10 +25,7 @@ LONGEST_TOKENS = 2500
 class TokenProjection(nn.Module):
     """States of the decoder to log-odds of tokens; the blank and the beginning are never said.
 
-    Arguments
-    ---------
-    never : tuple of int
-        Tokens that cannot be said.
+    `never`: tokens that cannot be said.
     """
 
     def __init__(self, dim: int, *, n_tokens: int, never: tuple[int, ...]):
@@ -47,14 +44,8 @@ class TokenProjection(nn.Module):
 class AttentionDecoder(nn.Module):
     """A Transformer decoder that reads the states of any exit.
 
-    ValueError when `dim` is odd or no multiple of `n_heads`.
-
-    Arguments
-    ---------
-    n_exits : int
-        Each gets a norm of its own.
-    blank_index : int
-        Index of blank, which the decoder never says.
+    `n_exits`: each gets a norm of its own. `blank_index`: index of blank, which the decoder never says. ValueError when
+    `dim` is odd or no multiple of `n_heads`.
 
     Example
     -------
@@ -112,10 +103,7 @@ class AttentionDecoder(nn.Module):
     def memory(self, hidden: torch.Tensor, *, exit_index: int) -> torch.Tensor:
         """What the decoder attends to, (batch, frames, decoder's dim).
 
-        Arguments
-        ---------
-        hidden : torch.Tensor of shape (batch, frames, encoder's dim)
-            Layer states that the exit's head sees.
+        `hidden` (batch, frames, encoder's dim): layer states that the exit's head sees.
         """
         return self.to_memory(self.norms[exit_index](hidden))
 
@@ -124,13 +112,8 @@ class AttentionDecoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """States behind each token of a prefix, before `to_tokens`; the call that SpeechBrain's searchers make.
 
-        ValueError when a prefix is longer than the decoder can count.
-
-        Arguments
-        ---------
-        prefixes : torch.Tensor of shape (batch, tokens)
-            From the beginning on. A position sees itself and those before it only, so padding at the end changes
-            nothing before it.
+        `prefixes` (batch, tokens): from the beginning on. A position sees itself and those before it only, so padding
+        at the end changes nothing before it. ValueError when a prefix is longer than the decoder can count.
 
         Returns
         -------
@@ -177,10 +160,7 @@ def misspelled(
 ) -> torch.Tensor:
     """Tokens of each utterance, the end among them, that the decoder would not say next after the right ones.
 
-    Returns
-    -------
-    torch.Tensor of shape (batch,)
-        Of n_targets + 1.
+    Returns: (batch,), of n_targets + 1.
     """
     wanted, counts = _wanted(targets, n_targets, decoder.end_index)
     return ((log_probs.argmax(dim=-1) != wanted) & counts).sum(dim=1)

@@ -66,15 +66,8 @@ def average_posteriors(log_probs: Sequence[torch.Tensor]) -> torch.Tensor:
 def aligned_path(log_probs: np.ndarray, tokens: Sequence[int], *, blank_index: int) -> np.ndarray | None:
     """The likeliest token of each frame among the paths that collapse to a transcript (Viterbi).
 
-    Arguments
-    ---------
-    log_probs : np.ndarray of shape (frames, tokens)
-        Of one utterance, without padding.
-
-    Returns
-    -------
-    np.ndarray of shape (frames,), or None
-        None where the frames are too few to spell it.
+    `log_probs` (frames, tokens): of one utterance, without padding. Returns: (frames,), None where the frames are too
+    few to spell it.
 
     Example
     -------
@@ -210,10 +203,7 @@ class BeamDecoder:
     def words(self, log_probs: torch.Tensor) -> list[tuple[str, int, int]]:
         """The words of one utterance; word, its first frame, and the frame after its last.
 
-        Arguments
-        ---------
-        log_probs : torch.Tensor of shape (frames, tokens)
-            Of one exit, without padding.
+        `log_probs` (frames, tokens): of one exit, without padding.
         """
         rows = log_probs.double().cpu().numpy()
         if len(self.silent):
@@ -253,12 +243,8 @@ class NBest:
     The beam is SpeechBrain's `CTCBeamSearcher`. Its pruning of histories is off, which would throw out all but one
     of the transcripts that differ early; scores are summed in float64 for the same result in any batch.
 
-    ValueError when the beam is below 2: one transcript alone is always certain.
-
-    Arguments
-    ---------
-    beam_size : int
-        Transcripts kept, and compared at the end.
+    `beam_size`: transcripts kept, and compared at the end. ValueError when the beam is below 2: one transcript alone is
+    always certain.
 
     Example
     -------
@@ -285,10 +271,7 @@ class NBest:
     def posterior(self, log_probs: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
         """Softmax over the scores of the N best, of the best of them; shape (batch,), float32, from 1 / N to 1.
 
-        Arguments
-        ---------
-        log_probs : torch.Tensor of shape (batch, frames, tokens)
-            Of one exit.
+        `log_probs` (batch, frames, tokens): of one exit.
         """
         rows = log_probs.double().cpu().numpy()
         # frame counts are given as they are: as shares of the longest utterance they would be rounded down

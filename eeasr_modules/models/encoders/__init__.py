@@ -96,10 +96,7 @@ def _named(path: str):
 def build_encoder(settings: dict) -> nn.Module:
     """The encoder that `settings` describe.
 
-    Arguments
-    ---------
-    settings : dict
-        `encoder` names the kind (a key of `ENCODERS`); the rest are that encoder's arguments.
+    `settings`: `encoder` names the kind (a key of `ENCODERS`); the rest are that encoder's arguments.
 
     Raises
     ------

@@ -93,12 +93,8 @@ class Downsampler(nn.Module):
     def forward(self, x: torch.Tensor, n_steps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Shorter input, zero where padded, in float32 whatever the precision of the rest; and its lengths.
 
-        Arguments
-        ---------
-        x : torch.Tensor of shape (batch, steps) or (batch, steps, channels)
-            Zero-padded; every channel is treated alike.
-        n_steps : torch.Tensor of shape (batch,)
-            Valid steps. An utterance shorter than the window is padded with zeros to it.
+        `x` (batch, steps) or (batch, steps, channels): zero-padded; every channel is treated alike. `n_steps` (batch,):
+        valid steps. An utterance shorter than the window is padded with zeros to it.
         """
         channels = x.shape[2:]
         if channels:
@@ -174,12 +170,7 @@ def front_end_macs(config, n_samples: int) -> float:
 def alone(extractor: nn.Module, wavs: torch.Tensor, lengths: list[int], frames: list[int]) -> torch.Tensor:
     """Convolutions utterance by utterance -> (batch, frames, channels), padding zero.
 
-    Arguments
-    ---------
-    lengths : list of int
-        Samples of each utterance, at least `shortest`.
-    frames : list of int
-        Frames that each gives.
+    `lengths`: samples of each utterance, at least `shortest`. `frames`: frames that each gives.
     """
     made = [extractor(wav[None, :length])[0].T for wav, length in zip(wavs, lengths)]  # (frames, channels) each
     if len(made) == 1:
@@ -193,12 +184,8 @@ def alone(extractor: nn.Module, wavs: torch.Tensor, lengths: list[int], frames: 
 def together(extractor: nn.Module, wavs: torch.Tensor, lengths: list[int], *, padded: bool, recompute: bool):
     """Convolutions over the padded batch -> (batch, frames, channels), for training: less work than one by one.
 
-    Arguments
-    ---------
-    padded : bool
-        Let the group norm see padding, as transformers does.
-    recompute : bool
-        Keep no activations of a layer, compute it again in the backward pass.
+    `padded`: let the group norm see padding, as transformers does. `recompute`: keep no activations of a layer, compute
+    it again in the backward pass.
     """
     x = wavs[:, None]  # (batch, channels, time)
     for layer in extractor.conv_layers:
@@ -222,12 +209,8 @@ def _group_normed(layer: nn.Module, wavs: torch.Tensor, lengths: list[int]) -> t
 def with_positions(model: nn.Module, hidden: torch.Tensor, valid: torch.Tensor | None, *, padded: bool) -> torch.Tensor:
     """Projected features plus position convolution, normalised where the model does so: the input of layer 1.
 
-    Arguments
-    ---------
-    valid : torch.Tensor of shape (batch, frames) or None
-        True where a frame is an utterance's own; None if all are.
-    padded : bool
-        Let data2vec's stacked convolutions see what they made of padding, as transformers does.
+    `valid` (batch, frames): True where a frame is an utterance's own; None if all are. `padded`: let data2vec's stacked
+    convolutions see what they made of padding, as transformers does.
     """
     encoder = model.encoder
     if valid is not None:

@@ -329,13 +329,8 @@ def checkpoint_vocabulary(source: str, *, target_lang: str | None = None) -> lis
     that `data.text.CharVocabulary` reads the list as it is. Of a phoneme checkpoint each token is a word of its own and
     begins with `▁`. An id of the head that no token claims is `<unused_id>`.
 
-    ValueError if the checkpoint cannot be had, its tokenizer does not belong to its head, or the language is none of
-    its.
-
-    Arguments
-    ---------
-    target_lang : str or None
-        Language, where the checkpoint has a vocabulary for each of several (MMS).
+    `target_lang`: language, where the checkpoint has a vocabulary for each of several (MMS). ValueError if the
+    checkpoint cannot be had, its tokenizer does not belong to its head, or the language is none of its.
     """
     from transformers import Wav2Vec2CTCTokenizer
 

@@ -164,10 +164,7 @@ class Said:
     def word_entropies(self, normalise) -> list[float]:
         """Entropy of each word of the normalised text: the mean over the tokens that spell it, in nats.
 
-        Arguments
-        ---------
-        normalise : callable
-            From a text to its plain words, as one text.
+        `normalise`: from a text to its plain words, as one text.
         """
         found, letters, values = [], "", []
         for piece, entropy in [*self.pieces, (" ", 0.0)]:

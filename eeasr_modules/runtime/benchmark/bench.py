@@ -67,10 +67,7 @@ class Result:
 def bench_policies(asr: EarlyExitASR, text: str | None, *, budget: float | None) -> list[Policy]:
     """Policies to time, with their numbers.
 
-    Arguments
-    ---------
-    text : str or None
-        Policies with commas between them; None for the model's own first one, none where it has only one exit.
+    `text`: policies with commas between them; None for the model's own first one, none where it has only one exit.
     """
     source = asr.source
     source.refuse_own_decoder("eeasr benchmark")
@@ -96,7 +93,8 @@ def run_benchmark(
 ) -> list[Result]:
     """Time every way at every batch size.
 
-    ValueError when a number is below 1, or there is no such normaliser.
+    Returns: batch by batch; the first way of each is what others are compared with. ValueError when a number is below
+    1, or there is no such normaliser.
 
     Arguments
     ---------
@@ -108,11 +106,6 @@ def run_benchmark(
         For references and transcripts: one of `exits.tables.plain_transcripts.NORMALISERS`.
     beside : sequence of Way
         Timed as well, last, such as those of `peers_beside`.
-
-    Returns
-    -------
-    list of Result
-        Batch by batch; the first way of each is what others are compared with.
     """
     for name, value in (("batch", min(batches, default=0)), ("repeats", repeats), ("threads", threads)):
         if value < 1:
@@ -215,10 +208,7 @@ def _wer(texts: Sequence[str], references: Sequence[str | None], normal: Callabl
 def compared(result: Result, reference: Result, *, on_gpu: bool) -> float:
     """Median over repeats of the reference's time over this one's: above 1 is faster.
 
-    Arguments
-    ---------
-    on_gpu : bool
-        Compare wall times; CPU times otherwise, in which what else the machine does counts less.
+    `on_gpu`: compare wall times; CPU times otherwise, in which what else the machine does counts less.
     """
     ours, theirs = ((one.seconds if on_gpu else one.cpu_s) for one in (result, reference))
     return float(np.median([b / max(a, 1e-9) for a, b in zip(ours, theirs, strict=True)]))
@@ -291,10 +281,7 @@ def benchmark_markdown(
 ) -> str:
     """The tables, one per batch size, with what they were measured on.
 
-    Arguments
-    ---------
-    command : str
-        As it was typed; "" leaves it out.
+    `command`: as it was typed; "" leaves it out.
     """
     on_gpu = device.type == "cuda"
     lines = [f"# Benchmark of {model}", ""]

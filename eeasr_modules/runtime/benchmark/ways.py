@@ -123,10 +123,7 @@ class WholeBatch(LiveBatch):
 class Stock:
     """A model's encoder run by the forward of the library that it comes from, waveforms to states for the head.
 
-    Arguments
-    ---------
-    n_layers : int or None
-        Cut off there; None for all.
+    `n_layers`: cut off there; None for all.
     """
 
     def __init__(self, model: MultiExit, *, n_layers: int | None = None):
@@ -219,6 +216,9 @@ def peer_ways(
 ) -> dict[str, Callable]:
     """Peers whose packages are installed, by name and precision; each call gives log-probabilities.
 
+    Returns: waveforms (batch, samples), np.ndarray (without arguments those given), to log-probabilities, np.ndarray of
+    shape (batch, frames, tokens).
+
     Arguments
     ---------
     engine : Engine
@@ -227,12 +227,6 @@ def peer_ways(
         The only shape that the ways take.
     int8 : bool
         Also in 8 bits; making the graph takes several times the model's memory.
-
-    Returns
-    -------
-    dict of str to callable
-        Waveforms (batch, samples), np.ndarray (without arguments those given), to log-probabilities, np.ndarray of
-        shape (batch, frames, tokens).
     """
     lines = missing_peers()
     there = [peer for peer in PACKAGES if not any(line.startswith(peer) for line in lines)]
@@ -262,10 +256,7 @@ def peers_beside(
 ) -> tuple[list[Way], list[str]]:
     """Peers as ways for `run_benchmark`, made anew for each batch size, and a sentence for what cannot be timed.
 
-    Arguments
-    ---------
-    material : Material
-        Peers are timed where all recordings are equally long and fill every batch, as noise does.
+    `material`: peers are timed where all recordings are equally long and fill every batch, as noise does.
     """
     notes = missing_peers()
     if len(notes) == len(PACKAGES):

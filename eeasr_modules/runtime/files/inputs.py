@@ -38,16 +38,11 @@ def find_recordings(
 ) -> list[Recording]:
     """Recordings that command-line arguments mean, each once, in order.
 
-    FileNotFoundError when an argument is neither file nor folder. ValueError when a list or listing cannot be read,
-    names a recording with two references, or nothing is found.
-
-    Arguments
-    ---------
-    inputs : sequence of str
-        Files; folders (searched through, by suffix); `.txt` lists with a path a line; `.csv`, `.tsv` and
-        `.jsonl` listings, as preparation takes them (`data.listings`); `-` for a list on standard input.
-    one_reference_each : bool
-        Refuse a recording that is listed again with another reference; otherwise the first one is taken.
+    `inputs`: files; folders (searched through, by suffix); `.txt` lists with a path a line; `.csv`, `.tsv` and `.jsonl`
+    listings, as preparation takes them (`data.listings`); `-` for a list on standard input. `one_reference_each`:
+    refuse a recording that is listed again with another reference; otherwise the first one is taken. FileNotFoundError
+    when an argument is neither file nor folder. ValueError when a list or listing cannot be read, names a recording
+    with two references, or nothing is found.
     """
     found: dict[str, Recording] = {}
     for one in inputs:
@@ -148,12 +143,8 @@ def noise(n: int, *, sample_rate: int, seconds: float = NOISE_S) -> Material:
 def read_material(inputs: Sequence[str], *, sample_rate: int, limit: int | None = None) -> Material:
     """Recordings, with references where a listing has them.
 
-    ValueError when nothing is left.
-
-    Returns
-    -------
-    Material
-        Without recordings that cannot be read or are too long for one piece; its notes count them.
+    Returns: without recordings that cannot be read or are too long for one piece; its notes count them. ValueError when
+    nothing is left.
     """
     recordings = find_recordings(inputs, one_reference_each=True)[:limit]
     utt_ids, wavs, said, broken, n_long = [], [], [], [], 0

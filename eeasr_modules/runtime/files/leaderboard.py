@@ -48,13 +48,9 @@ class Score:
 def entries_of(dataset: str | Path, split: str, *, audio_folder: str | Path) -> list[Entry]:
     """Utterances of a set.
 
-    Arguments
-    ---------
-    dataset : str or Path
-        A listing (.csv, .tsv, .jsonl), or a folder: of splits as training on own data takes them, an audiofolder, or
-        what `datasets` saved or streams (which needs that package; a .parquet alone does as well).
-    audio_folder : str or Path
-        Where audio goes that lies within tables; their manifest names files.
+    `dataset`: a listing (.csv, .tsv, .jsonl), or a folder: of splits as training on own data takes them, an
+    audiofolder, or what `datasets` saved or streams (which needs that package; a .parquet alone does as well).
+    `audio_folder`: where audio goes that lies within tables; their manifest names files.
     """
     alone = [Path(dataset, name) for name in ("", "metadata.csv", "metadata.jsonl", "state.json")]
     source = next((path for path in alone if path.is_file()), None) or find_split(dataset, split)
@@ -69,12 +65,8 @@ def entries_of(dataset: str | Path, split: str, *, audio_folder: str | Path) -> 
 def score(asr: EarlyExitASR, entries: Sequence[Entry], *, batch_size: int = 8, warmup: int = 1) -> Score:
     """Transcribe a set in batches, each timed, after some that are not.
 
-    ValueError when a number is out of range, a recording cannot be read, or no reference is left.
-
-    Arguments
-    ---------
-    asr : EarlyExitASR
-        What transcribes; times hold what it does from waveforms to words, reading files left out.
+    `asr`: what transcribes; times hold what it does from waveforms to words, reading files left out. ValueError when a
+    number is out of range, a recording cannot be read, or no reference is left.
     """
     if batch_size < 1 or warmup < 0:
         raise ValueError(f"batch_size must be at least 1 and warmup at least 0, got {batch_size} and {warmup}")
@@ -111,10 +103,7 @@ def write_score(
 ) -> list[Path]:
     """Write `results/MODEL_..._DATASET_....jsonl`, their manifest, and `.eval_results/....yaml`, which the hub reads.
 
-    Arguments
-    ---------
-    task : str or None
-        One of the leaderboard's, such as librispeech_clean_wer; None: the result is one on `dataset`.
+    `task`: one of the leaderboard's, such as librispeech_clean_wer; None: the result is one on `dataset`.
     """
     model, data = (name.replace("/", "-") for name in (model_id, dataset))
     manifest = Path(folder) / "results" / f"MODEL_{model}_DATASET_{data}__{split}.jsonl"

@@ -91,15 +91,9 @@ def _cannot_write(path: Path, err: OSError) -> OSError:
 class LineFile:
     """A file with a line for each recording.
 
-    ValueError when the file holds something else, or comes from another policy or model. OSError when nothing can be
-    written there.
-
-    Arguments
-    ---------
-    path : str or Path
-        Gone on with where it exists.
-    policy, model : str
-        Of this run; a file of another's lines is refused (a txt file does not say whose it is).
+    `path`: gone on with where it exists. `policy`, `model`: of this run; a file of another's lines is refused (a txt
+    file does not say whose it is). ValueError when the file holds something else, or comes from another policy or
+    model. OSError when nothing can be written there.
 
     Attributes
     ----------
@@ -245,14 +239,9 @@ def _named_srt(path: Path) -> Path:
 class SubtitleFiles:
     """A file of subtitles for each recording, all under one folder; or one file for a single recording.
 
-    ValueError when two recordings would share a file. OSError when nothing can be written there.
-
-    Arguments
-    ---------
-    output : str or Path
-        A name that ends in `.srt`, for one recording; else a folder.
-    paths : sequence of str
-        Of the recordings; below their common folder, their folders are kept.
+    `output`: a name that ends in `.srt`, for one recording; else a folder. `paths`: of the recordings; below their
+    common folder, their folders are kept. ValueError when two recordings would share a file. OSError when nothing can
+    be written there.
 
     Attributes
     ----------

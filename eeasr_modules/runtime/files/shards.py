@@ -73,10 +73,7 @@ def shares(seconds: Sequence[float], n_ranks: int) -> list[list[int]]:
     Longest processing time first: the fullest share exceeds the best possible one by at most a third (Graham 1969,
     "Bounds on multiprocessing timing anomalies").
 
-    Returns
-    -------
-    list of list of int
-        Rising within a share.
+    Positions rise within a share.
 
     Example
     -------
@@ -137,12 +134,8 @@ def merge(output: str | Path, *, format: str, paths: Sequence[str]) -> None:
 
     A kill at any moment loses nothing: the output is replaced whole, and what is left of parts is taken in again.
 
-    ValueError when a recording has no line: a process's part is not to be seen from here.
-
-    Arguments
-    ---------
-    output : str or Path
-        May exist; lines of recordings that are not asked for now come first.
+    `output`: may exist; lines of recordings that are not asked for now come first. ValueError when a recording has no
+    line: a process's part is not to be seen from here.
     """
     output, parts = Path(output), part_paths(output)
     header: list[str] = []
@@ -265,18 +258,9 @@ class TranscribeBatch:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray | Sequence]:
         """The batch with the columns `RAY_COLUMNS` added.
 
-        ValueError when there is no such column, or one of the new ones is there already.
-
-        Arguments
-        ---------
-        batch : dict of str to array of shape (rows,)
-            Columns, as Ray Data hands them over.
-
-        Returns
-        -------
-        dict
-            `text` (str), `exit_layer` (int, 0 for none), `layers_run`, `confidence`, `duration_s` (float, nan for none)
-            and `error` (str, "" for none): a recording that cannot be read loses no other.
+        `batch` (rows,): columns, as Ray Data hands them over. Returns: `text` (str), `exit_layer` (int, 0 for none),
+        `layers_run`, `confidence`, `duration_s` (float, nan for none) and `error` (str, "" for none): a recording that
+        cannot be read loses no other. ValueError when there is no such column, or one of the new ones is there already.
         """
         if self.column not in batch:
             raise ValueError(f"the data must have the column '{self.column}', got {', '.join(batch)}; column= names it")

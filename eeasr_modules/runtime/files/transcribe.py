@@ -94,10 +94,7 @@ def format_of(output: str | None, format: str | None) -> str:
 def local_device(device: str | None, ranks: Ranks) -> str | None:
     """Device of one of several processes: with GPUs each its own.
 
-    Arguments
-    ---------
-    device : str or None
-        As the user wrote it; None or "cuda" leave the number open.
+    `device`: as the user wrote it; None or "cuda" leave the number open.
 
     Example
     -------
@@ -126,7 +123,8 @@ def transcribe_files(
 
     Under `torchrun` every process does its share and writes its part, and the first merges them.
 
-    ValueError when several processes are to print, to share standard input or to be progressive.
+    Returns: of all processes together. ValueError when several processes are to print, to share standard input or to be
+    progressive.
 
     Arguments
     ---------
@@ -140,11 +138,6 @@ def transcribe_files(
         Say on standard error what every exit hears, as soon as it is read; recordings are done one at a time.
     ranks : Ranks or None
         Which of the processes that share the work this is; None for what `torchrun` says.
-
-    Returns
-    -------
-    Tally
-        Of all processes together.
     """
     format = format_of(output, format)
     ranks = Ranks.from_environment() if ranks is None else ranks

@@ -158,10 +158,7 @@ FRONT_ENDS = {ConformerEncoder: ConformerFrontEnd, WhisperEncoder: WhisperFrontE
 class LayerGroup(nn.Module):
     """The layers after one exit up to the next.
 
-    Arguments
-    ---------
-    first, last : int
-        Layers, numbered from 1, both included.
+    `first`, `last`: layers, numbered from 1, both included.
     """
 
     def __init__(self, encoder: nn.Module, *, first: int, last: int):
@@ -313,10 +310,7 @@ def shortest_samples(encoder: nn.Module) -> int:
 def write_graphs(model: MultiExit, folder: Path) -> dict:
     """The float32 graphs of a model.
 
-    Returns
-    -------
-    dict
-        File names: `front_end`, and lists `groups` and `heads` in the order of the exits.
+    Returns: file names: `front_end`, and lists `groups` and `heads` in the order of the exits.
     """
     encoder = model.encoder
     front_end = FRONT_ENDS.get(type(encoder), HuggingFaceFrontEnd)(encoder)
@@ -345,10 +339,7 @@ def write_graph(
 ) -> None:
     """A module of one tensor as an ONNX graph, traced.
 
-    Arguments
-    ---------
-    dynamic : dict or None
-        Axes that may have another length, as torch.onnx.export has them; None: none.
+    `dynamic`: axes that may have another length, as torch.onnx.export has them; None: none.
     """
     from transformers.models.moonshine import modeling_moonshine
 
@@ -394,16 +385,9 @@ def _is_not_advice(record) -> bool:
 def check_export(name: str | Path, folder: str | Path, inputs: list[str], *, normaliser: str = "upper") -> dict:
     """Compare the exported loop with the model itself on recordings, and note it in the manifest.
 
-    Arguments
-    ---------
-    inputs : list of str
-        As `eeasr transcribe` takes them; a .csv with references gives WER.
-
-    Returns
-    -------
-    dict
-        `n_utterances`, `n_with_reference`, and per precision `n_other_transcripts`, `n_other_exits` (against torch)
-        and `wer` (in %, None without references), with `torch_wer`.
+    `inputs`: as `eeasr transcribe` takes them; a .csv with references gives WER. Returns: `n_utterances`,
+    `n_with_reference`, and per precision `n_other_transcripts`, `n_other_exits` (against torch) and `wer` (in %, None
+    without references), with `torch_wer`.
     """
     from eeasr_modules.exits.measure.edits import count_word_edits
     from eeasr_modules.exits.tables.plain_transcripts import NORMALISERS

@@ -199,10 +199,7 @@ def _check_splits(config: Config) -> None:
 def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
     """The configuration with its depth known: exits placed, and exits, policies and budget checked against it.
 
-    Arguments
-    ---------
-    n_layers, dim : int
-        Of the encoder, before `keep_layers` takes the last layers off.
+    `n_layers`, `dim`: of the encoder, before `keep_layers` takes the last layers off.
 
     Raises
     ------

@@ -82,13 +82,9 @@ def is_run(folder: Path) -> bool:
 def read_run(folder: Path, into: Path, *, encoder: str | None = None) -> SpeechBrainRun:
     """A run's head and vocabulary; its encoder is written as transformers saves it.
 
-    Arguments
-    ---------
-    folder : Path
-        The run, its `save`, or a checkpoint in it; of several checkpoints the one of the lowest WER, as the recipe
-        tests with, else the latest.
-    encoder : str or None
-        Whose shape the encoder has, a folder or hub id; None: what the run names.
+    `folder`: the run, its `save`, or a checkpoint in it; of several checkpoints the one of the lowest WER, as the
+    recipe tests with, else the latest. `encoder`: whose shape the encoder has, a folder or hub id; None: what the run
+    names.
 
     Raises
     ------

@@ -31,12 +31,8 @@ TAGS = {"!ref", f"!name:{__name__}.greedy"} | {
 class OneExit(torch.nn.Module):
     """Waveforms to the log-probs of one exit, as `EncoderASR` asks for them.
 
-    ValueError when there is no exit at that layer.
-
-    Arguments
-    ---------
-    exit_layer : int or None
-        An exit's layer; None for the last. Later layers do not run.
+    `exit_layer`: an exit's layer; None for the last. Later layers do not run. ValueError when there is no exit at that
+    layer.
     """
 
     def __init__(self, config: dict, exit_layer: int | None = None):
