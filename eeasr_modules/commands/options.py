@@ -11,10 +11,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong.
 
-        Raises
-        ------
-        ValueError
-            Always; `main` prints it.
+        ValueError always; `main` prints it.
         """
         raise ValueError(f"{message} (see {self.prog} --help)")
 

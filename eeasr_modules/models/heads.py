@@ -76,12 +76,8 @@ class PaperBody(nn.Module):
     What stands before the shared projection in the code of Berrebbi et al. 2022 ("Avoid Overthinking in Self-Supervised
     Models for Speech Recognition"), written afresh; the dropout after the feed-forward is the head's own.
 
-    Arguments
-    ---------
-    width : int
-        Of keys, queries, values and inside the feed-forward; 512 there.
-    dropout : float
-        On attention weights, on the attention's output and inside the feed-forward; 0.3 there.
+    `width`: of keys, queries, values and inside the feed-forward; 512 there. `dropout`: on attention weights, on the
+    attention's output and inside the feed-forward; 0.3 there.
     """
 
     def __init__(self, dim: int, *, width: int, dropout: float = 0.0):
@@ -116,18 +112,9 @@ class PaperBody(nn.Module):
 class SpeechBrainBody(nn.Module):
     """What stands before `ctc_lin` in SpeechBrain's CTC recipes: the norm of its wrapper, and `enc`.
 
-    Arguments
-    ---------
-    nodes : sequence of (str, str, dict)
-        Of `enc`: name, class (one of `NODES`) and arguments.
-    output_norm : bool
-        Zero mean and unit variance over all valid frames and channels of an utterance, as its wrapper has it of one
-        that is alone (in a batch, padding counts there, and here not).
-
-    Raises
-    ------
-    ValueError
-        On a class that is none of `NODES`, or arguments that it does not take.
+    `nodes`: of `enc`: name, class (one of `NODES`) and arguments. `output_norm`: zero mean and unit variance over all
+    valid frames and channels of an utterance, as its wrapper has it of one that is alone (in a batch, padding counts
+    there, and here not). ValueError on a class that is none of `NODES`, or arguments that it does not take.
     """
 
     def __init__(self, dim: int, *, nodes, output_norm: bool):

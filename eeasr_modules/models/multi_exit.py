@@ -226,12 +226,7 @@ class MultiExit(nn.Module):
     def walk(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> Walk:
         """A batch at the start of its way through the encoder, exits told on where the model is self-conditioned.
 
-        Arguments
-        ---------
-        wavs : torch.Tensor of shape (batch, samples)
-            Zero-padded waveforms.
-        n_samples : torch.Tensor of shape (batch,)
-            Valid samples.
+        `wavs` (batch, samples): zero-padded waveforms. `n_samples` (batch,): valid samples.
         """
         return Walk(self.encoder, wavs, n_samples, conditioning=self.conditioning, upsampling=self.upsampling)
 

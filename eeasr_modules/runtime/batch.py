@@ -55,36 +55,18 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Recognised:
-    """What came out for one utterance.
+    """What came out for one utterance."""
 
-    Arguments
-    ---------
-    text : str
-        Transcript of the exit it left at, or the fusion of those up to there.
-    exit_layer : int
-        That exit, from 1.
-    decided_layer : int
-        The exit at which it stopped, which is what was paid for: `exit_layer`, unless the policy emits an earlier one.
-    layers_run : int
-        Encoder layers that ran with it in the batch: `decided_layer`, or more where compaction waited; that of its
-        exit where the checkpoint's own decoder spoke.
-    confidence : float
-        Mean over frames of the best token's probability.
-    blank_rate : float
-        Share of frames whose best token is the blank.
-    words : tuple of Word
-        Of `text`, with times.
-    log_probs : torch.Tensor of shape (frames, tokens) or None
-        Of the exit that gave the text, where the engine is to hand them out.
-    """
-
-    text: str
-    exit_layer: int
-    decided_layer: int
+    text: str  # transcript of the exit it left at, or the fusion of those up to there
+    exit_layer: int  # that exit, from 1
+    decided_layer: int  # where it stopped, which was paid for: `exit_layer`, unless the policy emits an earlier one
+    # encoder layers that ran with it in the batch: `decided_layer`, or more where compaction waited; that of its exit
+    # where the checkpoint's own decoder spoke
     layers_run: int
-    confidence: float
-    blank_rate: float
-    words: tuple[Word, ...]
+    confidence: float  # mean over frames of the best token's probability
+    blank_rate: float  # share of frames whose best token is the blank
+    words: tuple[Word, ...]  # of `text`, with times
+    # (frames, tokens): of the exit that gave the text, where the engine is to hand them out
     log_probs: torch.Tensor | None = None
 
 
@@ -477,14 +459,8 @@ def spell_all(
 ) -> list[Decoded]:
     """What the attention decoder spells of each utterance at an exit.
 
-    Arguments
-    ---------
-    hidden : torch.Tensor of shape (n, frames, dim)
-        Layer states.
-    log_probs : torch.Tensor of shape (n, frames, tokens)
-        Of the exit's CTC head.
-    n_frames : np.ndarray of shape (n,)
-        Valid frames.
+    `hidden` (n, frames, dim): layer states. `log_probs` (n, frames, tokens): of the exit's CTC head. `n_frames` (n,):
+    valid frames.
     """
     rows = zip(hidden, log_probs, n_frames.tolist(), strict=True)
     return [engine.decoder.decode(exit_index, states[:n], own[:n]) for states, own, n in rows]
@@ -498,14 +474,8 @@ def searched_words(
     The words of an attention decoder lie where the likeliest CTC path that spells them has them; where there are too
     few frames for one, each takes an equal share of the utterance.
 
-    Arguments
-    ---------
-    log_probs : torch.Tensor of shape (frames, tokens)
-        Of the exit's CTC head, without padding.
-    heard : np.ndarray of shape (frames,)
-        Probability of each frame's best token.
-    spelled : Decoded or None
-        What the attention decoder spells; None for a CTC beam search.
+    `log_probs` (frames, tokens): of the exit's CTC head, without padding. `heard` (frames,): probability of each
+    frame's best token. `spelled`: what the attention decoder spells; None for a CTC beam search.
     """
     frame_s = engine.frame_s
     if not isinstance(engine.decoder, AttentionSearch):

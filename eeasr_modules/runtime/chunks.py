@@ -46,16 +46,8 @@ def chunks(
 ) -> Iterator[Chunk]:
     """Chunks of a recording, holding no more of it than one chunk and one block.
 
-    ValueError when the overlap is not below a third of the longest chunk.
-
-    Arguments
-    ---------
-    blocks : iterable of torch.Tensor of shape (samples,)
-        That follow each other.
-    longest_s : float
-        Of a chunk; a recording that is no longer is a single one.
-    overlap_s : float
-        That two neighbours share.
+    `blocks` (samples,): that follow each other. `longest_s`: of a chunk; a recording that is no longer is a single one.
+    `overlap_s`: that two neighbours share. ValueError when the overlap is not below a third of the longest chunk.
 
     Example
     -------
@@ -206,14 +198,9 @@ class _OfTheListener(Exception):
 class ChunkBatches:
     """Chunks of several recordings that are recognised together, in batches of similar length.
 
-    Arguments
-    ---------
-    finish : function
-        From a recording that is complete and the policy to its transcript.
-    on_draft : function or None
-        Is told what exits say of those who go on; every chunk is then recognised as soon as it is read.
-    strict : bool
-        Raise what goes wrong with one recording, in place of noting it.
+    `finish`: from a recording that is complete and the policy to its transcript. `on_draft`: is told what exits say of
+    those who go on; every chunk is then recognised as soon as it is read. `strict`: raise what goes wrong with one
+    recording, in place of noting it.
     """
 
     def __init__(

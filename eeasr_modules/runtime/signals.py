@@ -31,16 +31,9 @@ LIVE_SIGNALS = (*PLAIN_SIGNALS, "hypothesis", *TEXT_SIGNALS, *LEXICAL_SIGNALS, *
 class SignalPlan:
     """Which signals a policy needs, and at which exits a head must be read for them.
 
-    ValueError when the policy reads something that is not computed live; what is, is named.
-
-    Arguments
-    ---------
-    spells : bool
-        Whether transcripts are the attention decoder's: its signals can be read then.
-    remembers : int
-        Exits before whose layer states the model reads (`MultiExit.reach`).
-    fused : sequence of str or None
-        Signals by which words are fused at every exit; None where they are not.
+    `spells`: whether transcripts are the attention decoder's: its signals can be read then. `remembers`: exits before
+    whose layer states the model reads (`MultiExit.reach`). `fused`: signals by which words are fused at every exit;
+    None where they are not. ValueError when the policy reads something that is not computed live; what is, is named.
     """
 
     def __init__(
@@ -148,14 +141,9 @@ def head_signals(
 ) -> list[torch.Tensor]:
     """Acoustic signals in the order of `names`, each of shape (n,), still on the device.
 
-    Arguments
-    ---------
-    log_probs : torch.Tensor of shape (n, frames, tokens) or None
-        Of this exit; None where only layer states are asked for.
-    hidden, previous_hidden : torch.Tensor of shape (n, frames, dim)
-        Layer states likewise; the previous ones are not read unless `cosine` is asked for.
-    log_probs_before : sequence of torch.Tensor of shape (n, frames, tokens)
-        Of the exits before, the latest first, as many as there are.
+    `log_probs` (n, frames, tokens): of this exit; None where only layer states are asked for. `hidden`,
+    `previous_hidden` (n, frames, dim): layer states likewise; the previous ones are not read unless `cosine` is asked
+    for. `log_probs_before` (n, frames, tokens): of the exits before, the latest first, as many as there are.
     """
     found = acoustic_signals(
         hidden if log_probs is None else log_probs,  # of which `cosine` asks the length only

@@ -56,12 +56,8 @@ def spell_words(
 
     Their texts are those of the vocabulary's `decode` on the collapsed path.
 
-    Arguments
-    ---------
-    best : np.ndarray of shape (frames,)
-        Best token of each frame, without padding.
-    spellings : sequence of str
-        What each token adds to a transcript: `vocabulary.spellings`.
+    `best` (frames,): best token of each frame, without padding. `spellings`: what each token adds to a transcript:
+    `vocabulary.spellings`.
 
     Example
     -------
@@ -99,12 +95,8 @@ def fused_words(
 
     No word begins before the one before it: exits place a word some frames apart.
 
-    Arguments
-    ---------
-    heard : Heard
-        At the exit where the utterance stopped.
-    paths : sequence of np.ndarray of shape (2, frames)
-        Of the exits passed: best token of each frame, and its probability.
+    `heard`: at the exit where the utterance stopped. `paths` (2, frames): of the exits passed: best token of each
+    frame, and its probability.
     """
     spelled = {
         k: spell_words(
@@ -125,18 +117,10 @@ def fusion_of(source: Source, words: str | None, *, policy: Policy, searches: bo
 
     Returns: None where words are the exit's.
 
-    Arguments
-    ---------
-    words : str or None
-        One of `WORDS`; None takes those that the policy was certified for, else the exit's.
-    searches : bool
-        Whether a beam or an attention decoder gives the words.
-
-    Raises
-    ------
-    ValueError
-        When the policy was certified for other words, the folder has no `fusion.json`, one of other weights, exits or a
-        fit that the certificate does not name, or the words are a search's or an exit's that the policy chooses.
+    `words`: one of `WORDS`; None takes those that the policy was certified for, else the exit's. `searches`: whether a
+    beam or an attention decoder gives the words. ValueError when the policy was certified for other words, the folder
+    has no `fusion.json`, one of other weights, exits or a fit that the certificate does not name, or the words are a
+    search's or an exit's that the policy chooses.
     """
     promise = promise_of_words(source, policy)
     certified = promise.get("words", "exit")

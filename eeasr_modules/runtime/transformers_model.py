@@ -166,14 +166,9 @@ class EarlyExitForCTC(PreTrainedModel):
     ) -> EarlyExitOutput | tuple[torch.Tensor, torch.Tensor]:
         """Log-probs of the exit that each utterance takes, and which one that is.
 
-        Arguments
-        ---------
-        input_values : torch.Tensor of shape (batch, samples)
-            Zero-padded waveforms at the model's rate.
-        attention_mask : torch.Tensor of shape (batch, samples) or None
-            1 for samples, 0 for padding; None for no padding.
-        exit_policy, budget : str or None, float or None
-            In place of the configuration's, for this batch.
+        `input_values` (batch, samples): zero-padded waveforms at the model's rate. `attention_mask` (batch, samples): 1
+        for samples, 0 for padding; None for no padding. `exit_policy`, `budget`: in place of the configuration's, for
+        this batch.
         """
         if labels is not None:
             raise ValueError("a model with early exits is trained by train.py: leave labels out")

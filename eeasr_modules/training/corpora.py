@@ -121,19 +121,10 @@ def prepare_corpora(
 ) -> Corpora:
     """Manifests of all that the configuration names.
 
-    Arguments
-    ---------
-    may_download : bool
-        Whether a `data_folder` that does not exist is to be fetched (never where the user named one).
-    heard : sequence of Path
-        Manifests that the run folder's model was trained on so far (see `heard`): labels and speakers go by them.
-    goes_on : bool
-        Whether it will be trained on those of today as well.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        One sentence: a folder that is not the corpus, an unknown or empty split, a false label.
+    `may_download`: whether a `data_folder` that does not exist is to be fetched (never where the user named one).
+    `heard`: manifests that the run folder's model was trained on so far (see `heard`): labels and speakers go by them.
+    `goes_on`: whether it will be trained on those of today as well. FileNotFoundError, ValueError: one sentence: a
+    folder that is not the corpus, an unknown or empty split, a false label.
     """
     folder = corpus_folders(recipes)[config.corpus.lower()]
     recipe = load_recipe(folder)
@@ -323,14 +314,9 @@ def set_label(
     "shifted" for a shift that training did not see; else "in_domain". ValueError when utterances of the set were
     trained on.
 
-    Arguments
-    ---------
-    train : sequence of SetDescription
-        Everything the model was trained on; empty when that is not known.
-    shift : str, optional
-        Name of the shift (see `data.pipeline.SHIFTS`) that is applied when the set is read.
-    train_augmentation : collection of str
-        Names of the shifts that training saw as augmentation.
+    `train`: everything the model was trained on; empty when that is not known. `shift`: name of the shift (see
+    `data.pipeline.SHIFTS`) that is applied when the set is read. `train_augmentation`: names of the shifts that
+    training saw as augmentation.
     """
     check_disjoint(train, test)
     if not train:

@@ -229,17 +229,10 @@ def build_model(
 ) -> MultiExit:
     """A fresh model, or one that starts from `init_from`: encoder and the exits that both have.
 
-    ValueError if `init_from` holds a model of another shape.
-
-    Arguments
-    ---------
-    checkpoint_head : bool
-        The last exit is the CTC head of the encoder's checkpoint. With `freeze_encoder` that head stays as it is.
-    lens_body : dict or None
-        See `build_heads`; heads then share one projection.
-    last_norm : bool
-        See `build_heads`; for a frozen encoder alone, whose projections then start small. Heads of `init_from` stay
-        as they are.
+    `checkpoint_head`: the last exit is the CTC head of the encoder's checkpoint. With `freeze_encoder` that head stays
+    as it is. `lens_body`: see `build_heads`; heads then share one projection. `last_norm`: see `build_heads`; for a
+    frozen encoder alone, whose projections then start small. Heads of `init_from` stay as they are. ValueError if
+    `init_from` holds a model of another shape.
     """
     encoder, start, before = config.encoder_settings, None, []
     own = own_decoder_settings(config)

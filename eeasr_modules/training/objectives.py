@@ -19,9 +19,7 @@ from eeasr_modules.data.text import load_vocabulary
 from eeasr_modules.models.decoding.attention import AttentionDecoder, spelling_losses
 from eeasr_modules.models.decoding.ctc import greedy_decode, valid_frames
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.training.config.keys import Config
-
-EXIT_WEIGHTS = ("uniform", "linear", "increasing", "last")
+from eeasr_modules.training.config.keys import EXIT_WEIGHTS, Config
 
 
 def exit_weights(scheme: str | list[float], n_exits: int) -> list[float]:

@@ -54,10 +54,7 @@ def check_language_model(config) -> None:
 def check_recordings(evaluation_sets: Sequence, *, sample_rate: int) -> None:
     """Read every recording of the sets to its end, so that training is not done before one turns out to be broken.
 
-    Raises
-    ------
-    ValueError
-        How many cannot be read, which is the first, and why.
+    ValueError: how many cannot be read, which is the first, and why.
     """
     from tqdm import tqdm
 

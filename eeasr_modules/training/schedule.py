@@ -67,12 +67,7 @@ class Regime:
     def weights_of(self, epoch: int, *, update: int) -> tuple[float, ...]:
         """Weight of each exit's loss in one update; heads of exits that weigh 0 stay as they are.
 
-        Arguments
-        ---------
-        epoch : int
-            From 1.
-        update : int
-            From 0, over all epochs.
+        `epoch`: from 1. `update`: from 0, over all epochs.
         """
         n_exits = len(self.weights)
         last = (*[0.0] * (n_exits - 1), 1.0)
@@ -118,16 +113,10 @@ def warmup_cosine(progress: float, *, warmup_share: float, final_share: float) -
 def lr_share(schedule: str, progress: float, *, warmup_share: float, final_share: float) -> float:
     """Share of the peak learning rate under one of `SCHEDULES`, all with a linear warm-up.
 
-    ValueError if there is no such schedule.
-
-    Arguments
-    ---------
-    schedule : str
-        `cosine` (see `warmup_cosine`); `linear` (down to `final_share`); `noam` (falls with the root of the updates
-        done, Vaswani et al. 2017, with the peak at the end of the warm-up); `constant`; `newbob` (constant here: the
-        Brain multiplies it by SpeechBrain's annealed factor).
-    final_share : float
-        What is left at the end; a lower bound for `noam`; not used by `constant` and `newbob`.
+    `schedule`: `cosine` (see `warmup_cosine`); `linear` (down to `final_share`); `noam` (falls with the root of the
+    updates done, Vaswani et al. 2017, with the peak at the end of the warm-up); `constant`; `newbob` (constant here:
+    the Brain multiplies it by SpeechBrain's annealed factor). `final_share`: what is left at the end; a lower bound for
+    `noam`; not used by `constant` and `newbob`. ValueError if there is no such schedule.
 
     Example
     -------
@@ -168,12 +157,8 @@ def decayed_groups(encoder: nn.Module, *, decay: float) -> list[dict]:
 
     Returns: `params`, and `lr_scale`, the share of the encoder's learning rate; from the front end up.
 
-    Arguments
-    ---------
-    encoder : Encoder
-        Frozen parameters are left out.
-    decay : float
-        The layer below learns `decay` times as fast; the last layer at the full rate.
+    `encoder`: frozen parameters are left out. `decay`: the layer below learns `decay` times as fast; the last layer at
+    the full rate.
 
     Example
     -------

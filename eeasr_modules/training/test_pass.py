@@ -39,14 +39,9 @@ ReadExit = Callable[[int, torch.Tensor, torch.Tensor], None]
 class PosteriorReadings:
     """Readings of a whole set, filled batch by batch.
 
-    ValueError when `average_exits` or `nbest` is 1: nothing is averaged or compared then.
-
-    Arguments
-    ---------
-    average_exits : int
-        Average the posteriors of so many last exits; 0 for none.
-    nbest : int
-        Beam of the search whose best transcript's posterior is the signal `nbest_posterior`; 0 for none.
+    `average_exits`: average the posteriors of so many last exits; 0 for none. `nbest`: beam of the search whose best
+    transcript's posterior is the signal `nbest_posterior`; 0 for none. ValueError when `average_exits` or `nbest` is 1:
+    nothing is averaged or compared then.
 
     Attributes
     ----------
@@ -107,12 +102,8 @@ def read_exits(
 ) -> tuple[list[list[list[int]]], dict[str, np.ndarray], np.ndarray]:
     """Tokens and acoustic signals of every exit for a batch.
 
-    Arguments
-    ---------
-    on_exit : callable or None
-        Called at every exit with its `exit_index`, log-probs and frame counts, while they live.
-    on_end : callable or None
-        Called with the states (batch, frames, dim) behind the last layer.
+    `on_exit`: called at every exit with its `exit_index`, log-probs and frame counts, while they live. `on_end`: called
+    with the states (batch, frames, dim) behind the last layer.
 
     Returns
     -------

@@ -184,14 +184,9 @@ def spelling_losses(
 ) -> torch.Tensor:
     """Cross-entropy of the decoder on each utterance's tokens and the end after them, nats; shape (batch,).
 
-    Arguments
-    ---------
-    log_probs : torch.Tensor of shape (batch, tokens + 1, vocabulary)
-        Of `AttentionDecoder.log_probs` for `prefixes(targets)`.
-    n_targets : torch.Tensor of shape (batch,)
-        Valid tokens; what lies beyond is not read.
-    label_smoothing : float
-        Share of the target that is spread evenly over all tokens that can be said (Szegedy et al. 2016).
+    `log_probs` (batch, tokens + 1, vocabulary): of `AttentionDecoder.log_probs` for `prefixes(targets)`. `n_targets`
+    (batch,): valid tokens; what lies beyond is not read. `label_smoothing`: share of the target that is spread evenly
+    over all tokens that can be said (Szegedy et al. 2016).
     """
     wanted, counts = _wanted(targets, n_targets, decoder.end_index)
     losses = -log_probs.gather(2, wanted.unsqueeze(2)).squeeze(2)

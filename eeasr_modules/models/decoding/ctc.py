@@ -31,12 +31,8 @@ def run_starts(path: torch.Tensor) -> torch.Tensor:
 def greedy_decode(log_probs: torch.Tensor, n_frames: torch.Tensor, *, blank_index: int) -> list[list[int]]:
     """Best token per frame, repeats merged, blanks removed; token indices per utterance.
 
-    Arguments
-    ---------
-    log_probs : torch.Tensor of shape (batch, frames, tokens)
-        Or any monotone function of them.
-    n_frames : torch.Tensor of shape (batch,)
-        Valid frames; what lies beyond is not read.
+    `log_probs` (batch, frames, tokens): or any monotone function of them. `n_frames` (batch,): valid frames; what lies
+    beyond is not read.
 
     Example
     -------
@@ -159,15 +155,9 @@ class BeamDecoder:
 
     Scores are summed in float64 over an utterance's own frames, so that its transcript does not depend on its batch.
 
-    FileNotFoundError when there is no such language model. ImportError when a language model is given and `kenlm` or
-    `pygtrie` is not installed.
-
-    Arguments
-    ---------
-    tokens : sequence of str
-        The vocabulary, in the order of ids.
-    spellings : sequence of str
-        What each token adds to a transcript (`spellings` of a vocabulary); tokens that add nothing are left out.
+    `tokens`: the vocabulary, in the order of ids. `spellings`: what each token adds to a transcript (`spellings` of a
+    vocabulary); tokens that add nothing are left out. FileNotFoundError when there is no such language model.
+    ImportError when a language model is given and `kenlm` or `pygtrie` is not installed.
 
     Example
     -------

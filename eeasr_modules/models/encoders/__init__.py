@@ -98,10 +98,7 @@ def build_encoder(settings: dict) -> nn.Module:
 
     `settings`: `encoder` names the kind (a key of `ENCODERS`); the rest are that encoder's arguments.
 
-    Raises
-    ------
-    ValueError
-        On an unknown kind or setting.
+    ValueError on an unknown kind or setting.
     """
     settings = dict(settings)
     name = settings.pop("encoder", None)

@@ -27,16 +27,9 @@ WINDOWS = {"convolution": 81, "average": 21}  # samples of a waveform: as in Spe
 class Downsampler(nn.Module):
     """A waveform, or the frames of a filterbank, made `factor` times shorter.
 
-    ValueError if there is no such kind or factor.
-
-    Arguments
-    ---------
-    kind : str
-        `convolution`, `average` or `signal` (resampling with a low pass).
-    factor : int
-        2 or 3.
-    window : int
-        Steps that one step of the output sees, for `convolution` and `average`; `signal` has its own.
+    `kind`: `convolution`, `average` or `signal` (resampling with a low pass). `factor`: 2 or 3. `window`: steps that
+    one step of the output sees, for `convolution` and `average`; `signal` has its own. ValueError if there is no such
+    kind or factor.
 
     Example
     -------

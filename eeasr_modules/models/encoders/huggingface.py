@@ -33,6 +33,9 @@ class HuggingFaceEncoder(nn.Module):
     one frame. Attention never sees padding. Inner states of "large" models (stable layer norm) are un-normalised:
     `final_norm` is what their heads start from; it is None where layers normalise their output themselves.
 
+    ValueError: one sentence: no such checkpoint, no speech encoder, another sample rate, attention that it has not.
+    RuntimeError if the walk does not reproduce the model's own forward under the installed transformers.
+
     Arguments
     ---------
     source : str or None
@@ -70,13 +73,6 @@ class HuggingFaceEncoder(nn.Module):
         2 or 3: 25 or 16.7 frames a second.
     target_lang : str or None
         Language of an MMS checkpoint: its adapter and head are read.
-
-    Raises
-    ------
-    ValueError
-        One sentence: no such checkpoint, no speech encoder, another sample rate, attention that it has not.
-    RuntimeError
-        If the walk does not reproduce the model's own forward under the installed transformers.
 
     Example
     -------

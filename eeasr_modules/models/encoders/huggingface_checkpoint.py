@@ -159,10 +159,7 @@ def read_checkpoint(
 ) -> Checkpoint:
     """Encoder, CTC head and input conventions of a checkpoint.
 
-    Raises
-    ------
-    ValueError
-        See `checkpoint_config`; also if encoder weights are missing from the checkpoint.
+    ValueError: see `checkpoint_config`; also if encoder weights are missing from the checkpoint.
     """
     from pickle import UnpicklingError
 

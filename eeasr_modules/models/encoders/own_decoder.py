@@ -65,14 +65,8 @@ class DecoderShape:
     def pass_macs(self, n_tokens: int, n_before: int, n_frames: int, *, n_read: int) -> float:
         """Multiply-accumulates of one call of the decoder.
 
-        Arguments
-        ---------
-        n_before : int
-            In the cache.
-        n_frames : int
-            Attended to.
-        n_read : int
-            Positions behind which the next token's probabilities are read.
+        `n_before`: in the cache. `n_frames`: attended to. `n_read`: positions behind which the next token's
+        probabilities are read.
         """
         gated = 3 if self.kind == "moonshine" else 2
         own = 4 * n_tokens * self.dim**2 + 2 * n_tokens * (n_before + n_tokens) * self.dim
@@ -308,14 +302,9 @@ class OwnDecoder:
     def decode(self, encoder, hidden: torch.Tensor, wav: torch.Tensor, *, draft: str | None = None) -> Said:
         """What it says of one utterance.
 
-        Arguments
-        ---------
-        hidden : torch.Tensor of shape (frames, dim)
-            States after the encoder's last layer, without padding.
-        wav : torch.Tensor of shape (samples,)
-            The utterance; read where the decoder needs it padded.
-        draft : str or None
-            The CTC transcript to check; None, or a decoder without `draft`: all is decoded.
+        `hidden` (frames, dim): states after the encoder's last layer, without padding. `wav` (samples,): the utterance;
+        read where the decoder needs it padded. `draft`: the CTC transcript to check; None, or a decoder without
+        `draft`: all is decoded.
         """
         states, macs = encoder.decoder_states(hidden, wav)
         most = min(self.most_tokens, most_tokens(len(wav)))

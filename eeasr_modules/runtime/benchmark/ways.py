@@ -219,14 +219,8 @@ def peer_ways(
     Returns: waveforms (batch, samples), np.ndarray (without arguments those given), to log-probabilities, np.ndarray of
     shape (batch, frames, tokens).
 
-    Arguments
-    ---------
-    engine : Engine
-        In float32 on a CPU, of an encoder that has a stock forward.
-    wavs : torch.Tensor of shape (batch, samples)
-        The only shape that the ways take.
-    int8 : bool
-        Also in 8 bits; making the graph takes several times the model's memory.
+    `engine`: in float32 on a CPU, of an encoder that has a stock forward. `wavs` (batch, samples): the only shape that
+    the ways take. `int8`: also in 8 bits; making the graph takes several times the model's memory.
     """
     lines = missing_peers()
     there = [peer for peer in PACKAGES if not any(line.startswith(peer) for line in lines)]

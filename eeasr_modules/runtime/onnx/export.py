@@ -215,6 +215,10 @@ def export_model(
 ) -> Path:
     """Write a model as ONNX graphs with a manifest; the folder appears when it is whole.
 
+    FileNotFoundError when a file of the model is missing. ValueError when the folder is not empty, the format or policy
+    unknown, the policy one that the exported loop cannot ask, a package is missing, or the model is one whose exits
+    feed back into its layers, or that downsamples.
+
     Arguments
     ---------
     name : str or Path
@@ -225,14 +229,6 @@ def export_model(
         Also write layers and heads with matrix products in 8 bits (dynamic quantisation).
     policy, budget : str or None, float or None
         Which policy the manifest names, as `EarlyExitASR.from_pretrained` takes them.
-
-    Raises
-    ------
-    FileNotFoundError
-        When a file of the model is missing.
-    ValueError
-        When the folder is not empty, the format or policy unknown, the policy one that the exported loop cannot ask, a
-        package is missing, or the model is one whose exits feed back into its layers, or that downsamples.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")

@@ -255,14 +255,9 @@ class OnnxASR:
     def transcribe(self, wav: np.ndarray, *, utt_id: str = "audio") -> Heard:
         """Transcribe one utterance; no graph runs beyond the exit where it leaves.
 
-        ValueError when the waveform is empty, of several channels, or not finite.
-
-        Arguments
-        ---------
-        wav : np.ndarray of shape (samples,)
-            At the model's sample rate, -1 to 1; rounded to 16 bits, as wherever audio is read.
-        utt_id : str
-            Its name; only the policy `random` looks at it.
+        `wav` (samples,): at the model's sample rate, -1 to 1; rounded to 16 bits, as wherever audio is read. `utt_id`:
+        its name; only the policy `random` looks at it. ValueError when the waveform is empty, of several channels, or
+        not finite.
         """
         wav = np.asarray(wav, dtype=np.float32)
         if wav.ndim != 1 or not len(wav) or not np.isfinite(wav).all():

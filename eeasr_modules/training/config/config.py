@@ -201,10 +201,7 @@ def with_depth(config: Config, *, n_layers: int, dim: int) -> Config:
 
     `n_layers`, `dim`: of the encoder, before `keep_layers` takes the last layers off.
 
-    Raises
-    ------
-    ValueError
-        On an exit or a policy's layer that there is not, or a budget that no choice of exits has.
+    ValueError on an exit or a policy's layer that there is not, or a budget that no choice of exits has.
     """
     from eeasr_modules.exits import check_against, parse_policies, parse_policy
     from eeasr_modules.exits.policies.protocol import reach_of

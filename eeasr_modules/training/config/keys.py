@@ -87,7 +87,7 @@ class Config:
         return {"fast"} if any(speed >= 120 for speed in self.values["speeds"]) else set()
 
 
-EXIT_WEIGHT_NAMES = ("uniform", "linear", "increasing", "last")
+EXIT_WEIGHTS = ("uniform", "linear", "increasing", "last")
 EVERY = re.compile(r"every (\d+)(?: from (\d+))?")  # exit_layers without numbering each
 
 
@@ -148,7 +148,7 @@ COMMON_KEYS: dict[str, Key] = {
     "batch_utterances": positive(),
     "regime": Key(str, choices=REGIMES),
     "first_step_share": Key(float, above=0.0, high=1.0),
-    "exit_weights": Key(str, choices=EXIT_WEIGHT_NAMES, listed=float),
+    "exit_weights": Key(str, choices=EXIT_WEIGHTS, listed=float),
     "confidence_weighted": Key(bool),
     "distill": Key(str, optional=True),
     "distill_alpha": Key(float, low=0.0, high=1.0, listed=float),

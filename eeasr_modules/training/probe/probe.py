@@ -232,6 +232,8 @@ def set_up(
 ) -> Probe:
     """Everything checked and listed; nothing computed. A SpeechBrain run's encoder is written into `folder`.
 
+    FileNotFoundError, ValueError: one sentence on what is missing.
+
     Arguments
     ---------
     checkpoint : str
@@ -242,11 +244,6 @@ def set_up(
         Of `data`: to train on, to choose on, to test on.
     ood_splits : sequence of sequences of str
         Of each of `ood`; one for all where there is one.
-
-    Raises
-    ------
-    FileNotFoundError, ValueError
-        One sentence on what is missing.
     """
     recipes, yaml = root / "recipes", root / "hparams" / "probe.yaml"
     if not yaml.is_file():

@@ -86,10 +86,7 @@ def read_run(folder: Path, into: Path, *, encoder: str | None = None) -> SpeechB
     recipe tests with, else the latest. `encoder`: whose shape the encoder has, a folder or hub id; None: what the run
     names.
 
-    Raises
-    ------
-    ValueError, FileNotFoundError
-        One sentence on what is missing or not as in the recipe.
+    ValueError, FileNotFoundError: one sentence on what is missing or not as in the recipe.
     """
     checkpoint = _best(folder)
     run = checkpoint.parents[1]

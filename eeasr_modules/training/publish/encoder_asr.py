@@ -69,14 +69,9 @@ class Tokenizer:
 class FolderPretrainer(Pretrainer):
     """Takes weights and vocabulary by their names in a model folder, wherever that is (a path, or the hub).
 
-    Arguments
-    ---------
-    encoder : OneExit
-        Its weights are read from the file `weights`.
-    tokenizer : Tokenizer
-        Its vocabulary is read from the file `vocabulary`.
-    weights : str
-        Name of that file; the index where there are several, which must then lie in the same local folder.
+    `encoder`: its weights are read from the file `weights`. `tokenizer`: its vocabulary is read from the file
+    `vocabulary`. `weights`: name of that file; the index where there are several, which must then lie in the same local
+    folder.
     """
 
     def __init__(self, encoder: OneExit, tokenizer: Tokenizer, vocabulary: str, weights: str = WEIGHTS):
