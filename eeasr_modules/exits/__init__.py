@@ -31,12 +31,13 @@ from eeasr_modules.exits.tables.text_signals import (
 from eeasr_modules.exits.tuning.calibration import (
     Calibrated,
     CrossFit,
+    Curve,
     budget_cost,
     choose,
     cross_fit,
+    policy_curve,
     refuse_same_set,
 )
-from eeasr_modules.exits.tuning.curve import Curve, policy_curve
 from eeasr_modules.exits.tuning.replay import (
     Decisions,
     choice_point,

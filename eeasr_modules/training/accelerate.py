@@ -31,8 +31,7 @@ from eeasr_modules.exits.policies.protocol import Policy
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tables.table import ExitTable
-from eeasr_modules.exits.tuning.calibration import Calibrated
-from eeasr_modules.exits.tuning.curve import policy_curve
+from eeasr_modules.exits.tuning.calibration import Calibrated, policy_curve
 from eeasr_modules.exits.tuning.risk import certify, risk_outcome
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget, against_last
 from eeasr_modules.exits.tuning.risk_terms import blocks_needed

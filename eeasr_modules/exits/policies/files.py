@@ -17,8 +17,7 @@ import numpy as np
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.exits.policies.protocol import KINDS, FittedModel, Policy
 from eeasr_modules.exits.policies.text import parse_policy
-from eeasr_modules.exits.tuning.calibration import Calibrated
-from eeasr_modules.exits.tuning.curve import Curve
+from eeasr_modules.exits.tuning.calibration import Calibrated, Curve
 from eeasr_modules.exits.tuning.replay import models_of, with_models
 from eeasr_modules.exits.tuning.watches import DriftReference
 

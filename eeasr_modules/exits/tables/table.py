@@ -193,6 +193,10 @@ class ExitTable:
         """Pooled character error rate of each exit in percent, of shape (n_exits,)."""
         return 100.0 * self.n_char_errors.sum(axis=0) / self.n_ref_chars.sum()
 
+    def wer_of(self, exit_index: np.ndarray) -> float:
+        """Pooled word error rate in percent of an exit, from 0, for each utterance."""
+        return float(100.0 * self.errors[np.arange(self.n_utterances), exit_index].sum() / self.n_ref_words.sum())
+
     def signal(self, name: str) -> np.ndarray:
         """One signal, stored or derived (`is_derived`).
 

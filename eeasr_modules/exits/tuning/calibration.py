@@ -1,5 +1,9 @@
 """Calibration: fill in what a policy left open, on dev, to a budget, to a WER, or to a WER above the last exit's.
 
+A *curve* is a policy's cost and WER over all that was left open in it. Where a policy stops at the first exit whose
+score is at most a threshold, no threshold is replayed: as it rises, an utterance moves from the ceiling exit down along
+the running minimum of its scores, and sums over thresholds are sums over those moves.
+
 The rule for a budget: among the thresholds (and windows, where those are open) whose mean cost on dev is within it, the
 lowest WER, then the lowest cost. The rule for a WER: the lowest cost within it, then the lowest WER. Neither promises
 anything about other data. For tables without a dev set there is cross-fitting: speakers are dealt into folds, and
@@ -13,21 +17,192 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits.policies.combine import Between, leaves_choice
-from eeasr_modules.exits.policies.protocol import Policy, reach_of
+from eeasr_modules.exits.policies.combine import (
+    Between,
+    check_against,
+    leaves_choice,
+    open_leaf,
+    parts_of,
+    with_threshold,
+)
+from eeasr_modules.exits.policies.protocol import Policy, exits_back, reach_of
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
-from eeasr_modules.exits.tuning.curve import Curve, policy_curve
 from eeasr_modules.exits.tuning.replay import (
     choice_point,
     decide,
     exit_costs,
     mean_cost,
+    models_of,
     needed_signal,
+    needed_signals,
     policy_costs,
     replay,
+    scored,
+    with_models,
 )
 from eeasr_modules.exits.tuning.watches import DriftReference
+
+
+def swept_sums(passed_at: np.ndarray, values: np.ndarray, *, floor: int, ceiling: int, n_thresholds: int) -> np.ndarray:
+    """Sum over utterances of a number at the exit chosen, for every threshold; shape (n_thresholds,).
+
+    `passed_at` (n_utterances, n_exits) is the position, among the rising thresholds, of the first that is at least the
+    score (`n_thresholds`: none); `values`, of that shape, are summed; `floor` and `ceiling` are the first and the last
+    exit that may be chosen, from 0.
+
+    Example
+    -------
+    >>> swept_sums(np.array([[1, 0, 2]]), np.array([[5.0, 3.0, 1.0]]), floor=0, ceiling=2, n_thresholds=2)
+    array([3., 5.])
+    """
+    least = np.minimum.accumulate(passed_at[:, floor:ceiling], axis=1)
+    # added[t]: what changes for the utterances that move when the threshold reaches t
+    added = np.zeros(n_thresholds + 1)
+    held = values[:, ceiling].astype(np.float64)
+    for i in reversed(range(least.shape[1])):
+        # an exit is chosen only from where it is passed until an earlier one is passed at the same threshold
+        moves = np.ones(len(least), dtype=bool) if i == 0 else least[:, i] < least[:, i - 1]
+        here = values[moves, floor + i]
+        added += np.bincount(least[moves, i], here - held[moves], minlength=n_thresholds + 1)
+        held[moves] = here
+    return values[:, ceiling].sum() + np.cumsum(added[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Points of a policy, one for each way of filling in what it left open."""
+
+    policies: Sequence  # filled in
+    cost: np.ndarray  # (n_points,), mean cost
+    wer: np.ndarray  # (n_points,), in percent
+
+    def take(self, index: np.ndarray) -> "Curve":
+        """Some of the points, in the order given."""
+        return Curve(tuple(self.policies[i] for i in index), self.cost[index], self.wer[index])
+
+    def frontier(self) -> "Curve":
+        """The points that no other beats in both cost and WER, by rising cost."""
+        order = np.lexsort((self.wer, self.cost))
+        best_before = np.minimum.accumulate(np.concatenate([[np.inf], self.wer[order][:-1]]))
+        return self.take(order[self.wer[order] < best_before])
+
+
+def thresholds_of(policy: Policy, table: ExitTable, *, n_thresholds: int = 200) -> np.ndarray:
+    """Thresholds worth trying on a table, as the policy's own `thresholds` gives them: rising, at most two more than
+    asked for. Empty where nothing but a window is open; for `static` the layers of the exits.
+    """
+    policy, table, _ = scored(policy, table)
+    leaf = open_leaf(policy)
+    return np.empty(0) if leaf is None else leaf.thresholds(_signals_of(leaf, table), n_thresholds)
+
+
+def _signals_of(leaf: Policy, table: ExitTable) -> dict[str, np.ndarray]:
+    return {name: needed_signal(table, name, policy=leaf) for name in leaf.needs}
+
+
+def policy_curve(
+    policy: Policy, table: ExitTable, *, cost: str = "cost_layers", n_thresholds: int = 200, n_folds: int = 10
+) -> Curve:
+    """Cost and WER of an open policy over its thresholds, and over its windows where those are open too.
+
+    By rising threshold; every window (wider ones first) within every threshold. Thresholds come from the table's own
+    values: on test data this shows what the signal could give. What has to be fitted is fitted on the table; the points
+    are then those of cross-fitted scores (`replay.scored`), the policies carry the model of all.
+    """
+    check_against(policy, table.exit_layers)
+    _refuse_inner_windows(policy)
+    recorded, table, models = scored(policy, table, n_folds=n_folds)
+    thresholds = thresholds_of(recorded, table, n_thresholds=n_thresholds)
+    policy = with_models(policy, models)
+    filled = [with_threshold(policy, t) for t in thresholds] if len(thresholds) else [policy]
+    has_open_window = isinstance(policy, Between) and policy.has_open_window
+    if has_open_window:
+        layers = [int(layer) for layer in table.exit_layers]
+        windows = [(f, c) for f in range(len(layers)) for c in reversed(range(f, len(layers)))]
+        filled = [Between(layers[f], layers[c], one.policy) for one in filled for f, c in windows]
+    points = _swept_points(recorded, filled, thresholds, table, cost)
+    if points is None:
+        stand_ins = [with_models(one, models_of(recorded)) for one in filled]
+        points = _replayed_points(stand_ins, table, cost, n_windows=len(windows) if has_open_window else 1)
+    return Curve(tuple(filled), points[:, 0], points[:, 1])
+
+
+def _refuse_inner_windows(policy: Policy) -> None:
+    for part in parts_of(policy):
+        if isinstance(part, Between) and part.has_open_window:
+            raise ValueError(f"only an outermost between can have its layers calibrated, got {policy}")
+        _refuse_inner_windows(part)
+
+
+def _swept_points(
+    policy: Policy, filled: list[Policy], thresholds: np.ndarray, table: ExitTable, cost: str
+) -> np.ndarray | None:
+    """(cost, WER) of every policy, (n, 2), all thresholds at once; None where the policy is not one of one score."""
+    leaf = policy.policy if isinstance(policy, Between) else policy
+    has_scores = len(thresholds) and not reach_of(leaf) and leaf is open_leaf(policy)
+    scores = leaf.stopping_scores(_signals_of(leaf, table)) if has_scores else None
+    if scores is None:
+        return None
+    _check_scores(leaf, scores, thresholds, table)
+    n, n_windows = len(thresholds), len(filled) // len(thresholds)
+    sign = 1 if leaf.low_stops else -1
+    passed_at = np.searchsorted(np.sort(sign * thresholds), sign * scores, side="left")
+    points = np.empty((n, n_windows, 2))
+    errors, layers = table.errors, table.exit_layers.tolist()
+    for i, one in enumerate(filled[:n_windows]):
+        window = (0, table.n_exits - 1)
+        if isinstance(one, Between):
+            window = layers.index(one.floor_layer), layers.index(one.ceiling_layer)
+        bounds = {"floor": window[0], "ceiling": window[1], "n_thresholds": n}
+        paid = swept_sums(passed_at, policy_costs(one, table, cost=cost), **bounds) / table.duration_s.sum()
+        wrong = swept_sums(passed_at, errors, **bounds) * (100.0 / table.n_ref_words.sum())
+        points[:, i] = np.stack([paid, wrong], axis=1)[::sign]
+    return points.reshape(-1, 2)
+
+
+def _check_scores(leaf: Policy, scores: np.ndarray, thresholds: np.ndarray, table: ExitTable) -> None:
+    """Refuse scores that do not belong to the policy's own `step`, by replaying one threshold of the middle."""
+    threshold = thresholds[len(thresholds) // 2]
+    stops = scores <= threshold if leaf.low_stops else scores >= threshold
+    stops[:, -1] = True
+    wrong = np.flatnonzero(stops.argmax(axis=1) != replay(leaf.with_threshold(threshold), table))
+    if len(wrong):
+        raise ValueError(
+            f"stopping_scores of {leaf} must stop where its step does, but at threshold {threshold:g} they differ for "
+            f"{len(wrong)} of {len(scores)} utterances: mend one of the two in its class"
+        )
+
+
+def _replayed_points(filled: list[Policy], table: ExitTable, cost: str, *, n_windows: int) -> np.ndarray:
+    """(cost, WER) of every policy, (n, 2); windows of one threshold share what the inner policy says."""
+    if n_windows == 1:
+        return np.array([choice_point(one, table, cost=cost) for one in filled])
+    layers, rows, points = table.exit_layers.tolist(), np.arange(table.n_utterances), []
+    for first in range(0, len(filled), n_windows):
+        next_stop, back = _next_stop(filled[first].policy, table)
+        for one in filled[first : first + n_windows]:
+            floor, ceiling = layers.index(one.floor_layer), layers.index(one.ceiling_layer)
+            decided = np.minimum(next_stop[:, floor], ceiling)
+            costs = policy_costs(one, table, cost=cost)[rows, decided]
+            points.append((mean_cost(costs, table.duration_s), table.wer_of(decided - back[rows, decided])))
+    return np.array(points)
+
+
+def _next_stop(policy: Policy, table: ExitTable) -> tuple[np.ndarray, np.ndarray]:
+    """First exit at or after each exit where the policy would stop who is still there, and how many exits back the
+    transcript of who is stopped at each exit comes from; both (n, exits).
+    """
+    signals = needed_signals(policy, table)
+    state = policy.start(table.n_utterances)
+    last = table.n_exits - 1
+    stops = np.full((table.n_utterances, table.n_exits), last)
+    back = np.zeros_like(stops)
+    for k in range(table.n_exits if reach_of(policy) else last):
+        stop, state = policy.step({name: values[:, k] for name, values in signals.items()}, state)
+        stops[stop, k] = k
+        back[:, k] = exits_back(policy, state, k)
+    return np.minimum.accumulate(stops[:, ::-1], axis=1)[:, ::-1], back
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,13 +288,14 @@ def choose(
         dev_cost=point[0],
         dev_wer=point[1],
         grid=curve.frontier() if isinstance(open_policy, Between) else curve,
-        calibrated_on={
-            "set_name": dev_table.metadata.get("set_name"),
-            "manifest_digest": dev_table.metadata.get("manifest_digest"),
-            "model_digest": dev_table.metadata.get("model_digest"),
-            "n_utterances": dev_table.n_utterances,
-        },
+        calibrated_on=described_set(dev_table),
     )
+
+
+def described_set(table: ExitTable) -> dict[str, Any]:
+    """What is kept of calibration data: set_name, manifest_digest, model_digest, n_utterances."""
+    kept = {key: table.metadata.get(key) for key in ("set_name", "manifest_digest", "model_digest")}
+    return {**kept, "n_utterances": table.n_utterances}
 
 
 def _named_plainly(policy: Policy, dev_table: ExitTable) -> Policy:
@@ -176,9 +352,8 @@ def allowed_cost(budget: float, full: float) -> float:
 
 
 def best_within(curve: Curve, limit: float) -> int | None:
-    """The rule for a budget, wherever one is kept: lowest WER within it, then lowest cost.
-
-    Returns int or None: position in the curve; None where nothing is that cheap.
+    """The rule for a budget, wherever one is kept: position in the curve of the lowest WER within it, then of the
+    lowest cost; None where nothing is that cheap.
     """
     cost, wer = np.asarray(curve.cost), np.asarray(curve.wer)
     # sums in another order must not put a policy that costs exactly the budget outside it
@@ -187,10 +362,7 @@ def best_within(curve: Curve, limit: float) -> int | None:
 
 
 def best_within_budget(curve: Curve, limit: float, policy: Policy, *, budget: float) -> int:
-    """Which point a budget buys: lowest WER within it, then lowest cost; position in the curve.
-
-    ValueError when nothing is that cheap.
-    """
+    """`best_within`, or a ValueError where nothing is that cheap."""
     best = best_within(curve, limit)
     if best is None:
         raise ValueError(
@@ -237,16 +409,9 @@ def cross_fit(
 ) -> CrossFit:
     """Choices for all utterances of a table, by policies of other speakers.
 
-    ValueError when a budget cannot be met on some folds.
-
-    Arguments
-    ---------
-    table : ExitTable
-        Fitted, calibrated and judged on, but never on the same speakers.
-    n_inner_folds : int
-        Folds, within the other folds, whose out-of-fold scores the threshold of a fitted policy is chosen by.
-    on_fold : callable or None
-        Called with how many folds are done and how many there are, first with 0.
+    The threshold of a fitted policy is chosen by out-of-fold scores of `n_inner_folds` within the other folds.
+    `on_fold` is called with how many folds are done and how many there are, first with 0. ValueError when a budget
+    cannot be met on some folds.
 
     Example
     -------
@@ -259,9 +424,7 @@ def cross_fit(
     """
     fold = speaker_folds(table, n_folds, seed=seed)
     for name in open_policy.needs:
-        needed_signal(
-            table, name, policy=open_policy
-        )  # derived ones are then kept, and the folds take their part of them
+        needed_signal(table, name, policy=open_policy)  # a derived one is kept then, and folds take their part of it
     exit_index = np.empty((len(budgets), table.n_utterances), dtype=np.int64)
     emitted, paid = np.empty_like(exit_index), np.empty(exit_index.shape)
     policies: list[list[Policy]] = [[] for _ in budgets]
@@ -277,7 +440,6 @@ def cross_fit(
             exit_index[b, fold == i], emitted[b, fold == i] = chosen.decided, chosen.emitted
             paid[b, fold == i] = policy_costs(policy, own, cost=cost)[np.arange(own.n_utterances), chosen.decided]
             policies[b].append(policy)
-    rows = np.arange(table.n_utterances)
     return CrossFit(
         budgets=tuple(float(budget) for budget in budgets),
         fold=fold,
@@ -285,5 +447,5 @@ def cross_fit(
         exit_index=exit_index,
         emitted=emitted,
         cost=np.array([mean_cost(one, table.duration_s) for one in paid]),
-        wer=np.array([100.0 * table.errors[rows, one].sum() / table.n_ref_words.sum() for one in emitted]),
+        wer=np.array([table.wer_of(one) for one in emitted]),
     )

@@ -40,8 +40,7 @@ from eeasr_modules.exits.policies.combine import Between, open_leaf
 from eeasr_modules.exits.policies.protocol import Fitted, Policy
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.tables.table import ExitTable
-from eeasr_modules.exits.tuning.calibration import Calibrated
-from eeasr_modules.exits.tuning.curve import Curve, policy_curve
+from eeasr_modules.exits.tuning.calibration import Calibrated, Curve, described_set, policy_curve
 from eeasr_modules.exits.tuning.replay import decide, exit_costs, fit_model, mean_cost, with_models
 from eeasr_modules.exits.tuning.risk_losses import against_last
 
@@ -313,10 +312,7 @@ def few_labels(
         changed=share,
         grid=grid,
         cost=cost,
-        calibrated_on={
-            **{key: table.metadata.get(key) for key in ("set_name", "manifest_digest", "model_digest")},
-            "n_utterances": table.n_utterances,
-        },
+        calibrated_on=described_set(table),
     )
 
 

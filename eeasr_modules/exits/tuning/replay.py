@@ -119,13 +119,10 @@ def mean_cost(costs: np.ndarray, weights: np.ndarray) -> float:
 
 
 def choice_point(policy: Policy, table: ExitTable, *, cost: str = "cost_layers") -> tuple[float, float]:
-    """Mean cost of a policy on a table, of the exits where it decided, and WER, of those that it emitted.
-
-    Returns tuple of float: (mean cost, WER in percent).
-    """
+    """Mean cost of a policy on a table, of the exits where it decided, and WER in percent, of those that it emitted."""
     rows, chosen = np.arange(table.n_utterances), decide(policy, table)
     paid = mean_cost(policy_costs(policy, table, cost=cost)[rows, chosen.decided], table.duration_s)
-    return paid, float(100.0 * table.errors[rows, chosen.emitted].sum() / table.n_ref_words.sum())
+    return paid, table.wer_of(chosen.emitted)
 
 
 def needed_signals(policy: Policy, table: ExitTable) -> dict[str, np.ndarray]:

@@ -55,8 +55,7 @@ from eeasr_modules.exits.policies.combine import Between, open_leaf
 from eeasr_modules.exits.policies.protocol import Fitted, Policy
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
-from eeasr_modules.exits.tuning.calibration import Calibrated
-from eeasr_modules.exits.tuning.curve import Curve, policy_curve
+from eeasr_modules.exits.tuning.calibration import Calibrated, Curve, described_set, policy_curve
 from eeasr_modules.exits.tuning.replay import choice_point
 from eeasr_modules.exits.tuning.risk_losses import (
     RiskTarget,
@@ -234,10 +233,7 @@ def control_risk(
         n_tested=min(tests.n_certified + 1, len(tests.mean_p)),
         n_certified=tests.n_certified,
         calibrated_on={
-            "set_name": dev_table.metadata.get("set_name"),
-            "manifest_digest": dev_table.metadata.get("manifest_digest"),
-            "model_digest": dev_table.metadata.get("model_digest"),
-            "n_utterances": dev_table.n_utterances,
+            **described_set(dev_table),
             "source": None if source_table is None else source_table.metadata.get("set_name"),
         },
         grid=grid,

@@ -27,7 +27,7 @@ from eeasr_modules.exits.policies.combine import Between
 from eeasr_modules.exits.policies.protocol import Policy, reach_of
 from eeasr_modules.exits.policies.rules import Static
 from eeasr_modules.exits.tables.table import ExitTable
-from eeasr_modules.exits.tuning.curve import Curve, policy_curve
+from eeasr_modules.exits.tuning.calibration import Curve, policy_curve
 from eeasr_modules.exits.tuning.replay import choice_point, decide
 from eeasr_modules.exits.tuning.risk_losses import (
     RiskTarget,

@@ -340,7 +340,7 @@ class _Deciding:
         if dev is not None:
             chosen = decide(policy, dev)
             paid = _paid(policy, dev, chosen.decided, self.rules.cost)
-            point = mean_cost(paid, dev.duration_s), _wer(chosen.emitted, dev)
+            point = mean_cost(paid, dev.duration_s), dev.wer_of(chosen.emitted)
         return self._made([policy], point, budget=self.rules.budgets[0])
 
     def others(self) -> list[Choice]:
@@ -401,20 +401,16 @@ def _paid(policy: Policy, table: ExitTable, exit_index: np.ndarray, cost: str) -
     return costs[np.arange(len(costs)), exit_index] / COSTS[cost].scale
 
 
-def _wer(exit_index: np.ndarray, table: ExitTable) -> float:
-    return float(100.0 * table.errors[np.arange(table.n_utterances), exit_index].sum() / table.n_ref_words.sum())
-
-
 def point_of(exit_index: np.ndarray, table: ExitTable, *, emitted: np.ndarray | None = None) -> tuple[float, float]:
     """Duration-weighted mean depth in layers of chosen exits, and pooled WER in percent of them or of those emitted."""
     chosen = np.arange(table.n_utterances), exit_index
-    wer = _wer(exit_index if emitted is None else emitted, table)
+    wer = table.wer_of(exit_index if emitted is None else emitted)
     return mean_cost(table.cost_layers[chosen], table.duration_s), wer
 
 
 def curve_points(outcome: Outcome, table: ExitTable, *, cost: str) -> np.ndarray:
     """The line that a policy draws on a set; shape (n_points, 2), mean cost in the unit shown, and WER in percent."""
-    points = [(mean_cost(one.paid[cost], table.duration_s), _wer(one.emitted, table)) for one in outcome.curve]
+    points = [(mean_cost(one.paid[cost], table.duration_s), table.wer_of(one.emitted)) for one in outcome.curve]
     return np.array(points).reshape(-1, 2)
 
 

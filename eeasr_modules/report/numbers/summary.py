@@ -18,7 +18,7 @@ from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.policies.combine import Between
 from eeasr_modules.exits.policies.protocol import text_form
 from eeasr_modules.exits.tables.checks import SET_LABELS
-from eeasr_modules.exits.tuning.curve import Curve
+from eeasr_modules.exits.tuning.calibration import Curve
 from eeasr_modules.exits.tuning.risk import control_risk, risk_outcome
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.exits.tuning.risk_terms import CLIPS_SHOWN, EPS_SHOWN, needed_table

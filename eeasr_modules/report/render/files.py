@@ -18,7 +18,7 @@ from rapidfuzz.distance import Levenshtein
 from eeasr_modules.common.files import neutral
 from eeasr_modules.exits import ExitTable, Policy, oracle_a, oracle_b
 from eeasr_modules.exits.measure.fusion import FusionModel
-from eeasr_modules.exits.tuning.curve import Curve
+from eeasr_modules.exits.tuning.calibration import Curve
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.exits.tuning.risk_terms import needed_lines
 from eeasr_modules.report.numbers.evaluation import CROSS_FIT, N_HALVES, Outcome

@@ -14,7 +14,7 @@ from eeasr_modules.exits.policies.protocol import KINDS, Fitted, exits_back, lag
 from eeasr_modules.exits.policies.rules import PATIENCE_SIGNALS, THRESHOLD_SIGNALS  # noqa: E402
 from eeasr_modules.exits.policies.text import POLICIES, parse_policy  # noqa: E402
 from eeasr_modules.exits.tables.table import ExitTable  # noqa: E402
-from eeasr_modules.exits.tuning.curve import policy_curve  # noqa: E402
+from eeasr_modules.exits.tuning.calibration import policy_curve  # noqa: E402
 from eeasr_modules.exits.tuning.replay import (  # noqa: E402  # noqa: E402
     choice_point,
     decide,

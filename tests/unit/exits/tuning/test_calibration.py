@@ -5,8 +5,7 @@ import pytest
 
 from eeasr_modules.exits.policies.files import read_policies, write_policies
 from eeasr_modules.exits.policies.text import parse_policy
-from eeasr_modules.exits.tuning.calibration import budget_cost, choose, refuse_same_set
-from eeasr_modules.exits.tuning.curve import policy_curve
+from eeasr_modules.exits.tuning.calibration import budget_cost, choose, policy_curve, refuse_same_set
 from eeasr_modules.exits.tuning.replay import choice_point, replay
 
 OPEN = ["entropy", "margin", "patience(1)", "static", "random", "between(2, 6, entropy)", "between(entropy)"]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from eeasr_modules.exits.policies.text import parse_policy
-from eeasr_modules.exits.tuning.curve import policy_curve, thresholds_of
+from eeasr_modules.exits.tuning.calibration import policy_curve, thresholds_of
 from eeasr_modules.exits.tuning.replay import choice_point
 
 

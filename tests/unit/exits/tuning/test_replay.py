@@ -11,8 +11,7 @@ from sentences import sentence_table
 from eeasr_modules.exits.policies.protocol import KINDS, Fitted
 from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tables.table import speaker_folds
-from eeasr_modules.exits.tuning.calibration import choose
-from eeasr_modules.exits.tuning.curve import Curve, policy_curve, thresholds_of
+from eeasr_modules.exits.tuning.calibration import Curve, choose, policy_curve, thresholds_of
 from eeasr_modules.exits.tuning.replay import (
     choice_point,
     cross_fitted,
