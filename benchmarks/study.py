@@ -31,7 +31,6 @@ from study_tables import (  # noqa: E402
     overthinking_rows,
     policy_rows,
     read,
-    speed_rows,
 )
 
 from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
@@ -107,7 +106,6 @@ def written() -> str:
         "overthinking": overthinking_rows(),
         "policies": policy_rows(),
         "fusion": fusion_rows(),
-        "speed": speed_rows(),
     }
     for name, table in tables.items():
         mark = f"<!-- study: {name} -->\n\n"

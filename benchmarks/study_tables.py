@@ -168,13 +168,3 @@ def above_static(one: dict) -> str:
     """Points above or below the static line, with their interval."""
     low, high = one["above_static_interval"]
     return difference({"difference": one["above_static"], "low": low, "high": high})
-
-
-def speed_rows() -> tuple[list[str], list[list[str]]]:
-    """Of `eeasr benchmark`, AN4 test, batch 1: columns of its table that the text discusses."""
-    lines = (STUDY / "benchmark.md").read_text(encoding="utf-8").split("## Batch 1", 1)[1].split("## Batch", 1)[0]
-    cells = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in lines.splitlines() if line.startswith("|")
-    ]
-    kept = [0, 1, 2, 3, 4, 9]
-    return [cells[0][i] for i in kept], [[row[i] for i in kept] for row in cells[2:]]

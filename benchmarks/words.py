@@ -35,8 +35,8 @@ from eeasr_modules.runtime.confidence import words_of_exits
 from eeasr_modules.runtime.transcript import with_probabilities
 
 N_BINS = 10
-SHOWN = ("raw", "isotonic", "confidence map")  # in the table of confidences
-MEASURES = ("ece_all", "ece_utterances", "exit_gap", "auroc")
+SHOWN = ("raw", "confidence map")  # in the table of confidences
+MEASURES = ("ece_all", "ece_utterances", "auroc")
 LEAST_IN_BIN = 20  # words of an exit, for it to be compared with the others in a bin
 
 
@@ -240,7 +240,7 @@ def tables(found: dict) -> list[str]:
     rows = [row for row in found["calibration"] if row["map"] in SHOWN]
     numbers = [[row["ece"][0], row["ece"][-1], *(row[key] for key in MEASURES)] for row in rows]
     confidences = markdown_table(
-        ["set", "confidence", "ECE at the first exit", "last", "all", "utterances", "between exits", "AUROC"],
+        ["set", "confidence", "ECE at the first exit", "last", "all", "utterances", "AUROC"],
         [[row["set"], row["map"], *(f"{one:.1f}" for one in cell)] for row, cell in zip(rows, numbers, strict=True)],
         n_left=2,
     )

@@ -93,7 +93,7 @@ def test_the_first_pages_stay_short(root, page, most):
 def test_the_study_shows_the_committed_results(root):
     study = runpy.run_path(str(root / "benchmarks" / "study.py"))
     text = (root / "RESULTS.md").read_text(encoding="utf-8")
-    assert study["written"]() == text and text.count("-->\n\n| ") == 4
+    assert study["written"]() == text and text.count("-->\n\n| ") == 3
 
 
 def test_the_page_on_the_paper_shows_the_committed_results(root):
@@ -137,7 +137,7 @@ def test_the_regimes_are_shown_as_they_were_recorded(root, regimes):
     assert [regimes["with_tables"](page) for page in pages] == pages
     recorded = {path.stem for path in (root / "results" / "regimes").glob("*.json")}
     shown = set(re.findall(r"<!-- regimes: (\w+)[^>]* -->\n\n\| ", "\n".join(pages)))
-    assert len(shown) >= 3 and shown <= recorded  # the others: their JSON
+    assert len(shown) >= 2 and shown <= recorded  # the others: their JSON
 
 
 @pytest.mark.parametrize("page", ["results/regimes/README.md", "docs/training-regimes.md"])
