@@ -1,11 +1,10 @@
 """What policies cost, and the signals of text that they read: microseconds per utterance and exit, in batches of 32.
 
-    python benchmarks/policy_cost.py [--document docs/choosing-an-exit-policy.md]
+    python benchmarks/policy_cost.py
 
 Transcripts are frequent English words with some letters wrong (18 words each); most of the words have been met before,
 as in a running decoder, because word resources remember. One thread, medians of 30 batches, time of the
-processor (a busy machine does not count). `--document` puts the table between that page's
-marks. Signals of acoustics: benchmarks/signal_cost.py.
+processor (a busy machine does not count). Signals of acoustics: benchmarks/signal_cost.py.
 """
 
 import argparse
@@ -23,7 +22,6 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from eeasr_modules.common.files import write_aside  # noqa: E402
 from eeasr_modules.exits import parse_policy  # noqa: E402
 from eeasr_modules.exits.tables.table import ExitTable  # noqa: E402
 from eeasr_modules.exits.tables.text_signals import (  # noqa: E402
@@ -36,7 +34,6 @@ from eeasr_modules.exits.words.resources import word_resources  # noqa: E402
 
 BATCH, N_BATCHES, N_WORDS = 32, 30, 18
 LAYERS = (2, 4, 6, 8, 10, 12)
-BEGIN, END = "<!-- signal costs: written by benchmarks/policy_cost.py -->", "<!-- /signal costs -->"
 
 
 def synthetic_table(n: int, *, rng: np.random.Generator) -> ExitTable:
@@ -136,18 +133,10 @@ def measure() -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print Markdown, and put it into a document if asked."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--document", type=Path, help="page with the marks of this script")
-    options = parser.parse_args()
+    """Measure and print Markdown."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     rows = [f"| {name} | {value:.1f} |" for name, value in measure().items()]
-    text = "\n".join(["| signal, or decision once its signals are there | microseconds |", "|---|---:|", *rows])
-    print(text)
-    if options.document:
-        page = options.document.read_text("utf-8")
-        if BEGIN not in page or END not in page:
-            raise ValueError(f"{options.document} must hold the lines '{BEGIN}' and '{END}'")
-        write_aside(options.document, f"{page.split(BEGIN)[0]}{BEGIN}\n\n{text}\n\n{END}{page.split(END)[1]}")
+    print("\n".join(["| signal, or decision once its signals are there | microseconds |", "|---|---:|", *rows]))
 
 
 if __name__ == "__main__":
