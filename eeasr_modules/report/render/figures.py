@@ -170,7 +170,6 @@ def _tax_label(single: Mapping[str, Any]) -> str:
 
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C510A")
-LABEL_COLOURS = {"in_domain": "#0072B2", "shifted": "#E69F00", "ood": "#D55E00", "unknown": "#7F7F7F"}
 LABEL_LINES = {"in_domain": "-", "shifted": "--", "ood": ":", "unknown": "-."}
 MARKERS = "osD^vP*X"
 DPI = 130
@@ -200,15 +199,6 @@ def draw_figures(summary: Mapping[str, Any], folder: Path) -> list[str]:
         names.append(frontier_name(name))
         with _canvas(folder / names[-1], (12.5, 6.4)) as figure:
             draw_frontier(figure, name, one, chosen=chosen, cost=summary["cost"])
-    if chosen is not None:
-        names.append("exits_chosen.png")
-        n_rows = -(-len(sets) // 3)
-        with _canvas(folder / names[-1], (3.6 * min(3, len(sets)) + 0.6, 2.5 * n_rows + 0.9)) as figure:
-            _draw_exits_chosen(figure, sets, chosen=chosen)
-    if any(len(one["exit_layers"]) > 1 for one in sets.values()):
-        names.append("overthinking.png")
-        with _canvas(folder / names[-1], (9.0, 0.5 * len(sets) + 2.0)) as figure:
-            _draw_overthinking(figure, sets)
     return names
 
 
@@ -283,49 +273,3 @@ def _draw_wer_per_exit(figure: Any, sets: Mapping[str, Any]) -> None:
 
 def _near(tick: float, values: np.ndarray) -> bool:
     return values.min() / 1.5 <= tick <= values.max() * 1.5
-
-
-def _draw_exits_chosen(figure: Any, sets: Mapping[str, Any], *, chosen: str) -> None:
-    n_columns = min(3, len(sets))
-    n_rows = -(-len(sets) // n_columns)
-    grid = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False)
-    for axes, (name, one) in zip(grid.flat, sets.items()):
-        counts = np.array(one["policies"][chosen]["at_budget"]["exits_chosen"])
-        places = np.arange(len(counts))
-        axes.bar(places, 100 * counts / counts.sum(), color=LABEL_COLOURS[one["label"]], width=0.75)
-        step = max(1, -(-len(places) // 12))
-        axes.set_xticks(places[::step], one["exit_layers"][::step])
-        axes.grid(axis="x", visible=False)
-        depth = one["policies"][chosen]["at_budget"]["depth"]
-        axes.set_title(f"{name}\nmean depth {depth:.2f} of {one['exit_layers'][-1]}", fontsize=10.5)
-    for axes in grid.flat[len(sets) :]:
-        axes.set_visible(False)
-    figure.suptitle(f"Exits chosen by {chosen}", fontsize=12)
-    figure.supxlabel("exit after layer", fontsize=11)
-    figure.supylabel("utterances (%)", fontsize=11)
-
-
-def _draw_overthinking(figure: Any, sets: Mapping[str, Any]) -> None:
-    from matplotlib.patches import Patch
-
-    axes = figure.add_subplot()
-    places = np.arange(len(sets))[::-1]
-    widest = 0.0
-    for place, one in zip(places, sets.values()):
-        better, wrong_now = (100 * one["overthinking"][f"{key}_share"] for key in ("inner_better", "destructive"))
-        colour = LABEL_COLOURS[one["label"]]
-        axes.barh(place, better, height=0.65, color=colour, alpha=0.45)
-        axes.barh(place, wrong_now, height=0.65, color=colour)
-        axes.annotate(f"{better:.1f} %", (better, place), xytext=(5, 0), textcoords="offset points", va="center")
-        widest = max(widest, better)
-    axes.set_yticks(places, list(sets))
-    axes.set_xlim(0, max(1.0, 1.15 * widest))
-    axes.grid(axis="y", visible=False)
-    axes.set_xlabel("utterances on which an inner exit has fewer errors than the last (%)")
-    labels = list(dict.fromkeys(one["label"] for one in sets.values()))
-    keys = [Patch(color=LABEL_COLOURS[label], label=LABELS[label]) for label in labels if label != "unknown"]
-    keys += [
-        Patch(color="#555555", label="right at an inner exit, wrong at the last"),
-        Patch(color="#555555", alpha=0.45, label="fewer errors at an inner exit"),
-    ]
-    axes.legend(handles=keys, loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=min(3, len(keys)))

@@ -1,4 +1,4 @@
-"""Writes a report: page, pictures, the summary that both are made from, CSV files, examples of overthinking."""
+"""Writes a report: pages, pictures, the summary that both are made from, CSV files."""
 
 import csv
 import io
@@ -8,12 +8,10 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
 from eeasr_modules.common.files import neutral
 from eeasr_modules.exits import ExitTable, Policy, oracle_a, oracle_b
@@ -22,10 +20,10 @@ from eeasr_modules.exits.tuning.calibration import Curve
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.exits.tuning.risk_terms import needed_lines
 from eeasr_modules.report.numbers.evaluation import CROSS_FIT, N_HALVES, Outcome
-from eeasr_modules.report.numbers.summary import Evaluated, evaluated, ordered, summarise
+from eeasr_modules.report.numbers.summary import Evaluated, evaluated, summarise
 from eeasr_modules.report.render.figures import draw_figures
 from eeasr_modules.report.render.page import best_on_calibration, html_page, report_text
-from eeasr_modules.report.render.tables import difference_text, number, percent, plain_name
+from eeasr_modules.report.render.tables import difference_text, number, percent
 
 
 def csv_files(summary: Mapping[str, Any], found: Evaluated) -> dict[str, str]:
@@ -116,7 +114,6 @@ def _choices(table: ExitTable, outcomes: Mapping[str, Outcome]) -> list[list[Any
     return rows
 
 
-N_EXAMPLES = 10  # in report.md
 N_UTTERANCES = 3000  # of each set in report.html
 
 
@@ -206,7 +203,7 @@ def write_report(
     aside = Path(tempfile.mkdtemp(prefix=".report.", dir=out))
     try:
         pictures = draw_figures(summary, aside)
-        texts["report.md"] = report_text(summary, examples=_examples_section(ordered(tables)), pictures=pictures)
+        texts["report.md"] = report_text(summary, pictures=pictures)
         for name, text in texts.items():
             (aside / name).write_text(text, encoding="utf-8")
         for path in sorted(aside.iterdir()):
@@ -258,126 +255,9 @@ def _risk_lines(summary: Mapping[str, Any]) -> list[str]:
     return lines + (needed_lines(summary["risk"]["speakers_needed"], delta=summary["risk"]["delta"]) if lacks else [])
 
 
-def _examples_section(tables: Sequence[ExitTable]) -> str:
-    examples = overthinking_examples(tables, n=N_EXAMPLES)
-    if not examples:
-        return "No inner exit is strictly better than the last on any utterance."
-    kept = "Wrong words are **bold**, missing ones ~~struck out~~."
-    if any(example.reference is None for example in examples):
-        kept += " Where the table keeps no reference, the marks show what the last exit changed."
-    return f"The clearest cases, most errors saved first; not typical ones. {kept}\n\n{examples_text(examples)}"
-
-
 def _policy_words(text: str, policy: Mapping[str, Any]) -> str:
     point = policy["at_budget"]
     return (
         f"{text}: WER {number(point['wer'])} % at {number(point['depth'])} layers "
         f"({percent(point['depth_share'])} of full depth, {percent(point['gap_closed'])} of the gap closed)"
     )
-
-
-NOTHING = "*(nothing)*"
-
-
-@dataclass(frozen=True)
-class Example:
-    """An utterance on which an inner exit is strictly better than the last."""
-
-    # set_name, utt_id: which
-    set_name: str
-    utt_id: str
-    reference: str | None  # what was said; None where the table does not keep it
-    # inner_layer, last_layer: the best inner exit (the earliest of equals), and the last
-    inner_layer: int
-    last_layer: int
-    # inner, last: their transcripts
-    inner: str
-    last: str
-    # inner_errors, last_errors: their word errors
-    inner_errors: int
-    last_errors: int
-
-
-def overthinking_examples(tables: Sequence[ExitTable], *, n: int = 10) -> list[Example]:
-    """The clearest cases of overthinking: most errors saved first."""
-    found: list[Example] = []
-    for table in tables:
-        if table.n_exits > 1 and len(found) < n:
-            found += _examples_of(table, n - len(found))
-    return found
-
-
-def _examples_of(table: ExitTable, n: int) -> list[Example]:
-    inner = np.argmin(table.errors[:, :-1], axis=1)
-    fewest, last = table.errors[np.arange(table.n_utterances), inner], table.errors[:, -1]
-    # most saved first; of equals the one with fewer errors left, then the table's order
-    order = np.lexsort((np.arange(table.n_utterances), fewest, fewest - last))
-    rows = [row for row in order if fewest[row] < last[row]][:n]
-    return [
-        Example(
-            set_name=str(table.metadata.get("set_name", "")),
-            utt_id=table.utt_ids[row],
-            reference=None if table.references is None else table.references[row],
-            inner_layer=int(table.exit_layers[inner[row]]),
-            last_layer=int(table.exit_layers[-1]),
-            inner=table.hypotheses[row, inner[row]],
-            last=table.hypotheses[row, -1],
-            inner_errors=int(fewest[row]),
-            last_errors=int(last[row]),
-        )
-        for row in rows
-    ]
-
-
-def marked(reference: str, hypothesis: str) -> str:
-    """A transcript in Markdown: wrong and added words bold, missing ones struck out.
-
-    Example
-    -------
-    >>> print(marked("one two three", "one too three four"))
-    one **too** three **four**
-    >>> print(marked("one two three", "one three"))
-    one ~~two~~ three
-    """
-    expected, words = reference.split(), hypothesis.split()
-    shown = []
-    for code in Levenshtein.opcodes(expected, words):
-        if code.tag == "delete":
-            shown += [f"~~{escaped(word)}~~" for word in expected[code.src_start : code.src_end]]
-        else:
-            mark = "" if code.tag == "equal" else "**"
-            shown += [f"{mark}{escaped(word)}{mark}" for word in words[code.dest_start : code.dest_end]]
-    return " ".join(shown) or NOTHING
-
-
-def escaped(word: str) -> str:
-    """A word whose characters mean nothing to Markdown.
-
-    Example
-    -------
-    >>> print(escaped("a*b_c<unk>"))
-    a\\*b\\_c\\<unk\\>
-    """
-    return re.sub(r"([\\`*_{}\[\]<>~|#])", r"\\\1", word)
-
-
-def examples_text(examples: Sequence[Example]) -> str:
-    """Examples as a Markdown list."""
-    return "\n".join(_example_text(i, example) for i, example in enumerate(examples, start=1))
-
-
-def _example_text(i: int, example: Example) -> str:
-    lines = [f"{i}. {plain_name(example.utt_id)} ({plain_name(example.set_name)})"]
-    if example.reference is None:
-        inner, last = escaped(example.inner) or NOTHING, marked(example.inner, example.last)
-    else:
-        lines.append(f"    - said: {escaped(example.reference) or NOTHING}")
-        inner = marked(example.reference, example.inner)
-        last = marked(example.reference, example.last)
-    errors = ((example.inner_layer, example.inner_errors, inner), (example.last_layer, example.last_errors, last))
-    lines += [f"    - layer {layer}, {_errors(count)}: {text}" for layer, count, text in errors]
-    return "\n".join(lines)
-
-
-def _errors(count: int) -> str:
-    return "1 error" if count == 1 else f"{count or 'no'} errors"

@@ -23,7 +23,6 @@ from eeasr_modules.report.render.tables import (
     LABELS,
     budgets_table,
     comparisons_table,
-    depths_table,
     emits_earlier,
     interval,
     number,
@@ -33,9 +32,7 @@ from eeasr_modules.report.render.tables import (
     provenance_table,
     risk_table,
     sets_table,
-    signals_table,
     too_few_speakers,
-    words_table,
 )
 
 EMITTED_NOTE = (
@@ -55,8 +52,8 @@ def best_on_calibration(policies: Mapping[str, Mapping[str, Any]]) -> str | None
     )
 
 
-def report_text(summary: Mapping[str, Any], *, examples: str, pictures: Sequence[str]) -> str:
-    """The page in Markdown."""
+def report_text(summary: Mapping[str, Any], *, pictures: Sequence[str]) -> str:
+    """The page in Markdown: what decides, and what to beware of; the rest is in the HTML."""
     sections = [
         "# Early exit: what it is worth",
         _how_made(summary),
@@ -67,7 +64,8 @@ def report_text(summary: Mapping[str, Any], *, examples: str, pictures: Sequence
         "*Single exit*: the same encoder trained with one exit only, in brackets the exit tax. The oracles know the "
         "reference and are optimistic by selection.",
         sets_table(summary),
-        "`report.html` shows all of this interactively, offline; the CSV files hold it for other programs.",
+        "`report.html` shows all of this interactively, offline, and what every exit wrote, what became of each word "
+        "and what each signal tells; the CSV files hold it for other programs.",
     ]
     sections += [text for name, one in summary["sets"].items() for text in _set_section(name, one, summary)]
     if summary["comparisons"]:
@@ -75,8 +73,6 @@ def report_text(summary: Mapping[str, Any], *, examples: str, pictures: Sequence
     sections += [
         "## Read with care",
         "\n".join(f"- {line}" for line in caveats(summary)),
-        "## Overthinking, by example",
-        examples,
     ]
     sections += ["## Where the numbers come from", provenance_table(summary), "## Pictures"]
     sections += [f"![{_title(name)}]({name})" for name in pictures]
@@ -126,7 +122,6 @@ def _set_section(name: str, one: Mapping[str, Any], summary: Mapping[str, Any]) 
         )
     shares = one["overthinking"]
     sections += [
-        depths_table(one),
         f"Oracle A (fewest errors, earliest of equals): {number(one['oracle_a']['wer'])} "
         f"{interval(one['oracle_a']['interval'])} at {number(one['oracle_a']['depth'])} layers. Oracle B (cheapest "
         f"exit no worse than the last): {number(one['oracle_b']['wer'])} {interval(one['oracle_b']['interval'])} at "
@@ -134,19 +129,6 @@ def _set_section(name: str, one: Mapping[str, Any], summary: Mapping[str, Any]) 
         f"{percent(shares['destructive_share'], 1)} were right at an inner exit and are wrong at the last "
         f"(destructive), {percent(shares['wasteful_share'], 1)} were right earlier and still are (wasteful).",
     ]
-    if one["words"] is not None:
-        words = one["words"]
-        sections += [
-            f"Of {words['n_words']} reference words {percent(words['destructive'], 2)} were right at some inner exit "
-            f"and are wrong at the last, {percent(words['never_right'], 2)} are wrong everywhere. Against the last "
-            f"exit:",
-            words_table(one),
-        ]
-    if one["signals"]:
-        sections += [
-            'AUROC of each signal for "this exit is no worse than the last" (0.5 is chance):',
-            signals_table(one),
-        ]
     if one["risk"]:
         sections += [_how_certified(summary), risk_table(one), *_assumed(summary, one)]
     return sections

@@ -163,30 +163,6 @@ def emits_earlier(one: dict[str, Any]) -> bool:
     return any(point.get("emitted_depth", point["depth"]) != point["depth"] for point in points)
 
 
-def depths_table(one: dict[str, Any]) -> str:
-    """One row for each layer: the exit that stands there, static line and frontier at that mean depth."""
-    exit_of = {layer: k for k, layer in enumerate(one["exit_layers"])}
-    header = ["depth", "of full depth", "WER of the exit [95 %]", "CER of the exit", "static line", "oracle C"]
-    rows = []
-    for at in one["at_layers"]:
-        k = exit_of.get(int(at["depth"]))
-        wer, cer = "-", "-"
-        if k is not None:
-            wer = f"{number(one['wer_per_exit'][k])} {interval(one['wer_interval_per_exit'][k])}"
-            cer = number(one["cer_per_exit"][k])
-        rows.append(
-            [
-                number(at["depth"], 0),
-                percent(at["share"]),
-                wer,
-                cer,
-                number(at["static"]),
-                number(at["oracle_c"]),
-            ]
-        )
-    return markdown_table(header, rows)
-
-
 def provenance_table(summary: dict[str, Any]) -> str:
     """Where each set came from."""
     keys = ("corpus", "shift", "normaliser", "model_digest", "manifest_digest", "commit", "seed")
@@ -233,29 +209,6 @@ def budgets_table(one: dict[str, Any], summary: dict[str, Any]) -> str:
         ]
         rows.append([f"`{text}`", *shown])
     return markdown_table(["policy", *[f"{budget:g}" for budget in budgets]], rows)
-
-
-def signals_table(one: dict[str, Any]) -> str:
-    """One row for each signal: its AUROC at each inner exit, and over all of them."""
-    header = ["signal", *[f"layer {layer}" for layer in one["exit_layers"][:-1]], "all inner exits"]
-    rows = [
-        [name, *[number(value) for value in worth["per_exit"]], number(worth["pooled"])]
-        for name, worth in one["signals"].items()
-    ]
-    return markdown_table(header, rows)
-
-
-def words_table(one: dict[str, Any]) -> str:
-    """Words lost and won between each inner exit and the last."""
-    words = one["words"]
-    rows = [
-        [title, *[percent(share, 2) for share in words[key]]]
-        for key, title in (
-            ("regressive", "regressive: right there, wrong at the last"),
-            ("progressive", "progressive: wrong there, right at the last"),
-        )
-    ]
-    return markdown_table(["words", *[f"layer {layer}" for layer in words["exit_layers"]]], rows)
 
 
 def comparisons_table(summary: dict[str, Any]) -> str:
