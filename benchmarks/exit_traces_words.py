@@ -108,17 +108,16 @@ def fused_errors(table: ExitTable, *, folder: Path) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to np.ndarray of shape (n_utterances, n_exits)
-        "fused", and "best path" where the library gives it.
+        "fused" and "best path".
     """
 
     def work() -> dict[str, np.ndarray]:
-        from eeasr_modules.exits.measure import fusion
+        from best_path import lattice_errors
 
-        _, (fused,) = fusion.FusionModel.fit_fused([table], n_parts=N_FOLDS)
-        errors = {"fused": fused.errors}
-        if hasattr(fusion, "lattice_errors"):
-            errors["best path"] = fusion.lattice_errors(table)
-        return errors
+        from eeasr_modules.exits.measure.fusion import FusionModel
+
+        _, (fused,) = FusionModel.fit_fused([table], n_parts=N_FOLDS)
+        return {"fused": fused.errors, "best path": lattice_errors(table)}
 
     return kept_arrays(folder / "fused.npz", work)
 

@@ -262,18 +262,6 @@ def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> torch.Tensor
     return _warned(_joined(reader.blocks()), reader)
 
 
-def read_speech(path: str | Path, sample_rate: int) -> torch.Tensor:
-    """As `read_audio`, of a recording that is to be recognised: a ValueError also when it is too short for one frame.
-
-    Arguments
-    ---------
-    sample_rate : int
-        Hz of what comes out.
-    """
-    reader = AudioReader(path, sample_rate)
-    return _warned(_joined(reader.blocks_of_speech()), reader)
-
-
 def _warned(wav: torch.Tensor, reader: AudioReader) -> torch.Tensor:
     """The waveform; what is odd about the channels is logged, for nobody asks the reader."""
     if reader.out_of_phase:

@@ -156,12 +156,6 @@ def apply_shift(name: str, wav: torch.Tensor, *, utt_id: str, seed: int, sample_
     return SHIFTS[name](wav.float(), sample_rate, rng)
 
 
-def shifted_duration_s(name: str, duration_s: float) -> float:
-    """Duration of an utterance of `duration_s` seconds once the shift was applied."""
-    _check_name(name)
-    return duration_s / SPEED if name == "fast" else duration_s
-
-
 def add_speech_shaped_noise(
     wav: torch.Tensor, sample_rate: int, rng: torch.Generator, *, snr_db: float
 ) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Text of references and hypotheses: normalisers, vocabularies, the CTC collapse.
+"""Text of references and hypotheses: normalisers, vocabularies.
 
 Plain Python (SentencePiece is imported where it is used), so that the runtime can read a vocabulary without
 torch or SpeechBrain. Every vocabulary has the same interface: `encode`, `decode`, `save`, `len`,
@@ -173,22 +173,6 @@ NORMALISERS: dict[str, Callable[[str], str | None]] = {
 }
 
 
-def ctc_collapse(ids: Sequence[int], blank: int = 0) -> list[int]:
-    """Tokens of one utterance's frame-wise choices: repeats merged, then blanks removed.
-
-    Example
-    -------
-    >>> ctc_collapse([0, 2, 2, 0, 2, 3, 3, 0])
-    [2, 2, 3]
-    """
-    collapsed, previous = [], blank
-    for token in map(int, ids):
-        if token not in (previous, blank):
-            collapsed.append(token)
-        previous = token
-    return collapsed
-
-
 class CharVocabulary:
     """Tokens of one character each, plus specials written `<...>`.
 
@@ -256,7 +240,7 @@ class CharVocabulary:
         return tuple(" " if token == self._space else token.replace(WORD_START, " ") for token in shown)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of collapsed ids (see `ctc_collapse`): specials left out, words apart by one space."""
+        """Text of collapsed ids (repeats merged, blanks removed): specials left out, words apart by one space."""
         text = "".join(self._shown[index] for index in ids)
         return " ".join(text.split())
 
@@ -305,7 +289,7 @@ class SentencePieceVocabulary:
         return tuple("" if index == self.blank_index else text for index, text in enumerate(shown))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of collapsed ids (see `ctc_collapse`), blanks left out."""
+        """Text of collapsed ids (repeats merged, blanks removed), blanks left out."""
         kept = [int(index) for index in ids if index != self.blank_index]
         return " ".join(self._pieces.decode(kept).split())
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from live_cases import CASES, SEED
 from talkative import ENCODER, dev, model, model_folder
 
-from eeasr_modules.data.audio import read_audio, read_speech
+from eeasr_modules.data.audio import AudioReader, read_audio
 from eeasr_modules.data.manifest import Utterance, write_manifest
 from eeasr_modules.data.pipeline import AudioCache, manifest_items
 from eeasr_modules.data.text import CharVocabulary
@@ -184,7 +185,9 @@ def test_the_shipped_model_says_live_what_its_tables_have(name, shared_data, tmp
     asr = EarlyExitASR.from_pretrained(SHIPPED, policy="static(8)", device="cpu", seed=seed)
     if evaluation_set.shift is None:
         assert (every_exit(asr, paths, table) == table.hypotheses).all()
-        wavs = [read_speech(path, 16000) for path in paths]  # as `stream` has read them; once for all policies
+        wavs = [
+            torch.cat([*AudioReader(path, 16000).blocks_of_speech()]) for path in paths
+        ]  # as `stream` has read them; once for all policies
     else:  # disturbed behind the reading, so in no file
         items, read = manifest_items(evaluation_set.manifests), AudioCache(0, sample_rate=16000)
         wavs = [hear(utt_id, items, read, evaluation_set.shift, seed, 16000) for utt_id in table.utt_ids]

@@ -124,7 +124,7 @@ def lexical_signals(
     Example
     -------
     >>> from eeasr_modules.exits.words.resources import WordResources
-    >>> words = WordResources.from_texts(["the cat sat"])
+    >>> words = WordResources({"the": 0.3, "cat": 0.3, "sat": 0.3}, "a text")
     >>> lexical_signals(["the cat", "thc cat", ""], words=words, names=["unseen_share"])
     {'unseen_share': array([0. , 0.5, 0. ])}
     """

@@ -1,15 +1,14 @@
 """What is known about a language's words without the audio: frequency and spelling, looked up once.
 
-Frequencies come from `wordfreq` (Speer 2022; 40 languages, offline) or from counts of training transcripts, on the Zipf
-scale: the base-10 logarithm of occurrences per billion words. Spelling is scored by an interpolated n-gram over the
+Frequencies come from `wordfreq` (Speer 2022; 40 languages, offline), on the Zipf scale: the base-10 logarithm of
+occurrences per billion words. Spelling is scored by an interpolated n-gram over the
 letters of single words, smoothed after Witten and Bell 1991 (method C) down to a uniform distribution.
 """
 
 import gzip
 import importlib.util
 import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
@@ -141,22 +140,6 @@ class WordResources:
     fallback: Callable[[str], float] | None = None
     _zipf: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _char_score: dict[str, float] = field(default_factory=dict, init=False, repr=False)
-
-    @classmethod
-    def from_texts(cls, texts: Iterable[str], *, source: str = "training transcripts") -> "WordResources":
-        """Resources from transcripts, such as those of the training set.
-
-        Example
-        -------
-        >>> words = WordResources.from_texts(["go on", "go"])
-        >>> round(words.zipf("GO"), 2), words.is_seen("stop")
-        (8.82, False)
-        """
-        counts = Counter(word for text in texts for word in text.lower().split())
-        total = sum(counts.values())
-        if total == 0:
-            raise ValueError(f"word counts need at least one word, and {source} hold none")
-        return cls({word: count / total for word, count in counts.items()}, source)
 
     def zipf(self, word: str) -> float:
         """Zipf frequency of a word, in upper or lower case; 0 where unknown."""

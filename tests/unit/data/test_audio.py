@@ -7,7 +7,7 @@ import torch
 
 from eeasr_modules.data import audio as resampling
 from eeasr_modules.data import audio_files
-from eeasr_modules.data.audio import AudioReader, as_waveform, read_audio, read_speech, resample
+from eeasr_modules.data.audio import AudioReader, as_waveform, read_audio, resample
 from eeasr_modules.data.audio_files import audio_duration_s, find_audio, rounded, with_segment
 
 RATE = 16000
@@ -166,13 +166,13 @@ def write_wav(path, samples, rate=16000, subtype="FLOAT"):
 def test_what_cannot_be_heard_is_named_in_one_sentence(name, make, complaint, tmp_path):
     make(tmp_path / name)
     with pytest.raises((ValueError, FileNotFoundError), match=complaint) as caught:
-        read_speech(tmp_path / name, 16000)
+        list(AudioReader(tmp_path / name, 16000).blocks_of_speech())
     assert name in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_400_samples_are_enough(tmp_path):
     write_wav(tmp_path / "a.wav", np.ones(400) / 2)
-    assert len(read_speech(tmp_path / "a.wav", 16000)) == 400
+    assert sum(map(len, AudioReader(tmp_path / "a.wav", 16000).blocks_of_speech())) == 400
     write_wav(tmp_path / "a.wav", np.ones(399) / 2)
     assert len(read_audio(tmp_path / "a.wav")) == 399  # what is only trained on may be shorter
 

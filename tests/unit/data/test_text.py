@@ -11,7 +11,6 @@ from eeasr_modules.data.text import (
     BLANK,
     NORMALISERS,
     CharVocabulary,
-    ctc_collapse,
     load_vocabulary,
     normalise_an4,
     normalise_english,
@@ -61,18 +60,6 @@ def test_characters_without_spelling_are_removed_or_named_on_request():
 )
 def test_an4_lines_lose_sentence_marks_and_id(line):
     assert normalise_an4(line) == "YES"
-
-
-@pytest.mark.parametrize(
-    ("frames", "tokens"),
-    [([], []), ([0, 0], []), ([1, 1, 1], [1]), ([1, 0, 1], [1, 1]), ([0, 3, 3, 2, 0, 2, 2], [3, 2, 2])],
-)
-def test_ctc_collapse_merges_repeats_then_removes_blanks(frames, tokens):
-    assert ctc_collapse(frames) == tokens
-
-
-def test_ctc_collapse_respects_another_blank():
-    assert ctc_collapse([4, 0, 0, 4, 0], 4) == [0, 0]
 
 
 def test_characters_survive_encoding_decoding_and_saving(tmp_path):

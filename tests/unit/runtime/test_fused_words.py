@@ -13,7 +13,7 @@ from live_cases import NEVER_COMPACTS, SEED, engine_for
 from talkative import noises, table_of
 
 from eeasr_modules.cli import main
-from eeasr_modules.data.audio import read_speech
+from eeasr_modules.data.audio import AudioReader
 from eeasr_modules.exits import (
     ExitTable,
     choose,
@@ -121,7 +121,7 @@ def test_compressed_files_are_fused_as_what_they_decode_to(
     argv = ["transcribe", str(fused_folder), *map(str, paths), "--policy", "static(5)", "-o", f"{tmp_path}/a.jsonl"]
     assert main([*argv, "--words", "fused", "--quiet", "--device", "cpu"]) == 0
     said = [json.loads(line)["text"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    table = table_of(model, [read_speech(path, 16000) for path in paths])
+    table = table_of(model, [torch.cat([*AudioReader(path, 16000).blocks_of_speech()]) for path in paths])
     fused = fuse(table, read_fusion(fused_folder))[:, -1].tolist()
     assert said == fused != table.hypotheses[:, -1].tolist()
 

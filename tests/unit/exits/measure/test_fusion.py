@@ -1,4 +1,6 @@
+import runpy
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +17,13 @@ from eeasr_modules.exits.measure.fusion import (
     fused_table,
     read_fusion,
 )
-from eeasr_modules.exits.measure.regions import Heard, best_path_errors, feature_names, lattice_errors, pass_exit
+from eeasr_modules.exits.measure.regions import Heard, feature_names, pass_exit
 from eeasr_modules.exits.policies.files import write_fitted
 from eeasr_modules.exits.policies.trees import Trees
 from eeasr_modules.exits.words.resources import word_spelling
 
+BEST_PATH = runpy.run_path(str(Path(__file__).parents[4] / "benchmarks" / "best_path.py"))
+best_path_errors, lattice_errors = BEST_PATH["best_path_errors"], BEST_PATH["lattice_errors"]
 WORDS = st.lists(st.sampled_from("abcd"), max_size=6)
 
 

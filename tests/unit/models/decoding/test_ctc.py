@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from eeasr_modules.data.text import ctc_collapse
 from eeasr_modules.models.decoding.ctc import aligned_path, average_posteriors, greedy_decode
 
 
@@ -61,6 +60,10 @@ def test_averaging_lets_two_sure_exits_outvote_an_unsure_one():
     unsure, sure = torch.tensor([[[0.1, 0.5, 0.4]]]).log(), torch.tensor([[[0.0, 0.1, 0.9]]]).log()
     assert greedy_decode(unsure, torch.tensor([1]), blank_index=0) == [[1]]
     assert greedy_decode(average_posteriors([unsure, sure]), torch.tensor([1]), blank_index=0) == [[2]]
+
+
+def ctc_collapse(frames, blank=0):
+    return [token for token, _ in itertools.groupby(frames) if token != blank]
 
 
 @pytest.mark.parametrize("tokens", [[], [1], [1, 2], [2, 2], [1, 2, 1], [1, 1, 2]])
