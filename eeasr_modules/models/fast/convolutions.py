@@ -67,14 +67,16 @@ class ConvolutionLayer:
         step = self.stride * x.shape[1]
         return x.as_strided((frames, self.kernel * x.shape[1]), (step, 1), x.storage_offset())
 
-    def apply(self, windows: torch.Tensor, spare: torch.Tensor) -> torch.Tensor:
-        """Output of shape (frames, width); `spare`, of that shape, is written over."""
+    def apply(self, windows: torch.Tensor, spare: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+        """Output of shape (frames, width); `spare`, of that shape, and `room` for `windows` are written over."""
         fused = self.norm is None and self.activation is _GELU
         if self.reordered is None:
             x = torch.addmm(self.bias, windows, self.weights)
         else:
             after = ("gelu", [], "none") if fused else ("none", [], None)
-            x = torch.ops.mkldnn._linear_pointwise(windows.contiguous(), self.reordered, self.bias, *after)
+            if not windows.is_contiguous():  # fresh memory for each stretch would cost as much as the copy
+                windows = room[: windows.numel()].view(windows.shape).copy_(windows)
+            x = torch.ops.mkldnn._linear_pointwise(windows, self.reordered, self.bias, *after)
             if fused:
                 return x
         return self.finished(x, spare)
@@ -277,17 +279,19 @@ def convolve(
     hop = math.prod(layer.stride for layer in later)  # frames of the first layer per output frame
     most = _needed(later, min(chunk_frames, len(out)))
     spares = [layer.weights.new_empty(n, layer.weights.shape[1]) for layer, n in zip([first, *later], most)]
+    unpaired = [n * len(layer.weights) for layer, n in zip(later, most[1:]) if not layer.paired]
+    room = out.new_empty(max(unpaired, default=0), dtype=layers[-1].weights.dtype)
     for start in range(0, len(out), chunk_frames):
         n_frames, *sizes = _needed(later, min(chunk_frames, len(out) - start))
         heard = windows[start * hop : start * hop + n_frames]
-        x = first.apply(windows_in_parts(heard) if rounded else heard, spares[0][:n_frames])
+        x = first.apply(windows_in_parts(heard) if rounded else heard, spares[0][:n_frames], room)
         halves = None  # or what x is made of, its even and its odd frames
         for layer, spare, n_frames in zip(later, spares[1:], sizes):
             if layer.paired:
                 halves = layer.pairs(*(halves or (x[::2], x[1::2])), spare[:n_frames])
                 continue
             x, halves = interleaved(*halves) if halves else x.to(layer.weights.dtype), None
-            x = layer.apply(layer.windows(x, n_frames), spare[:n_frames])
+            x = layer.apply(layer.windows(x, n_frames), spare[:n_frames], room)
         x = interleaved(*halves) if halves else x
         out[start : start + len(x)] = x
 

@@ -253,7 +253,8 @@ TILE = 32
 def in_tiles(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """States (batch, frames, dim) in a precision; in bfloat16 with zeros behind them up to whole tiles."""
     lacking = -x.shape[1] % TILE if dtype == torch.bfloat16 else 0
-    return nn.functional.pad(x.to(dtype), (0, 0, 0, lacking)) if lacking else x.to(dtype)
+    x = x.to(dtype)
+    return torch.cat([x, x.new_zeros(len(x), lacking, x.shape[2])], dim=1) if lacking else x  # half of `pad`'s time
 
 
 def fused(parts: torch.Tensor, mask: torch.Tensor | None, *, frames: int, scale: float = 1.0) -> torch.Tensor:

@@ -8,8 +8,14 @@ from transformers import AutoConfig, AutoModel, AutoModelForCTC, BertConfig, Ber
 
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.fast import convolutions
+from eeasr_modules.models.fast import front_end as fast_front_end
 from eeasr_modules.models.fast import module as fast_module
-from eeasr_modules.models.fast.front_end import SpectralConvolution, faster_front_end, stock_front_end
+from eeasr_modules.models.fast.front_end import (
+    DirectConvolution,
+    SpectralConvolution,
+    faster_front_end,
+    stock_front_end,
+)
 from eeasr_modules.models.walk import Walk
 
 TINY = {
@@ -132,6 +138,38 @@ def test_the_transformed_convolution_is_the_convolution(frames, kernel):
 
 
 @torch.no_grad()
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 on this CPU")
+@pytest.mark.parametrize("frames", [1, 31, 255, 256, 300])
+@pytest.mark.parametrize("kernel", [15, 16])
+def test_the_convolution_laid_out_once_is_the_convolution(frames, kernel):
+    torch.manual_seed(0)
+    conv = torch.nn.Conv1d(64, 64, kernel, padding=kernel // 2, groups=4)
+    x = noise(2, 64, frames)
+    ours = DirectConvolution(conv)(x)
+    assert ours.shape == conv(x).shape and ours.dtype == torch.bfloat16
+    assert (ours - conv(x)).abs().max() < 0.02
+
+
+@torch.no_grad()
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="oneDNN has no bfloat16 on this CPU")
+def test_the_convolution_is_laid_out_where_matrix_units_make_it_faster(monkeypatch):
+    def taken(channels, *, units, seconds):
+        conv = torch.nn.Conv1d(channels, channels, 16, padding=8, groups=4)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: units)
+        monkeypatch.setattr(fast_front_end, "_seconds", lambda convolve, x: seconds[type(convolve)])
+        return type(DirectConvolution.where_it_pays(conv, SpectralConvolution(conv, torch.bfloat16)))
+
+    faster, slower = (
+        {DirectConvolution: 1.0, SpectralConvolution: 1.5},
+        {DirectConvolution: 9.0, SpectralConvolution: 3},
+    )
+    assert taken(64, units=True, seconds=faster) is DirectConvolution
+    assert taken(64, units=True, seconds=slower) is SpectralConvolution
+    assert taken(64, units=False, seconds=faster) is SpectralConvolution
+    assert taken(32, units=True, seconds=faster) is SpectralConvolution  # eight channels a group
+
+
+@torch.no_grad()
 def test_stock_comes_back_bit_for_bit_and_keys_never_change():
     model, wavs = stock_model("wav2vec2-base"), noise(2, 16000)
     keys, stock = list(model.state_dict()), model(wavs).last_hidden_state
@@ -196,7 +234,7 @@ def test_under_autocast_the_position_convolution_takes_what_the_projection_round
 def test_five_products_for_a_pair_of_frames_give_what_six_give(n_frames):
     layer = convolutions.pack(stock_model("wav2vec2-base").feature_extractor, torch.float32)[1]
     x, spare = noise(2 * n_frames + 1, 16), torch.empty(n_frames, 16)
-    one_by_one = layer.apply(layer.windows(x, n_frames), spare)
+    one_by_one = layer.apply(layer.windows(x, n_frames), spare, torch.empty(n_frames * len(layer.weights)))
     pairs = convolutions.interleaved(*layer.pairs(x[::2], x[1::2], spare))
     assert pairs.shape == one_by_one.shape
     assert (pairs - one_by_one).abs().max() < 1e-5

@@ -69,7 +69,7 @@ def test_the_output_is_that_of_stock(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["wav2vec2-large", "wavlm-base"])
+@pytest.mark.parametrize("name", ["wav2vec2-base", "wav2vec2-large", "wavlm-base"])
 def test_rounded_products_are_as_near_to_float32_as_stock_s(name):
     model = stock_model(name)
     wavs, mask = masked([16000, 9000])
