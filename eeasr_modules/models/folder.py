@@ -255,13 +255,8 @@ def as_hashed(content: bytes) -> bytes:
     return content if len(own) == len(config) else (json.dumps(own, indent=2) + "\n").encode()
 
 
-def write_transformers_files(
-    folder: str | Path, tokens: Sequence[str], *, spellings: Sequence[str], blank_index: int
-) -> None:
-    """Make a model folder one that transformers loads; its weights and what else lies there stay.
-
-    `folder`: with our `config.json` in it; an `exit_policy` and a `budget` in it stay.
-    """
+def write_transformers_files(folder: str | Path, vocabulary) -> None:
+    """Make a model folder one that transformers loads; weights, digest and what else lies there stay."""
     folder = Path(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     write_aside(folder / "config.json", json.dumps({**config, **KEYS}, indent=2) + "\n")
@@ -275,19 +270,20 @@ def write_transformers_files(
         "do_normalize": False,
         "return_attention_mask": True,
     }
-    contents = (REMOTE_CODE, _json(extractor), _json(_tokenizer(tokens, spellings, blank_index)))
+    contents = (REMOTE_CODE, _json(extractor), _json(_tokenizer(vocabulary)))
     for name, content in zip(FILES, contents, strict=True):
         write_aside(folder / name, content)
     if not (folder / "vocab.json").is_file():  # a SentencePiece model is none that transformers' CTC tokenizer reads
-        write_aside(folder / "vocab.json", _json({token: index for index, token in enumerate(tokens)}))
+        write_aside(folder / "vocab.json", _json({token: index for index, token in enumerate(vocabulary.tokens)}))
 
 
 def _json(content: dict) -> str:
     return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
 
 
-def _tokenizer(tokens: Sequence[str], spellings: Sequence[str], blank_index: int) -> dict:
+def _tokenizer(vocabulary) -> dict:
     """Settings of transformers' CTC tokenizer; of one of ours where it would not spell these tokens as we do."""
+    tokens, spellings, blank_index = vocabulary.tokens, vocabulary.spellings, vocabulary.blank_index
     space = next((token for token, shown in zip(tokens, spellings, strict=True) if shown == " "), " ")
     shown = [" " if token == space else token for i, token in enumerate(tokens) if i != blank_index]
     plain = all(len(one) == 1 for one in shown) and shown == [s for i, s in enumerate(spellings) if i != blank_index]

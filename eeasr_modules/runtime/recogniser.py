@@ -218,10 +218,7 @@ class EarlyExitASR:
             raise ValueError(f"'{self.source.name}' is a checkpoint of transformers already: copy it as it is")
         if folder.resolve() != own.resolve():
             shutil.copytree(own, folder, dirs_exist_ok=True)
-        vocabulary = load_vocabulary(folder)
-        write_transformers_files(
-            folder, vocabulary.tokens, spellings=vocabulary.spellings, blank_index=vocabulary.blank_index
-        )
+        write_transformers_files(folder, load_vocabulary(folder))
 
     def __getstate__(self) -> dict:
         left_out = ("_engine", "_auditor", "_loading", "_running")

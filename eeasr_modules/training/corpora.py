@@ -265,8 +265,6 @@ def _trained_before(config: Config) -> list[SetDescription]:
 
 def texts_of(manifests: Sequence[Path]) -> list[str]:
     """Reference texts of manifests, for a subword vocabulary."""
-    from eeasr_modules.data.manifest import read_manifest
-
     return [row.text for manifest in manifests for row in read_manifest(manifest)]
 
 

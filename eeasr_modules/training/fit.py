@@ -1,7 +1,4 @@
-"""Which utterances CTC cannot align, because they have more tokens than frames.
-
-From a checked configuration and manifests to a trained model folder.
-"""
+"""From a checked configuration and manifests to a trained model folder: vocabulary, model, training."""
 
 import importlib
 import itertools
@@ -358,8 +355,7 @@ def fit(config: Config, corpora: Corpora, *, folder: Path, run_opts) -> MultiExi
     bits = 8 if config.quantised_weights else 16 if config.half_weights else 32
     if sb.utils.distributed.if_main_process():
         model.save(folder / "model", bits=bits)
-        shown = {"spellings": vocabulary.spellings, "blank_index": vocabulary.blank_index}
-        write_transformers_files(folder / "model", vocabulary.tokens, **shown)
+        write_transformers_files(folder / "model", vocabulary)
         write_hyperparams(folder / "model")
     sb.utils.distributed.ddp_barrier()  # the others read what the first has saved
     if bits < 32:

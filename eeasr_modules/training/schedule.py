@@ -1,15 +1,8 @@
 """What is trained when, and how fast: regimes, and learning rates over a training and over an encoder's layers.
 
 Learning rates are pure functions of progress: there is nothing to checkpoint, and a resumed run has the same.
-Regimes say which exits each update trains, and when the encoder is frozen:
-
-- `joint`: every update trains encoder and all exits, with `exit_weights`.
-- `heads_only`: the encoder stays as it is.
-- `last_only`: encoder and last exit; the other heads stay as they were made. The single-exit baseline with the same
-  parameters.
-- `two_step` (Zaiem et al. 2023, "Fine-tuning strategies for faster inference"): encoder and last exit first, then the
-  other exits with encoder and last exit frozen: the last exit is exactly that of single-exit training.
-- `alternating` (Xin et al. 2021, BERxiT, section 3.2): one update on the last exit alone, the next on all.
+Regimes (docs/training-regimes.md) say which exits each update trains, and when the encoder is frozen: `two_step` is of
+Zaiem et al. 2023, `alternating` of BERxiT (Xin et al. 2021, section 3.2).
 """
 
 import math

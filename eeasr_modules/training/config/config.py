@@ -77,8 +77,6 @@ def load_yaml(path: str | Path, overrides: str | dict = "") -> dict:
 
 def parsed(overrides: str) -> dict:
     """Overrides as SpeechBrain's command line gives them; ValueError where they are no mapping."""
-    import yaml
-
     try:
         parsed = yaml.safe_load(overrides) or {}
     except yaml.YAMLError as err:

@@ -2,12 +2,9 @@
 
     python -m eeasr_modules.training.publish.release RUN FOLDER [--exit_excess 0.5]
 
-copies `RUN/model` to FOLDER and the tables of `RUN/tables` to `FOLDER/tables`: what every exit heard, error counts,
-signals, and for every word whether it is wrong, but no references: texts of recordings may be others'. `--exit_excess`
-makes the first policy that which is the cheapest on dev at most so many WER points above the last exit; a budget still
-buys what it bought.
-
-To the hub goes a model folder with its card, which holds the hub's metadata and measured numbers.
+copies `RUN/model` to FOLDER and the tables of `RUN/tables`, without references (texts of recordings may be others'),
+to `FOLDER/tables`. `--exit_excess` makes the first policy that which is the cheapest on dev at most so many WER points
+above the last exit. To the hub goes a model folder with its card: metadata and measured numbers.
 """
 
 import argparse
@@ -340,17 +337,10 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False, dry_run: bo
         raise ValueError(f"an id of the hub is user/name, as in me/small-exits, got '{repo_id}'")
     check_card(folder)
     if any((folder / name).is_file() for name in (VOCABULARY_FILE, SENTENCEPIECE_FILE)):
-        add_transformers_files(folder)
+        write_transformers_files(folder, load_vocabulary(folder))
     names = sorted({path.name for pattern in PUSHED for path in folder.glob(pattern) if path.is_file()})
     files = {name: (folder / name).stat().st_size for name in names}
     return Push(repo_id, files, None if dry_run else _send(folder, repo_id, names, private=private))
-
-
-def add_transformers_files(folder: str | Path) -> None:
-    """Let stock transformers load a model folder (`models.folder`); its digest stays."""
-    vocabulary = load_vocabulary(folder)
-    shown = {"spellings": vocabulary.spellings, "blank_index": vocabulary.blank_index}
-    write_transformers_files(folder, vocabulary.tokens, **shown)
 
 
 def _send(folder: Path, repo_id: str, names: list[str], *, private: bool) -> str:

@@ -134,7 +134,7 @@ def test_other_vocabularies_are_spelled_as_ours_spells_them(tmp_path, wavs, kind
     for head in model.heads:
         torch.nn.init.normal_(head.projection.weight, std=0.5)
     model.save(tmp_path)
-    write_transformers_files(tmp_path, vocabulary.tokens, spellings=vocabulary.spellings, blank_index=0)
+    write_transformers_files(tmp_path, vocabulary)
     expected = EarlyExitASR.from_pretrained(tmp_path, device="cpu").transcribe(arrays(wavs[:4]))
     found = recogniser(tmp_path)(arrays(wavs[:4]), return_timestamps="word")
     assert [one["text"] for one in found] == [one.text for one in expected] and any(one.text for one in expected)
