@@ -10,15 +10,18 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+
+import torch
 
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.audio_files import split_segment, with_segment
 from eeasr_modules.data.manifest import audio_path, manifest_digest, read_description, read_manifest
 from eeasr_modules.data.own_data import is_hub
+from eeasr_modules.data.pipeline import apply_shift
 from eeasr_modules.training.config.checks import OtherSet
 from eeasr_modules.training.config.config import Config, corpora_of, corpus_folders
 
@@ -90,6 +93,13 @@ class EvaluationSet:
     label: str  # in_domain, shifted or ood, computed
     shift: str | None  # disturbance applied when audio is read
     n_seen_speakers: int  # speakers that training has heard
+
+    def waveform(self, utt_id: str, item: dict, read: Callable, *, seed: int, sample_rate: int) -> torch.Tensor:
+        """One utterance, of shape (samples,), under the shift; `item` as `manifest_items` has it."""
+        wav = read(item["wav"])
+        if self.shift is None:
+            return wav
+        return apply_shift(self.shift, wav, utt_id=utt_id, seed=seed, sample_rate=sample_rate)
 
 
 @dataclass(frozen=True)

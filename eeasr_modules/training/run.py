@@ -39,8 +39,8 @@ from eeasr_modules.training.config.config import Config, load, parse
 from eeasr_modules.training.corpora import Corpora, heard_by, is_trained, prepare_corpora
 from eeasr_modules.training.fit import check_run_folder, load_brain_class, make_vocabulary
 from eeasr_modules.training.run_folder import hold
-from eeasr_modules.training.test_pass import table_metadata, write_transcripts
-from eeasr_modules.training.test_pass_search import chosen_decoder, collect_by_share, decode_or_reuse
+from eeasr_modules.training.test_pass import collect_by_share, table_metadata, write_transcripts
+from eeasr_modules.training.test_pass_decoders import chosen_decoder, decode_or_reuse
 
 _file_log = logging.getLogger("train")  # into log.txt, not onto the terminal
 

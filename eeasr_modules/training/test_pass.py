@@ -15,23 +15,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 from speechbrain.utils.metric_stats import ErrorRateStats
 from tqdm import tqdm
 
 from eeasr_modules.common.batches import length_batches
 from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.manifest import audio_digest, audio_state, manifest_digest, read_description, recordings
-from eeasr_modules.data.pipeline import apply_shift, manifest_items
+from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.data.text import split_language
 from eeasr_modules.exits.policies.protocol import MOST_LAGS
 from eeasr_modules.exits.tables.files import read_table, write_table
-from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.exits.tables.table import ExitTable, join_tables
 from eeasr_modules.models.decoding.ctc import NBEST_SIGNAL, NBest, average_posteriors, greedy_decode
 from eeasr_modules.models.device import computed_in
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, WORD_SIGNALS, WordFrames, acoustic_signals, word_signals
 from eeasr_modules.training.corpora import EvaluationSet
-from eeasr_modules.training.own_decoder import OwnReadings
+from eeasr_modules.training.test_pass_decoders import OwnReadings
 
 ReadExit = Callable[[int, torch.Tensor, torch.Tensor], None]
 
@@ -89,6 +90,7 @@ class PosteriorReadings:
 
 
 logger = logging.getLogger(__name__)
+_DEFAULTS = {"precision": "fp32", "average_exits": 0, "nbest": 0}
 
 
 @torch.no_grad()
@@ -179,6 +181,7 @@ def collect(
     utt_ids = list(items)
     device = next(model.parameters()).device
     sample_rate = model.config["sample_rate"]
+    heard_by = {"seed": metadata["seed"], "sample_rate": sample_rate}
     n, n_exits = len(utt_ids), len(model.exit_layers)
     hypotheses = np.empty((n, n_exits), dtype=object)
     signals = {name: np.empty((n, n_exits)) for name in ACOUSTIC_SIGNALS}
@@ -189,7 +192,8 @@ def collect(
     batches = length_batches([items[utt_id]["duration"] for utt_id in utt_ids], batch_seconds)
     with tqdm(total=n, desc=evaluation_set.name, unit="utt", disable=not progress) as bar:
         for batch in batches:
-            wavs = [hear(utt_ids[i], items, read, evaluation_set.shift, metadata["seed"], sample_rate) for i in batch]
+            names = [utt_ids[i] for i in batch]
+            wavs = [evaluation_set.waveform(name, items[name], read, **heard_by) for name in names]
             lengths = torch.tensor([len(wav) for wav in wavs])
             padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
             padded, ends = padded.to(device), []
@@ -240,14 +244,6 @@ def _share_of(items: dict[str, dict], rank: int, n_ranks: int) -> dict[str, dict
     by_length = sorted(items, key=lambda utt_id: items[utt_id]["duration"])
     mine = set(by_length[rank::n_ranks])
     return {utt_id: item for utt_id, item in items.items() if utt_id in mine}
-
-
-def hear(utt_id, items, read, shift, seed, sample_rate) -> torch.Tensor:
-    """Waveform of one utterance, of shape (samples,), under the shift."""
-    wav = read(items[utt_id]["wav"])
-    if shift is None:
-        return wav
-    return apply_shift(shift, wav, utt_id=utt_id, seed=seed, sample_rate=sample_rate)
 
 
 def table_metadata(
@@ -336,6 +332,46 @@ def _is_what_would_be_collected(table: ExitTable, metadata: dict) -> bool:
     absent = {"average_exits": 0, "nbest": 0, "share": None}  # of tables older than these, and of whole ones
     same = all(table.metadata.get(name, absent.get(name)) == metadata.get(name) for name in (*asked, "share"))
     return same and set(ACOUSTIC_SIGNALS) <= set(table.signals) and set(WORD_SIGNALS) <= set(table.word_lists)
+
+
+def processes() -> tuple[int, int]:
+    """Which process this is, from 0, and how many there are."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def collect_by_share(
+    model, vocabulary, evaluation_set: EvaluationSet, path: Path, *, metadata: dict, **options
+) -> ExitTable:
+    """As `collect_or_reuse`, by all processes of the run together; every one gets the whole table.
+
+    Each writes its share beside `path` (`<name>.part-<rank>-of-<n>.parquet`), which a run that is started again with as
+    many processes finds there. Which process an utterance falls to changes nothing but rounding in the last digits.
+    """
+    rank, n_ranks = processes()
+    if n_ranks == 1:
+        return collect_or_reuse(model, vocabulary, evaluation_set, path, metadata=metadata, **options)
+    asked = {name: options.get(name, default) for name, default in _DEFAULTS.items()}
+    whole = stored(path, {**metadata, **asked}, evaluation_set)
+    ddp_barrier()  # nobody writes while others still look
+    if whole is not None:
+        return whole
+    parts = [path.with_name(f"{path.stem}.part-{one}-of-{n_ranks}.parquet") for one in range(n_ranks)]
+    mine = {**metadata, "share": f"{rank} of {n_ranks}"}
+    options["progress"] = options.get("progress", True) and rank == 0
+    collect_or_reuse(model, vocabulary, evaluation_set, parts[rank], metadata=mine, share=(rank, n_ranks), **options)
+    ddp_barrier()
+    if if_main_process():
+        order = list(manifest_items(evaluation_set.manifests, limit=options.get("limit")))
+        shares = [read_table(part) for part in parts]
+        heard = {"audio_digest": shares[0].metadata["audio_digest"]}
+        joined = join_tables(shares, order, metadata={**metadata, **asked, **heard})
+        write_table(joined, path)
+        for part in parts:
+            part.unlink()
+    ddp_barrier()
+    return read_table(path)
 
 
 def current_commit() -> str | None:

@@ -18,7 +18,7 @@ from eeasr_modules.exits import POLICIES, choose, decide, parse_policy, read_tab
 from eeasr_modules.models.folder import model_digest
 from eeasr_modules.runtime import EarlyExitASR, Engine
 from eeasr_modules.training.corpora import EvaluationSet, load_recipe
-from eeasr_modules.training.test_pass import collect, hear, table_metadata
+from eeasr_modules.training.test_pass import collect, table_metadata
 
 __all__ = ["dev", "model", "model_folder"]
 
@@ -190,7 +190,10 @@ def test_the_shipped_model_says_live_what_its_tables_have(name, shared_data, tmp
         ]  # as `stream` has read them; once for all policies
     else:  # disturbed behind the reading, so in no file
         items, read = manifest_items(evaluation_set.manifests), AudioCache(0, sample_rate=16000)
-        wavs = [hear(utt_id, items, read, evaluation_set.shift, seed, 16000) for utt_id in table.utt_ids]
+        wavs = [
+            evaluation_set.waveform(utt_id, items[utt_id], read, seed=seed, sample_rate=16000)
+            for utt_id in table.utt_ids
+        ]
     model, vocabulary = asr.engine.model, asr.engine.vocabulary
     for text, policy in every_policy.items():
         engine = Engine(model, vocabulary, policy=policy, seed=seed)

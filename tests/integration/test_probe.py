@@ -33,7 +33,7 @@ from eeasr_modules.models.decoding.ctc import greedy_decode
 from eeasr_modules.models.encoders.own_decoder import most_tokens
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.report.render.probe import probe_numbers
-from eeasr_modules.training.own_decoder import OwnDecoderLens
+from eeasr_modules.training.test_pass_decoders import OwnDecoderLens
 
 pytestmark = pytest.mark.shared_data
 

@@ -28,10 +28,10 @@ from eeasr_modules.training.fit import (
     in_case_of,
     make_vocabulary,
 )
-from eeasr_modules.training.own_decoder import OwnDecoderLens, collect, has_own_decoder
 from eeasr_modules.training.probe.speechbrain_run import SpeechBrainRun, is_run, read_run
 from eeasr_modules.training.run import Run, calibrate, collect_all
 from eeasr_modules.training.test_pass import table_metadata
+from eeasr_modules.training.test_pass_decoders import OwnDecoderLens, collect, has_own_decoder
 
 SPLITS = ("train", "dev", "test")
 # what a decoder's transcripts and its sureness of them allow

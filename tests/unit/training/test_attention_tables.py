@@ -10,7 +10,7 @@ from eeasr_modules.exits.tables.files import read_table
 from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
 from eeasr_modules.training.fit import build_model
 from eeasr_modules.training.test_pass import collect, table_metadata
-from eeasr_modules.training.test_pass_search import chosen_decoder, decode, decode_or_reuse
+from eeasr_modules.training.test_pass_decoders import chosen_decoder, decode, decode_or_reuse
 
 KEYS = {"attention_decoder": True, "decoder_layers": 1, "decoder_heads": 2, "decoder_ffn_dim": 32}
 

@@ -13,8 +13,8 @@ from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.exits.tables.files import read_table, write_table
 from eeasr_modules.models.decoding.ctc import greedy_decode
 from eeasr_modules.models.signals import ACOUSTIC_SIGNALS, WORD_SIGNALS
-from eeasr_modules.training.own_decoder import collect as collect_own
 from eeasr_modules.training.test_pass import collect, collect_or_reuse, table_metadata
+from eeasr_modules.training.test_pass_decoders import collect as collect_own
 
 
 @pytest.fixture

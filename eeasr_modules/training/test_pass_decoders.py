@@ -1,32 +1,150 @@
-"""The checkpoint's own decoder: behind the last CTC exit (`OwnReadings`), and on every layer (`OwnDecoderLens`).
+"""The test pass by other decoders than the greedy one of CTC heads: beam search, attention, a checkpoint's own.
 
-Of the lens nothing is trained. Inner states pass the encoder's final norm. Whisper gets 30 s, silence included, as it
-was trained; Moonshine an utterance as long as it is. Decoding is greedy and the same as transformers' own; how many
-tokens it may give follows the length of the recording, because inner layers make a decoder babble.
+By a search, exits, utterances and signals are the same, transcripts others. A checkpoint's own decoder stands behind
+the last CTC exit (`OwnReadings`), or reads every layer (`OwnDecoderLens`). Of this lens nothing is trained: inner
+states pass the encoder's final norm; Whisper gets 30 s, silence included, as it was trained, Moonshine an utterance as
+long as it is. Decoding is greedy and the same as transformers' own; how many tokens it may give follows the length of
+the recording, because inner layers make a decoder babble.
 """
 
 import hashlib
 import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from eeasr_modules.common.batches import length_batches
 from eeasr_modules.data.manifest import audio_digest, read_description, recordings
 from eeasr_modules.data.pipeline import manifest_items
 from eeasr_modules.data.text import NORMALISERS, plain_words, split_language
+from eeasr_modules.exits.policies.protocol import DECODER_SIGNALS
 from eeasr_modules.exits.tables.files import read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable
+from eeasr_modules.models.decoding.attention import AttentionOptions, AttentionSearch
+from eeasr_modules.models.decoding.ctc import BeamDecoder, BeamOptions
+from eeasr_modules.models.device import computed_in
 from eeasr_modules.models.encoders import build_encoder
 from eeasr_modules.models.encoders.own_decoder import OwnDecoder, Said, cache_name, most_tokens, new_cache
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.walk import Walk
+from eeasr_modules.training.config.config import Config
 from eeasr_modules.training.corpora import EvaluationSet
 
+logger = logging.getLogger(__name__)
 TOKEN_MEANS = {"entropy_nonblank": "entropy", "entropy_token": "entropy"}  # what else the mean over tokens stands for
+
+
+def chosen_decoder(config: Config, model: MultiExit, vocabulary) -> BeamDecoder | AttentionSearch | None:
+    """The search that the YAML asks for; None where it says `decoding: greedy`.
+
+    FileNotFoundError or ImportError when `lm_file` is missing, or what reads it. ValueError when the model lacks an
+    attention decoder.
+    """
+    if config.decoding == "greedy":
+        return None
+    if config.decoding == "attention":
+        options = AttentionOptions(config.attention_beam_size, config.attention_ctc_weight)
+        return AttentionSearch(model, options=options)
+    options = BeamOptions(
+        beam_size=config.beam_size, lm_file=config.lm_file, lm_weight=config.lm_weight, word_score=config.word_score
+    )
+    return BeamDecoder(vocabulary.tokens, vocabulary.spellings, blank_index=vocabulary.blank_index, options=options)
+
+
+@torch.no_grad()
+def decode(
+    model: MultiExit,
+    table: ExitTable,
+    evaluation_set: EvaluationSet,
+    *,
+    decoder: BeamDecoder | AttentionSearch,
+    vocabulary,
+    read,
+    batch_seconds: float,
+    limit: int | None = None,
+    precision: str = "fp32",
+    progress: bool = True,
+) -> ExitTable:
+    """The table, which `collect` made with references, with the transcripts of a search at every exit.
+
+    Model, vocabulary, set and the rest are as `collect` took them.
+
+    Signals stay those of the greedy pass: a policy decides on them, and what it emits is searched for at its exit. The
+    attention decoder adds its own (`DECODER_SIGNALS`) and what it cost (`decoder_macs`).
+    """
+    items = manifest_items(evaluation_set.manifests, limit=limit)
+    utt_ids = list(items)
+    if utt_ids != list(table.utt_ids):
+        raise ValueError(f"the table of {evaluation_set.name} must hold the set's {len(utt_ids)} utterances in order")
+    device, sample_rate = next(model.parameters()).device, model.config["sample_rate"]
+    shape = (len(utt_ids), len(model.exit_layers))
+    hypotheses = np.empty(shape, dtype=object)
+    spells = isinstance(decoder, AttentionSearch)
+    signals = {name: np.empty(shape) for name in sorted(DECODER_SIGNALS)} if spells else {}
+    macs = np.empty(shape) if spells else None
+    batches = length_batches([items[utt_id]["duration"] for utt_id in utt_ids], batch_seconds)
+    with tqdm(total=len(utt_ids), desc=f"{evaluation_set.name}, search", unit="utt", disable=not progress) as bar:
+        for batch in batches:
+            seed = table.metadata["seed"]
+            names = [utt_ids[i] for i in batch]
+            wavs = [
+                evaluation_set.waveform(name, items[name], read, seed=seed, sample_rate=sample_rate) for name in names
+            ]
+            lengths = torch.tensor([len(wav) for wav in wavs])
+            padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+            with computed_in(precision, device):
+                outputs = list(model.exits(padded.to(device), lengths.to(device)))
+            for e, output in enumerate(outputs):
+                for row, (i, n) in enumerate(zip(batch, output.n_frames.tolist(), strict=True)):
+                    log_probs = output.log_probs[row, :n]
+                    if not spells:
+                        hypotheses[i, e] = decoder.text(log_probs)
+                        continue
+                    spelled = decoder.decode(e, output.hidden[row, :n], log_probs)
+                    hypotheses[i, e], macs[i, e] = vocabulary.decode(spelled.tokens), spelled.macs
+                    for name, value in spelled.signals.items():
+                        signals[name][i, e] = value
+            bar.update(len(batch))
+    made = replace(table.with_hypotheses(hypotheses), metadata={**table.metadata, "decoding": asdict(decoder.options)})
+    return replace(made, signals={**made.signals, **signals}, decoder_macs=macs)
+
+
+def decode_or_reuse(model: MultiExit, table: ExitTable, evaluation_set: EvaluationSet, path: Path, **how) -> ExitTable:
+    """The decoded table at `path` if model, data and search are the same; else a new one, written there.
+
+    Its words are logged beside the greedy ones. Arguments as of `decode`.
+    """
+    made = _stored(path, {**table.metadata, "decoding": asdict(how["decoder"].options)})
+    if made is None:
+        made = decode(model, table, evaluation_set, **how)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_table(made, path)
+    logger.info(
+        "%s: last exit %.2f %% WER greedy, %.2f %% by %s; every exit by it %s",
+        evaluation_set.name,
+        table.wer_per_exit[-1],
+        made.wer_per_exit[-1],
+        "attention decoder" if isinstance(how["decoder"], AttentionSearch) else "beam search",
+        " ".join(f"{wer:.2f}" for wer in made.wer_per_exit),
+    )
+    return made
+
+
+def _stored(path: Path, metadata: dict) -> ExitTable | None:
+    if not path.is_file():
+        return None
+    try:
+        table = read_table(path)
+    except (ValueError, OSError) as err:
+        logger.warning("'%s' cannot be read (%s): decoded again", path, err)
+        return None
+    same = ("model_digest", "manifest_digest", "audio_digest", "shift", "seed", "precision", "decoding")
+    return table if all(table.metadata.get(name) == metadata.get(name) for name in same) else None
 
 
 class OwnReadings:
@@ -107,7 +225,6 @@ class OwnReadings:
         return {name: np.concatenate([lists[name], made[name]], axis=1) for name in lists}
 
 
-logger = logging.getLogger(__name__)
 WHISPER_SAMPLES = 480_000  # 30 s
 MULTILINGUAL_TOKENS = 51_865  # Whisper's English vocabulary is one smaller
 SIGNALS = ("token_entropy", "sequence_log_prob")
