@@ -214,39 +214,19 @@ def collect_all(run: Run, model) -> tuple[ExitTable, list[ExitTable]]:
     digest = model_digest(folder / "model")
     read = AudioCache(config.cache_audio_mb, sample_rate=config.sample_rate)
     decoder = chosen_decoder(config, model, vocabulary)
+    how = {"read": read, "batch_seconds": config.test_batch_seconds, "limit": config.test_utterances}
+    how |= {"precision": run.run_opts.eval_precision, "progress": not run.run_opts.noprogressbar}
     tables = []
     for one in (run.corpora.dev, *run.corpora.tests):
         metadata = table_metadata(one, model, model_digest=digest, seed=config.seed, limit=config.test_utterances)
-        table = collect_by_share(
-            model,
-            vocabulary,
-            one,
-            folder / "tables" / f"{one.name}.parquet",
-            metadata=metadata,
-            read=read,
-            batch_seconds=config.test_batch_seconds,
-            limit=config.test_utterances,
-            precision=run.run_opts.eval_precision,
-            average_exits=config.average_exits,
-            nbest=config.nbest,
-            progress=not run.run_opts.noprogressbar,
-        )
+        path = folder / "tables" / f"{one.name}.parquet"
+        averaged = {"average_exits": config.average_exits, "nbest": config.nbest}
+        table = collect_by_share(model, vocabulary, one, path, metadata=metadata, **averaged, **how)
         run_on_main(write_transcripts, args=[table, folder / "transcripts" / one.name])
         tables.append(table)
         if decoder is not None and if_main_process():
-            again = decode_or_reuse(
-                model,
-                table,
-                one,
-                folder / "tables" / config.decoding / f"{one.name}.parquet",
-                decoder=decoder,
-                vocabulary=vocabulary,
-                read=read,
-                batch_seconds=config.test_batch_seconds,
-                limit=config.test_utterances,
-                precision=run.run_opts.eval_precision,
-                progress=not run.run_opts.noprogressbar,
-            )
+            path = folder / "tables" / config.decoding / f"{one.name}.parquet"
+            again = decode_or_reuse(model, table, one, path, decoder=decoder, vocabulary=vocabulary, **how)
             write_transcripts(again, folder / "transcripts" / config.decoding / one.name)
     return tables[0], tables[1:]
 
