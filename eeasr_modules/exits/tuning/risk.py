@@ -1,47 +1,31 @@
 """Risk control: the cheapest threshold whose errors exceed a reference exit's by at most eps, and how sure that is.
 
-Learn-Then-Test (Angelopoulos et al. 2021, "Learn then Test", Section 3) over an ordered grid of thresholds.
+Learn-Then-Test (Angelopoulos et al. 2021, "Learn then Test", Section 3) over an ordered grid of thresholds. What is
+promised, and what that rests on: docs/risk.md.
 
 *The loss.* Speakers (or utterances) are the blocks that are drawn; the calibration data are n of them. Block b has E_b
-errors more than the reference exit's, and W_b reference words. The pooled excess over some blocks is the ratio of
-their mean E_b to their mean W_b, in WER points. It is at most eps just when the mean over them of the loss
+errors more than the reference exit's, and W_b reference words. The pooled excess over some blocks is at most eps, in
+WER points, just when the mean over them of the loss
 
     L_b = (100 E_b - eps W_b) / S,        S = the words of a mean block, a fixed scale,
 
 is at most 0; large blocks weigh more, as they do in a pooled WER.
 
-*Why nothing is promised about all blocks alike.* A share s of blocks that lose B points each adds s B to the mean,
-and with probability (1 - s)^n none of them is among n: without an upper bound on the loss no number of blocks
-certifies any eps, and with a bound B it takes about (1 - eps / B)^n <= delta (`exits.tuning.risk_terms` has the table).
-So the promise has a clip B, which divides the blocks in two: those that lose at most B, and the *tail*, L_b > B - eps.
-
-*What is promised*, with probability at least 1 - delta over the draw of the calibration blocks, all at once:
-
-1. over the blocks outside the tail the pooled excess is at most eps;
-2. at most a share tau of the blocks are in the tail;
-3. over all blocks it is at most eps + tau (100 - B), *if* no block loses more than 100 points.
-
-1 and 3 follow from a mean of min(L_b, B - eps) of at most 0, tested at level delta / 2 (losses below -eps count as
--eps for all p-values but betting, which needs no lower bound; that errs on the safe side). 2 is tested by the
-binomial tail at level delta / 2 (Clopper and Pearson 1934). tau depends on n only: 5 %, or the least that n blocks can
-rule out. With B = 100, 3 is eps itself: the promise is about all blocks, and needs many.
+*The clip.* A share s of blocks that lose B points each adds s B to the mean, and with probability (1 - s)^n none of
+them is among n: without an upper bound on the loss no number of blocks certifies any eps. So the clip B divides the
+blocks in two: those that lose at most B, and the *tail*, L_b > B - eps. That outside the tail at most eps is lost, and
+over all blocks at most eps + tau (100 - B) if none loses more than 100 points, follows from a mean of
+min(L_b, B - eps) of at most 0, tested at level delta / 2 (losses below -eps count as -eps for all p-values but betting,
+which needs no lower bound; that errs on the safe side). That at most a share tau is in the tail is tested by the
+binomial tail at level delta / 2 (Clopper and Pearson 1934).
 
 *Fixed-sequence testing.* The grid is ordered from the costliest threshold down, before any error is looked at;
 each is tested until the first that fails, also one whose own excess on the calibration data, not clipped, is above
 eps. All before it are certified at once. The last exit alone has no excess and needs no test.
 
-*Without labels.* Of a target of `loss` "changed", E_b counts edits to the last exit's transcript and W_b the words of
-that (docs/risk.md proves what follows for the WER); all else is the same.
-
-*Of other words* (`ExitTable.emitted`, such as fused ones) E_b counts the errors, or the edits to the last exit's own
-transcript: full depth is then no safe fallback.
-
-*For every exit by itself* (`per_exit`) all this is promised of those who leave there, or the exit is closed:
-`exits.tuning.risk_tests` says how and why that costs none of delta.
-
-*What is assumed.* Blocks exchangeable with those of calibration (independent draws from the same speakers): other
-corpora, noise or microphones void it. A grid and a scale S from the calibration data's own signals and words are not
-strictly fixed in advance; give `source_table` for that.
+Of a target of `loss` "changed", E_b counts edits to the last exit's transcript and W_b the words of that. Of other
+words than the exits' own (`ExitTable.emitted`, such as fused ones) E_b counts the errors, or the edits to the last
+exit's own transcript: full depth is then no safe fallback. For every exit by itself: `exits.tuning.risk_tests`.
 """
 
 import math

@@ -1,12 +1,8 @@
-"""The terms of a certificate: how many speakers a promise needs, and its words.
-
-How many speakers a promise needs, and the smallest that some can keep: arithmetic without any recording.
+"""The terms of a certificate: how many speakers a promise needs, by arithmetic without any recording; and its words.
 
 A policy without a single error more than its reference loses -eps on every block; still, nobody can tell it from one
 that loses B on a share eps / B of them as long as none of those was drawn, which happens with probability
 (1 - eps / B)^n. No method certifies at level a before that is at most a.
-
-The words of a certificate: what is promised, what that rests on, and why nothing could be.
 """
 
 import math

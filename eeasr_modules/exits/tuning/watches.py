@@ -1,41 +1,26 @@
 """Watches that may run for ever: has speech changed (drift), and does leaving cost more errors than allowed (risk)?
 
-Drift: do live utterances still come from where the calibration data came from? No transcript is
-needed: one score per utterance, from the exit taken and a signal there (`drift_scores`).
+What they promise, and what not: docs/drift.md.
 
-*Ranks.* Each new score is ranked among the calibration scores and all that came since, ties broken at random. Where
-calibration and live scores are exchangeable, these ranks p (0 to 1) are independent and uniform, whatever the scores
-are distributed like (smoothed conformal p-values: Vovk, Gammerman & Shafer 2005, "Algorithmic Learning in a Random
-World").
+*Drift.* One score per utterance, from the exit taken and a signal there (`drift_scores`), is ranked among the
+calibration scores and all that came since, ties broken at random. Where both are exchangeable, these ranks p (0 to 1)
+are independent and uniform, whatever the scores are distributed like (smoothed conformal p-values: Vovk, Gammerman &
+Shafer 2005, "Algorithmic Learning in a Random World"). Wealth starts at 1 and is bet against that: every bet has odds
+b(p) >= 0 that integrate to 1, so wealth is a conformal test martingale (Vovk et al. 2021, "Retrain or not retrain:
+conformal test martingales for change-point detection"). As in its Simple Jumper, a share J of the wealth is dealt out
+anew over all bets before each utterance, so that a late change is still found; wealth is the mean over several J.
+Unlike there, some bets win at either end, some when the scores spread or crowd together; and one keeps its money.
 
-*Bets.* Wealth starts at 1 and is bet against that. Every bet has odds b(p) >= 0 that integrate to 1, so wealth is a
-conformal test martingale (Vovk et al. 2021, "Retrain or not retrain: conformal test martingales for change-point
-detection"). As in its Simple Jumper, a share J of the wealth is dealt out anew over all bets before each utterance,
-so that a late change is still found; wealth is the mean over several J. Unlike there, not all bets are linear: some win
-at either end, and some when the scores spread or crowd together; and one keeps its money.
+*Risk.* Of utterances picked at random one learns what leaving early did: a share of them runs to the end (an audit:
+errors are the edits to the last exit's transcript, words those of it), or a few are labelled (errors above the last
+exit's, reference words; they may be negative). The loss of utterance t with E_t errors and W_t words is
+Z_t = 100 E_t - limit W_t: the pooled loss, in errors per 100 words, is at most the limit just when Z_t has a mean of at
+most 0. W_t counts up to `words_cap`, and errors that leaving early mended up to `credit`, so that Z_t is at least -B =
+-(limit words_cap + 100 credit); both make the watch stricter. A bet f (0 to 1) multiplies its wealth by 1 + f Z_t / B,
+which is not expected to grow while the loss is allowed, given all that came before (Waudby-Smith & Ramdas 2024; as a
+monitor of a deployed model: Timans et al. 2025, "On continuous monitoring of risk violations under unknown shift").
 
-*What is promised.* By Ville's inequality wealth ever reaches 1 / alpha with probability at most alpha: however long the
-watch runs and however often one looks, one false alarm in 1 / alpha watches. Nothing is promised about how soon a real
-change is found, nor about a change that leaves the score as it was. Live scores join the ranks, so a
-change that is not found soon becomes the new custom.
-
-Risk: a drift watch asks whether speech has changed, this one whether the *loss* has: of utterances picked at random,
-whatever they say, one learns what leaving early did. Either a share of them runs to the end (an audit: no label; errors
-are the edits to the last exit's transcript, words those of it), or a few are labelled (errors above the last exit's,
-reference words; they may be negative).
-
-*The loss* of utterance t with E_t errors and W_t words is Z_t = 100 E_t - limit W_t. The pooled loss, in errors per 100
-words, is at most the limit just when Z_t has a mean of at most 0. W_t counts up to `words_cap`, and errors that leaving
-early mended up to `credit`, so that Z_t is at least -B = -(limit words_cap + 100 credit); both make the watch stricter,
-and neither matters where utterances are shorter and mend less.
-
-*Bets.* A bet f (0 to 1) multiplies its wealth by 1 + f Z_t / B, which is not expected to grow while the loss is
-allowed, given all that came before (Waudby-Smith & Ramdas 2024; as a monitor of a deployed model: Timans et al. 2025,
-"On continuous monitoring of risk violations under unknown shift"). Several f run side by side, and as for drift a
-share of the wealth is dealt out anew before each utterance, for changes that come late; one bet keeps its money.
-
-*What is promised.* While the mean loss is at most the limit at every step, speech may change as it likes: wealth ever
-reaches 1 / alpha with probability at most alpha (Ville's inequality). Nothing is said of how soon an alarm comes.
+Either wealth ever reaches 1 / alpha with probability at most alpha while nothing is amiss (Ville's inequality).
 """
 
 import math

@@ -1,7 +1,4 @@
-"""Markdown tables of a report, from the numbers of its summary.
-
-Markdown tables that set budgets, signals, words and policies side by side, from a report's summary.
-"""
+"""Markdown tables of a report, from the numbers of its summary."""
 
 import re
 from collections.abc import Sequence
