@@ -10,10 +10,7 @@ def length_batches(
 ) -> list[list[int]]:
     """Positions in batches of similar length whose padded length is at most `batch_seconds` (one at the least).
 
-    Arguments
-    ---------
-    longest_first : bool
-        From the longest to the shortest, not the other way; equally long ones keep their order.
+    `longest_first`: from the longest to the shortest, not the other way; equally long ones keep their order.
 
     Example
     -------

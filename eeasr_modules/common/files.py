@@ -16,16 +16,9 @@ from typing import Any
 def write_aside(path: str | Path, content: str | bytes | Callable[[Path], object], *, sync: bool = False) -> Path:
     """Write a file under `<name>.tmp` and rename it to `path`, where either what was before lies or all of the new.
 
-    OSError when it cannot be written; whatever happens in writing, nothing stays behind.
-
-    Arguments
-    ---------
-    path : str or Path
-        Its folder is made if needed.
-    content : str, bytes or function
-        Text, written as UTF-8 with its line ends as they are; bytes; or a writer, which is given the path to write to.
-    sync : bool
-        Rename only when the content is on the disk.
+    OSError when it cannot be written; whatever happens in writing, nothing stays behind. `path`: its folder is made if
+    needed. `content`: text, written as UTF-8 with its line ends as they are; bytes; or a writer, which is given the
+    path to write to. `sync`: rename only when the content is on the disk.
 
     Example
     -------
@@ -149,10 +142,7 @@ def neutral(value: Any) -> Any:
 
     Apostrophes that already stand before such a character get one more, so that `as_it_was` finds back any text.
 
-    Arguments
-    ---------
-    value : object
-        What is not a str, such as a number, stays as it is.
+    `value`: what is not a str, such as a number, stays as it is.
 
     Example
     -------

@@ -28,10 +28,7 @@ def channel_to_take(blocks: Iterable[np.ndarray]) -> int | None:
 
     A microphone cable with its wires crossed makes a stereo recording whose mean is silence.
 
-    Arguments
-    ---------
-    blocks : iterable of np.ndarray of shape (samples, channels)
-        The whole recording.
+    `blocks` (samples, channels): the whole recording.
 
     Example
     -------
@@ -63,12 +60,7 @@ _ROWS = 4096  # of the sparse matrix made at a time
 def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
     """The signal at another sample rate (Hz): windowed sinc; unchanged at equal rates.
 
-    Returns torch.Tensor of shape (ceil(samples x to_rate / from_rate),).
-
-    Arguments
-    ---------
-    from_rate, to_rate : int
-        Hz.
+    Returns torch.Tensor of shape (ceil(samples x to_rate / from_rate),). `from_rate` and `to_rate`: Hz.
     """
     if from_rate == to_rate:
         return wav
@@ -81,12 +73,7 @@ def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
 def resampled(blocks: Iterable[torch.Tensor], from_rate: int, to_rate: int) -> Iterator[torch.Tensor]:
     """Blocks at another rate, equal to resampling the whole: each is resampled with its neighbours' ends around it.
 
-    Arguments
-    ---------
-    blocks : iterable of torch.Tensor of shape (samples,)
-        That follow each other, of any lengths.
-    from_rate, to_rate : int
-        Hz.
+    `blocks` (samples,): that follow each other, of any lengths. `from_rate` and `to_rate`: Hz.
     """
     if from_rate == to_rate:
         yield from blocks
@@ -183,12 +170,8 @@ CLIPPED_SHARE = 0.001
 class AudioReader:
     """One recording, read from beginning to end, once.
 
-    Arguments
-    ---------
-    path : str or Path
-        The file, or a stretch of it as manifests name it (`talk.sph#t=12.5,17.25`, in seconds).
-    sample_rate : int
-        Hz of what comes out.
+    `path`: the file, or a stretch of it as manifests name it (`talk.sph#t=12.5,17.25`, in seconds). `sample_rate`: Hz
+    of what comes out.
 
     Attributes
     ----------
@@ -249,14 +232,8 @@ class AudioReader:
 def read_audio(path: str | Path, sample_rate: int = SAMPLE_RATE) -> torch.Tensor:
     """A whole recording, or a stretch of it, as mono float32 of shape (samples,), full scale 1.
 
-    FileNotFoundError, ValueError see `AudioReader.blocks`.
-
-    Arguments
-    ---------
-    path : str or Path
-        The file, perhaps with a stretch as `data.audio_files` writes it.
-    sample_rate : int
-        Hz of what comes out.
+    FileNotFoundError, ValueError see `AudioReader.blocks`. `path`: the file, perhaps with a stretch as
+    `data.audio_files` writes it. `sample_rate`: Hz of what comes out.
     """
     reader = AudioReader(path, sample_rate)
     return _warned(_joined(reader.blocks()), reader)
@@ -288,16 +265,9 @@ def clipping(share: float) -> str:
 def as_waveform(samples: np.ndarray | torch.Tensor, *, from_rate: int, sample_rate: int) -> torch.Tensor:
     """An array as a mono waveform (samples,) in float32, as a file with these samples would be read.
 
-    ValueError when the shape is another, when samples are not finite, or too few for a frame.
-
-    Arguments
-    ---------
-    samples : array of shape (samples,) or (samples, channels)
-        Floats of full scale 1, or integers of their type's full scale.
-    from_rate : int
-        Hz of the array.
-    sample_rate : int
-        Hz of what comes out.
+    ValueError when the shape is another, when samples are not finite, or too few for a frame. `samples` (samples,) or
+    (samples, channels): floats of full scale 1, or integers of their type's full scale; `from_rate`: Hz of the array;
+    `sample_rate`: Hz of what comes out.
 
     Example
     -------

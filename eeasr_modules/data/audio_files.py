@@ -169,16 +169,9 @@ def look_at_audio(
 ) -> Iterator[Look]:
     """A look at each file, in order; a few pieces at a time over all cores, so memory stays flat.
 
-    Arguments
-    ---------
-    paths : sequence of Path or None
-        None where no file was found.
-    decode : bool
-        Read to the end, to find files cut short.
-    known : sequence of float or None, optional
-        Durations that the corpus publishes; such a file is not opened.
-    segments : sequence of (float, float) or None, optional
-        Stretches in seconds; of such a file the header alone is read.
+    `paths`: None where no file was found. `decode`: read to the end, to find files cut short. `known`: durations that
+    the corpus publishes; such a file is not opened. `segments`: stretches in seconds; of such a file the header alone
+    is read.
     """
     from tqdm import tqdm
 
@@ -289,13 +282,8 @@ def open_sound(path: Path, stretch: tuple[float, float] | None) -> tuple[int, It
     """Sample rate (Hz), and blocks of a file.
 
     FileNotFoundError without the file; ValueError when it is no audio, or its sample rate is none that speech is kept
-    at.
-
-    Arguments
-    ---------
-    stretch : (float, float) or None
-        Seconds where to begin and end, which may be infinite. MP3 is read from its beginning all the same: its parts
-        do not start where they are asked to.
+    at. `stretch`: seconds where to begin and end, which may be infinite. MP3 is read from its beginning all the same:
+    its parts do not start where they are asked to.
 
     Returns
     -------

@@ -49,12 +49,7 @@ def read_listing(path: Path, *, needs_text: bool = False) -> Iterator[Row]:
     """Rows of a listing, in its order.
 
     FileNotFoundError without the file; ValueError, in one sentence with file and line: what is not understood, or which
-    column there is not.
-
-    Arguments
-    ---------
-    needs_text : bool
-        Refuse rows without a column of texts; an empty cell in one is taken.
+    column there is not. `needs_text`: refuse rows without a column of texts; an empty cell in one is taken.
     """
     rows = _json_rows(path) if path.suffix.lower() == ".jsonl" else table_rows(path)
     for number, row in rows:

@@ -93,14 +93,9 @@ def find_split(folder: Path | str, split: str) -> Path | str:
 def read_split(source: Path | str, split: str, *, save_folder: Path) -> Iterator[Entry]:
     """Utterances of a split that `find_split` found, in its order.
 
-    FileNotFoundError, ValueError, in one sentence: a column, file or line that is missing or not understood.
-
-    Arguments
-    ---------
-    source : Path or str
-        File or folder, or a set of the hub.
-    save_folder : Path
-        Where audio goes that a Hugging Face dataset holds inside its tables.
+    FileNotFoundError, ValueError, in one sentence: a column, file or line that is missing or not understood. `source`:
+    file or folder, or a set of the hub. `save_folder`: where audio goes that a Hugging Face dataset holds inside its
+    tables.
     """
     if not is_hub(source) and (Path(source) / "wav.scp").is_file():
         return _read_kaldi(source)
@@ -197,14 +192,9 @@ def written_through(source: Path | str, split: str, folder: Path) -> Path:
     """The `metadata.jsonl` of a split, written with its audio where that is not done yet.
 
     ValueError, in one sentence: no package `datasets`, no such split, no audio or text in it, audio of unknown rate, a
-    full disk.
-
-    Arguments
-    ---------
-    source : Path or str
-        What `save_to_disk` left of the split; a Parquet file; a folder of tables that `load_dataset` reads; `hf:NAME`.
-    folder : Path
-        For the listing and the audio. A set of the hub is not asked again as long as it is there.
+    full disk. `source`: what `save_to_disk` left of the split; a Parquet file; a folder of tables that `load_dataset`
+    reads; `hf:NAME`. `folder`: for the listing and the audio. A set of the hub is not asked again as long as it is
+    there.
     """
     made_from = [str(source), split] if is_hub(source) else _state(_tables(Path(source)))
     if _noted(folder) != made_from:
@@ -226,20 +216,11 @@ def write_through(
 ) -> Path:
     """Write any set of `datasets`, a streamed one too, as an audiofolder, read from front to end.
 
-    ValueError, in one sentence: no audio or text, audio of which the rate is not said, a full disk.
-
-    Arguments
-    ---------
-    dataset : Dataset, IterableDataset or iterable of dict
-        Its rows have audio (a path; `bytes`; or `array` and `sampling_rate`) and text, under the names of listings.
-    folder : Path or str
-        To write; audio that is there already is kept, so that a stopped run goes on.
-    split, name : str
-        For ids where it lists none, and for messages.
-    root : Path or None
-        What paths of audio are relative to; None: where the program runs.
-    n_bytes : int or None
-        How large it is, where known: said before, and refused where the disk has less.
+    ValueError, in one sentence: no audio or text, audio of which the rate is not said, a full disk. `dataset`: its rows
+    have audio (a path; `bytes`; or `array` and `sampling_rate`) and text, under the names of listings. `folder`: to
+    write; audio that is there already is kept, so that a stopped run goes on. `split` and `name`: for ids where it
+    lists none, and for messages. `root`: what paths of audio are relative to; None: where the program runs. `n_bytes`:
+    how large it is, where known: said before, and refused where the disk has less.
 
     Example
     -------

@@ -26,12 +26,7 @@ ensure_torchaudio()
 class AudioCache:
     """Reads audio and keeps it, in 16 bits, until `limit_mb` is reached; later files are read each time.
 
-    Arguments
-    ---------
-    limit_mb : int
-        Bound in MiB; 0 keeps nothing.
-    sample_rate : int
-        Hz of what is given.
+    `limit_mb`: bound in MiB; 0 keeps nothing. `sample_rate`: Hz of what is given.
     """
 
     def __init__(self, limit_mb: int, *, sample_rate: int):
@@ -100,12 +95,8 @@ def build_dataset(items: dict[str, dict], *, read: Callable[[str], torch.Tensor]
 def dynamic_batches(dataset, *, batch_seconds: float, batch_utterances: int, shuffle: bool, seed: int):
     """SpeechBrain's sampler of batches of similar length.
 
-    Arguments
-    ---------
-    batch_seconds : float
-        Longest padded batch; an utterance longer than that is a batch of its own.
-    shuffle : bool
-        New batches every epoch, in random order; otherwise shortest first.
+    `batch_seconds`: longest padded batch; an utterance longer than that is a batch of its own. `shuffle`: new batches
+    every epoch, in random order; otherwise shortest first.
     """
     from speechbrain.dataio.sampler import DynamicBatchSampler
 

@@ -36,13 +36,9 @@ def normalise_english(text: str, *, unreadable: str = "drop") -> str | None:
     go, curly apostrophes become straight. Digits, symbols that are read aloud (`%`, `&`, ...) and other
     scripts have no spelling here.
 
-    Returns str or None: possibly empty (nothing but punctuation); None when dropped.
-
-    Arguments
-    ---------
-    unreadable : str
-        What to do with text that has no spelling here: "drop" gives None, "remove" puts spaces in place of
-        those characters, "raise" is a ValueError that names the character.
+    Returns str or None: possibly empty (nothing but punctuation); None when dropped. `unreadable`: what to do with text
+    that has no spelling here: "drop" gives None, "remove" puts spaces in place of those characters, "raise" is a
+    ValueError that names the character.
 
     Example
     -------
@@ -176,12 +172,9 @@ NORMALISERS: dict[str, Callable[[str], str | None]] = {
 class CharVocabulary:
     """Tokens of one character each, plus specials written `<...>`.
 
-    Arguments
-    ---------
-    tokens : sequence of str
-        In the order of their ids. The blank is `<blank>`, or `<pad>` in a `...ForCTC` checkpoint's
-        vocabulary; the space between words is " ", or "|" in such a checkpoint. Where tokens begin with `▁` they are
-        phones or other units that texts write apart (`m e iː`).
+    `tokens`: in the order of their ids. The blank is `<blank>`, or `<pad>` in a `...ForCTC` checkpoint's vocabulary;
+    the space between words is " ", or "|" in such a checkpoint. Where tokens begin with `▁` they are phones or other
+    units that texts write apart (`m e iː`).
 
     Example
     -------
@@ -254,10 +247,7 @@ class CharVocabulary:
 class SentencePieceVocabulary:
     """Subwords of a SentencePiece model whose piece 0 (unknown) serves as the CTC blank.
 
-    Arguments
-    ---------
-    model : bytes
-        What `train_sentencepiece` gave, the content of `spm.model`.
+    `model`: what `train_sentencepiece` gave, the content of `spm.model`.
     """
 
     blank_index = 0
@@ -305,12 +295,7 @@ def train_sentencepiece(
 ) -> SentencePieceVocabulary:
     """Subword vocabulary trained on sentences (of the training set only), saved as `spm.model` in `folder`.
 
-    ValueError when the texts cannot give `size` tokens.
-
-    Arguments
-    ---------
-    folder : Path
-        Where the model goes; made when absent.
+    ValueError when the texts cannot give `size` tokens. `folder`: where the model goes; made when absent.
     """
     import io
 

@@ -42,10 +42,7 @@ class Interval:
 def blocks_of(speakers: np.ndarray) -> tuple[np.ndarray, str]:
     """Number of each utterance's block, and what blocks are: "speakers", or "utterances" where some are unknown.
 
-    Arguments
-    ---------
-    speakers : np.ndarray of shape (n_utterances,)
-        Names; "" where unknown.
+    `speakers` (n_utterances,): names; "" where unknown.
     """
     names, block = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
     if len(names) < 2 or "" in names:

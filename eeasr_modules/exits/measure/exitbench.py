@@ -127,16 +127,9 @@ def score_table(
 ) -> dict[str, Any]:
     """Everything that ExitBench says about a table, policies and choices on it, as docs/exitbench.md lists.
 
-    ValueError when a budget is not reachable, or a policy cannot decide on this table.
-
-    Arguments
-    ---------
-    policies : sequence of policies
-        Open ones are cross-fitted at every budget; the others are replayed as they are.
-    budgets : sequence of float
-        Mean depths: up to 1 shares of the full depth, above 1 layers.
-    say : callable or None
-        Told what is being fitted: some fits take minutes.
+    ValueError when a budget is not reachable, or a policy cannot decide on this table. `policies`: open ones are
+    cross-fitted at every budget; the others are replayed as they are. `budgets`: mean depths: up to 1 shares of the
+    full depth, above 1 layers. `say`: told what is being fitted: some fits take minutes.
     """
     table = bench_table(table)
     known = KNOWN_SETS.get(set_digest(table))
@@ -163,10 +156,7 @@ def score_table(
 def budget_layers(budget: float, table: ExitTable) -> float:
     """A budget as a mean depth.
 
-    Arguments
-    ---------
-    budget : float
-        Up to 1 a share of the last exit's depth, above 1 layers.
+    `budget`: up to 1 a share of the last exit's depth, above 1 layers.
     """
     first, last = table.exit_layers[0], table.exit_layers[-1]
     layers = budget * last if budget <= 1 else budget
@@ -181,15 +171,8 @@ def point_numbers(
     """Depth, WER, the two lines there, gap closed and intervals of one choice of exits.
 
     Returns dict: depth, saved, wer, wer_interval, static, oracle_c, above_static, above_static_interval, gap_closed.
-
-    Arguments
-    ---------
-    exit_index : np.ndarray of shape (n_utterances,)
-        What was chosen, from 0.
-    lines : tuple of Frontier
-        Static line and oracle C of the table.
-    errors : np.ndarray of shape (n_utterances,), or None
-        Word errors of what was emitted; None takes the chosen exit's.
+    `exit_index` (n_utterances,): what was chosen, from 0. `lines`: static line and oracle C of the table. `errors`
+    (n_utterances,): word errors of what was emitted; None takes the chosen exit's.
     """
     rows = np.arange(table.n_utterances)
     emitted = table.errors[rows, exit_index] if errors is None else errors

@@ -57,16 +57,9 @@ class FusionModel:
         """Fit on dev tables, and fuse them by parts of the model that never saw the speaker.
 
         Returns tuple of (FusionModel, list of ExitTable): the tables as `fused_table` makes them: what policies for
-        fused output are calibrated on.
-
-        ValueError when exits differ, a table lacks a signal or its references, or the exits never disagree.
-
-        Arguments
-        ---------
-        tables : sequence of ExitTable
-            Dev data, all with the same exits, with references.
-        signals : tuple of str
-            Stored or derived; may be empty.
+        fused output are calibrated on. ValueError when exits differ, a table lacks a signal or its references, or the
+        exits never disagree. `tables`: dev data, all with the same exits, with references. `signals`: stored or
+        derived; may be empty.
         """
         exit_layers, digest = common_exits(tables)
         language = common_language(tables)
@@ -159,16 +152,9 @@ def keep_fusion(
 ) -> KeptFusion:
     """Fit the fusion of a model folder, and put it there if it wins on speakers that its trees never saw.
 
-    ValueError when a table is of another model, or as for `FusionModel.fit_fused`.
-
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        Dev data of that model, with references.
-    others : sequence of ExitTable
-        Of speech that it is to serve; of whose corpora there is no dev data is said.
-    anyway : bool
-        Whether to write it also where the interval over speakers of what it wins reaches 0.
+    ValueError when a table is of another model, or as for `FusionModel.fit_fused`. `tables`: dev data of that model,
+    with references. `others`: of speech that it is to serve; of whose corpora there is no dev data is said. `anyway`:
+    whether to write it also where the interval over speakers of what it wins reaches 0.
     """
     for table in tables:
         theirs = table.metadata.get("model_digest")
@@ -213,9 +199,8 @@ def _corpora(tables: Sequence[ExitTable]) -> set[str]:
 def fuse(table: ExitTable, model: FusionModel) -> np.ndarray:
     """The fused transcript of every exit: what would be emitted if the utterance stopped there.
 
-    Returns np.ndarray of str objects, of shape (n_utterances, n_exits).
-
-    ValueError when the exits are not the model's, or a signal is missing.
+    Returns np.ndarray of str objects, of shape (n_utterances, n_exits). ValueError when the exits are not the model's,
+    or a signal is missing.
     """
     signals = {name: needed_signal(table, name, policy="fusion") for name in model.needs}
     fused, state = np.empty(table.hypotheses.shape, dtype=object), model.start(table.n_utterances)

@@ -79,10 +79,7 @@ def region_rows(
 ) -> list[list[float]]:
     """Features of every region of disagreement of one utterance at one exit; columns as `feature_names` says.
 
-    Arguments
-    ---------
-    scalars : np.ndarray of shape (n_scalars,)
-        Signals of this exit.
+    `scalars` (n_scalars,): signals of this exit.
     """
     shared = [float(len(found)), float(len(words))]
     signals = [*scalars, *heard.scalars]
@@ -167,14 +164,8 @@ def pass_exit(
 ) -> tuple[list[Heard], AtExit]:
     """Fuse one exit's transcripts with what was heard before.
 
-    Arguments
-    ---------
-    heard : list of Heard or None, n_utterances long
-        Of the exits before; None at the first exit.
-    scalars : np.ndarray of shape (n_utterances, n_scalars)
-        Signals of this exit.
-    keeps : callable
-        See `Keeps`; asked once for all regions of the batch, and not where there are none.
+    `heard` (n_utterances long): of the exits before; None at the first exit. `scalars` (n_utterances, n_scalars):
+    signals of this exit. `keeps`: see `Keeps`; asked once for all regions of the batch, and not where there are none.
 
     Returns
     -------

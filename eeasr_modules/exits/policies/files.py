@@ -58,18 +58,9 @@ def read_fitted(
     """A fitted model that `write_fitted` wrote.
 
     FileNotFoundError when a file is not there; ValueError when it is none of this version, is another than was asked
-    for, or was fitted on another recogniser.
-
-    Arguments
-    ---------
-    name : str
-        A key of `KINDS`, unless `made_by` is given.
-    model_digest : str or None
-        The recogniser that it is to decide for; None does not ask.
-    digest : str or None
-        What `write_fitted` returned; None does not ask.
-    made_by : function or None
-        Makes the model of the file's content and arrays; None for the one that `KINDS` names.
+    for, or was fitted on another recogniser. `name`: a key of `KINDS`, unless `made_by` is given. `model_digest`: the
+    recogniser that it is to decide for; None does not ask. `digest`: what `write_fitted` returned; None does not ask.
+    `made_by`: makes the model of the file's content and arrays; None for the one that `KINDS` names.
     """
     if made_by is None and name not in KINDS:
         raise ValueError(f"a fitted policy must be one of {', '.join(KINDS)}, got {name!r}")
@@ -133,12 +124,8 @@ POLICIES_VERSION = 1
 def write_policies(path: str | Path, calibrated: Sequence[Calibrated], *, default: str | None = None) -> None:
     """Write calibrated policies as JSON; the file appears only when it is whole, its fitted models before it.
 
-    Arguments
-    ---------
-    path : str or Path
-        Such as `policy.json` in a model folder.
-    default : str or None
-        Text of the policy that decides where none is named; None takes the first.
+    `path`: such as `policy.json` in a model folder. `default`: text of the policy that decides where none is named;
+    None takes the first.
     """
     if not calibrated:
         raise ValueError(f"{path} must hold at least one policy, got none")
@@ -159,12 +146,8 @@ def read_policies(path: str | Path, *, model_digest: str | None = None) -> list[
     """Calibrated policies from a file that `write_policies` wrote; the default one first.
 
     FileNotFoundError when there is no such file, or a fitted model is not beside it; ValueError when it does not hold
-    policies of this version, or those of another recogniser.
-
-    Arguments
-    ---------
-    model_digest : str or None
-        The recogniser that they are to decide for; None does not ask.
+    policies of this version, or those of another recogniser. `model_digest`: the recogniser that they are to decide
+    for; None does not ask.
     """
     path = Path(path)
     if not path.is_file():

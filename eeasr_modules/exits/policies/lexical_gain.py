@@ -129,14 +129,8 @@ def exit_position(exit_layer: np.ndarray, exit_layers: Sequence[int]) -> int:
 def lookahead(gains: np.ndarray, k: int, *, exit_layers: Sequence[int]) -> np.ndarray:
     """Best gain per second and layer over the later exits; shape (n,).
 
-    Arguments
-    ---------
-    gains : np.ndarray of shape (n, n_later)
-        Errors per second that going on to exits k + 1, k + 2, ... would remove.
-    k : int
-        This exit, from 0.
-    exit_layers : sequence of int
-        All exits.
+    `gains` (n, n_later): errors per second that going on to exits k + 1, k + 2, ... would remove. `k`: this exit, from
+    0. `exit_layers`: all exits.
 
     Example
     -------
@@ -150,14 +144,8 @@ def lookahead(gains: np.ndarray, k: int, *, exit_layers: Sequence[int]) -> np.nd
 def weighted_sum(columns: Sequence[np.ndarray], weights: np.ndarray, intercepts: np.ndarray) -> np.ndarray:
     """Linear predictions whose last bits do not depend on how many rows there are, as those of a matrix product do.
 
-    Arguments
-    ---------
-    columns : sequence of np.ndarray of shape (n,)
-        The signals.
-    weights : np.ndarray of shape (n_outputs, n_columns)
-        Of each signal.
-    intercepts : np.ndarray of shape (n_outputs,)
-        What is added.
+    `columns` (n,): the signals. `weights` (n_outputs, n_columns): of each signal. `intercepts` (n_outputs,): what is
+    added.
 
     Example
     -------
@@ -178,16 +166,9 @@ def ridge(
 
     Gives weights of shape (n_outputs, n_columns), and intercepts of shape (n_outputs,).
 
-    Arguments
-    ---------
-    x : np.ndarray of shape (n, n_columns)
-        A column that never changes gets the weight 0.
-    y : np.ndarray of shape (n, n_outputs)
-        Targets.
-    sample_weights : np.ndarray of shape (n,)
-        Above 0.
-    strength : float
-        Penalty on the squared weights of the standardised columns, in the unit of `sample_weights`.
+    `x` (n, n_columns): a column that never changes gets the weight 0. `y` (n, n_outputs): targets. `sample_weights`
+    (n,): above 0. `strength`: penalty on the squared weights of the standardised columns, in the unit of
+    `sample_weights`.
 
     Example
     -------

@@ -110,12 +110,8 @@ def reach_of(policy: Policy) -> int:
 def exits_back(policy: Policy, state: np.ndarray, exit_index: int) -> np.ndarray:
     """How many exits before this one the transcript comes from, of those who stop here; shape (n,).
 
-    Arguments
-    ---------
-    state : np.ndarray of shape (n, width)
-        After its step at this exit.
-    exit_index : int
-        This exit, from 0; no transcript comes from before the first.
+    `state` (n, width): after its step at this exit. `exit_index`: this exit, from 0; no transcript comes from before
+    the first.
     """
     if reach_of(policy) == 0:
         return np.zeros(len(state), dtype=np.int64)
@@ -167,16 +163,10 @@ def midway(values: np.ndarray, n_thresholds: int, *, ends: tuple[float, float] |
 
     Midway, so that small numerical differences between live and recorded signals decide nothing.
 
-    Returns np.ndarray of shape (at most n_thresholds + 2,): rising.
-
-    Arguments
-    ---------
-    values : np.ndarray of shape (..., n_exits)
-        What is compared with a threshold. Those of the last exit, which asks nobody, and infinite ones do not count.
-    n_thresholds : int
-        Most to keep, the two ends not counted: where there are more, at evenly spaced ranks of the values.
-    ends : tuple of float or None
-        In place of those beyond the values.
+    Returns np.ndarray of shape (at most n_thresholds + 2,): rising. `values` (..., n_exits): what is compared with a
+    threshold. Those of the last exit, which asks nobody, and infinite ones do not count. `n_thresholds`: most to keep,
+    the two ends not counted: where there are more, at evenly spaced ranks of the values. `ends`: in place of those
+    beyond the values.
     """
     asked = np.asarray(values)[..., : max(1, np.shape(values)[-1] - 1)]
     distinct, counts = np.unique(asked[np.isfinite(asked)], return_counts=True)
@@ -344,9 +334,8 @@ def nothing_passed(n: int) -> np.ndarray:
 def kept_in_file(content: Mapping[str, Any], features: Sequence[str] | None = None) -> dict[str, Any]:
     """What every fitted model takes from its file: name, exit_layers, model_digest, fitted_on.
 
-    `features` are the columns that this version computes; None does not ask.
-
-    ValueError when the file's features are others.
+    `features` are the columns that this version computes; None does not ask. ValueError when the file's features are
+    others.
     """
     if features is not None and tuple(content["features"]) != tuple(features):
         raise ValueError(f"{content['name']} was fitted on other features than this version computes; fit it again")

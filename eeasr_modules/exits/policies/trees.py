@@ -32,12 +32,7 @@ class Bins:
     def of(cls, features: np.ndarray, *, weights: np.ndarray | None = None, max_bins: int = 127) -> "Bins":
         """Intervals between all values of a feature, or where there are too many, between its percentiles.
 
-        Arguments
-        ---------
-        weights : np.ndarray of shape (n_rows,), or None
-            Of the rows, above 0.
-        max_bins : int
-            Intervals of each feature, at most 255.
+        `weights` (n_rows,): of the rows, above 0. `max_bins`: intervals of each feature, at most 255.
 
         Example
         -------
@@ -120,14 +115,9 @@ class Trees:
     ) -> "Trees":
         """Trees boosted on squared error by scikit-learn's `HistGradientBoostingRegressor`.
 
-        Arguments
-        ---------
-        features : np.ndarray of shape (n_rows, n_features), or Bins
-            Finite; or what `Bins.of` made of them, where several fits are on the same rows.
-        learning_rate : float
-            Share of each tree that is kept.
-        max_bins : int
-            Intervals of each feature that are told apart, at most 255; bins that are given have theirs.
+        `features` (n_rows, n_features): finite; or what `Bins.of` made of them, where several fits are on the same
+        rows. `learning_rate`: share of each tree that is kept. `max_bins`: intervals of each feature that are told
+        apart, at most 255; bins that are given have theirs.
         """
         from sklearn.ensemble import HistGradientBoostingRegressor
 

@@ -125,15 +125,9 @@ def _array(name: str, column: Any) -> np.ndarray:
 def table_from_columns(columns: Mapping[str, Sequence[Any]], metadata: Mapping[str, Any]) -> ExitTable:
     """An exit table from flat columns, a row per utterance and exit, in any order.
 
-    Returns ExitTable: utterances in the order in which they first occur.
-
-    ValueError when a column is missing, an utterance lacks an exit or has one twice, or a number that belongs to the
-    utterance differs between its exits.
-
-    Arguments
-    ---------
-    columns : mapping of str to sequence, all of the same length
-        The table's columns; any further one is a signal, or a word list where its cells are lists or arrays.
+    Returns ExitTable: utterances in the order in which they first occur. ValueError when a column is missing, an
+    utterance lacks an exit or has one twice, or a number that belongs to the utterance differs between its exits.
+    `columns`: the table's columns; any further one is a signal, or a word list where its cells are lists or arrays.
     """
     missing = [name for name in _REQUIRED if name not in columns]
     averaged = set(_AVERAGED) & set(columns)
@@ -248,20 +242,11 @@ def import_transcripts(
     FileNotFoundError when folder or file are not there; ValueError when the format is unknown, an option belongs to
     another format, or what is read is not as it should be.
 
-    Arguments
-    ---------
-    path : str or Path
-        The folder of the recordings (`exit-traces`), or the file of transcripts (`plain`).
-    split : str or None
-        For `exit-traces`: "clean" or "other".
-    model : str or None
-        For `exit-traces`: subfolder of the model, "ee40" if None; not used where the folder holds the results itself.
-    references : str or Path, or None
-        For `plain`: file of the references, where the transcripts' file does not hold them.
-    drop_incomplete : bool
-        True leaves out, and counts in the metadata (`n_dropped`), utterances that are not whole; False refuses them.
-    set_name : str or None
-        For `plain`: name of the set; None takes the file's.
+    `path`: the folder of the recordings (`exit-traces`), or the file of transcripts (`plain`). `split`: for
+    `exit-traces`: "clean" or "other". `model`: for `exit-traces`: subfolder of the model, "ee40" if None; not used
+    where the folder holds the results itself. `references`: for `plain`: file of the references, where the transcripts'
+    file does not hold them. `drop_incomplete`: True leaves out, and counts in the metadata (`n_dropped`), utterances
+    that are not whole; False refuses them. `set_name`: for `plain`: name of the set; None takes the file's.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")

@@ -44,12 +44,8 @@ def read_lines(path: str | Path) -> list[str]:
 def read_rows(path: Path, *, needed: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows of a TSV with a header or of JSON lines, each with its place.
 
-    ValueError when a line has other columns than it should, or is no JSON object; the place is named.
-
-    Arguments
-    ---------
-    path : Path
-        The file; `.json` and `.jsonl` are JSON lines, everything else TSV.
+    ValueError when a line has other columns than it should, or is no JSON object; the place is named. `path`: the file;
+    `.json` and `.jsonl` are JSON lines, everything else TSV.
 
     Yields
     ------
@@ -172,24 +168,14 @@ def read_plain(
     """An exit table from a plain file of transcripts.
 
     Returns ExitTable: durations that are not given are approximated from the reference's length, and the metadata says
-    so.
-
-    FileNotFoundError when a file is not there; ValueError when a line cannot be read (file and line are named), or
+    so. FileNotFoundError when a file is not there; ValueError when a line cannot be read (file and line are named), or
     utterances are incomplete.
 
-    Arguments
-    ---------
-    path : str or Path
-        TSV with a header line (`.tsv`, `.txt`), or JSON lines (`.jsonl`, `.json`); also `.gz` or `.xz` of these.
-    references : str or Path, or None
-        File of the references; None where the transcripts' file holds them.
-    drop_incomplete : bool
-        True leaves out utterances that lack exits, a reference or all transcripts, and counts them in the
-        metadata (`n_dropped`); False refuses them.
-    normaliser : str
-        A key of `NORMALISERS`, applied to references and transcripts alike.
-    set_name : str or None
-        Name of the set; None takes the file's.
+    `path`: TSV with a header line (`.tsv`, `.txt`), or JSON lines (`.jsonl`, `.json`); also `.gz` or `.xz` of these.
+    `references`: file of the references; None where the transcripts' file holds them. `drop_incomplete`: True leaves
+    out utterances that lack exits, a reference or all transcripts, and counts them in the metadata (`n_dropped`); False
+    refuses them. `normaliser`: a key of `NORMALISERS`, applied to references and transcripts alike. `set_name`: name of
+    the set; None takes the file's.
     """
     path = Path(path)
     if normaliser not in NORMALISERS:

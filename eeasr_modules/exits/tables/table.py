@@ -113,20 +113,10 @@ class ExitTable:
     ) -> "ExitTable":
         """A table whose edits are counted here and whose text signals are computed here.
 
-        Arguments
-        ---------
-        exit_layers : sequence of int
-            Layers run at each exit, from 1, rising.
-        speakers : sequence of str, or None
-            Who speaks; None where unknown.
-        signals : mapping of str to array of shape (n_utterances, n_exits), or None
-            Acoustic signals; those of text are added.
-        word_lists : mapping of str to rows of lists of numbers, (n_utterances, n_exits), or None
-            A number for each word of each transcript.
-        cost_macs : array of shape (n_utterances, n_exits), or None
-            Front end and layers up to each exit.
-        head_macs : array of shape (n_utterances, n_exits), or None
-            Each exit's head, read once.
+        `exit_layers`: layers run at each exit, from 1, rising. `speakers`: who speaks; None where unknown. `signals`
+        (n_utterances, n_exits): acoustic signals; those of text are added. `word_lists`: a number for each word of each
+        transcript. `cost_macs` (n_utterances, n_exits): front end and layers up to each exit. `head_macs`
+        (n_utterances, n_exits): each exit's head, read once.
 
         Example
         -------
@@ -205,9 +195,7 @@ class ExitTable:
         transcript instead, since the table's own would give the reference's length away.
 
         Returns np.ndarray of shape (n_utterances, n_exits): of numbers; `hypothesis` holds the transcripts, a word list
-        an array for each.
-
-        KeyError when the table has no such signal; those it has are named.
+        an array for each. KeyError when the table has no such signal; those it has are named.
         """
         if name in self.signals:
             return self.signals[name]
@@ -233,10 +221,7 @@ class ExitTable:
     def once(self, name: str, work: Callable[[], np.ndarray]) -> np.ndarray:
         """What is worked out once for a table; parts of it (`select`) then take theirs along.
 
-        Arguments
-        ---------
-        work : callable
-            Gives an array with the utterance on axis 0, each by itself.
+        `work`: gives an array with the utterance on axis 0, each by itself.
         """
         if name not in self._derived:
             self._derived[name] = work()
@@ -264,10 +249,7 @@ class ExitTable:
     def select(self, rows: np.ndarray) -> "ExitTable":
         """The table of some utterances only.
 
-        Arguments
-        ---------
-        rows : np.ndarray
-            Indices, or a mask of shape (n_utterances,) where True means kept.
+        `rows`: indices, or a mask of shape (n_utterances,) where True means kept.
         """
         changed = {
             "utt_ids": self.utt_ids[rows],
@@ -288,10 +270,7 @@ class ExitTable:
     def with_signals(self, signals: Mapping[str, np.ndarray]) -> "ExitTable":
         """The same table with further signals.
 
-        Arguments
-        ---------
-        signals : mapping of str to np.ndarray of shape (n_utterances, n_exits)
-            By name; one that is there is replaced.
+        `signals` (n_utterances, n_exits): by name; one that is there is replaced.
         """
         extended = replace(self, signals={**self.signals, **signals})
         if not set(signals) & set(self.signals):
@@ -328,12 +307,8 @@ class ExitTable:
 
         Policies decide on what the exits say themselves, which stays. Such a table is not written.
 
-        Returns ExitTable: without references no errors are counted anew: they are then nobody's.
-
-        Arguments
-        ---------
-        emitted : np.ndarray of str objects, of shape (n_utterances, n_exits)
-            Such as those that `exits.measure.fusion.fuse` gives.
+        Returns ExitTable: without references no errors are counted anew: they are then nobody's. `emitted`
+        (n_utterances, n_exits): such as those that `exits.measure.fusion.fuse` gives.
 
         Example
         -------
@@ -375,15 +350,9 @@ def _objects(rows: Sequence[Sequence[str]], n_exits: int) -> np.ndarray:
 def speaker_folds(table: ExitTable, n_folds: int = 10, *, seed: int = 0) -> np.ndarray:
     """The fold of each utterance; no speaker is in two; shape (n_utterances,), from 0.
 
-    ValueError when there are not two utterances to keep apart.
-
-    Arguments
-    ---------
-    table : ExitTable
-        Where a speaker is unknown, the utterance stands for itself.
-    n_folds : int
-        At least 2; with fewer speakers there are as many folds as speakers. With one speaker alone, utterances
-        are dealt out.
+    ValueError when there are not two utterances to keep apart. `table`: where a speaker is unknown, the utterance
+    stands for itself. `n_folds`: at least 2; with fewer speakers there are as many folds as speakers. With one speaker
+    alone, utterances are dealt out.
     """
     if n_folds < 2:
         raise ValueError(f"folds of speakers must be at least 2, got {n_folds}")
@@ -405,15 +374,8 @@ def join_tables(
     """One table of the utterances of several.
 
     ValueError when the tables differ in exits or signals, or do not hold the utterances of `order`, each once.
-
-    Arguments
-    ---------
-    tables : sequence of ExitTable
-        With the same exits and the same signals; no utterance in two.
-    order : sequence of str
-        All utterances, in the order of the new table.
-    metadata : mapping or None
-        Of the new table; None takes the first one's.
+    `tables`: with the same exits and the same signals; no utterance in two. `order`: all utterances, in the order of
+    the new table. `metadata`: of the new table; None takes the first one's.
 
     Example
     -------

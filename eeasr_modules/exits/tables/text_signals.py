@@ -112,14 +112,7 @@ def lexical_signals(
     frequency under 1.5. `rarity`: sum over words of max(0, 3.5 - Zipf), per character. `char_lm`: negative
     log-probability of the spellings (nats), per character, ends of words included. `degenerate_share`: share of words
     without a vowel, or of one letter that is no usual word. `unseen_share`: share of words that are not known at all.
-    Higher is worse in all.
-
-    ValueError when a name is unknown.
-
-    Arguments
-    ---------
-    names : sequence of str
-        Which; each costs time of its own.
+    Higher is worse in all. ValueError when a name is unknown. `names`: which; each costs time of its own.
 
     Example
     -------

@@ -237,20 +237,11 @@ def choose(
 ) -> Calibrated:
     """Calibrate a policy on dev.
 
-    ValueError when the budget or WER cannot be met on dev; the sentence says what can.
-
-    Arguments
-    ---------
-    dev_table : ExitTable
-        Calibration data; never what results are reported on.
-    open_policy : policy
-        With one open threshold, an open window, or both. With nothing open it is returned as it is.
-    budget : float or None
-        Largest mean cost: up to 1 a share of the last exit's, above 1 layers (for `cost_layers` only).
-    wer : float or None
-        Largest WER in percent.
-    excess : float or None
-        Most WER points above the last exit's. Exactly one of budget, wer and excess must be given.
+    ValueError when the budget or WER cannot be met on dev; the sentence says what can. `dev_table`: calibration data;
+    never what results are reported on. `open_policy`: with one open threshold, an open window, or both. With nothing
+    open it is returned as it is. `budget`: largest mean cost: up to 1 a share of the last exit's, above 1 layers (for
+    `cost_layers` only). `wer`: largest WER in percent. `excess`: most WER points above the last exit's. Exactly one of
+    budget, wer and excess must be given.
 
     Example
     -------

@@ -87,14 +87,9 @@ class Draws:
 def draw_and_bet(changed: np.ndarray, words: np.ndarray, target: LabelTarget, label: Label) -> Draws:
     """Draw round after round until labels are missing, the budget is spent or every threshold holds.
 
-    Arguments
-    ---------
-    changed : np.ndarray of shape (n_utterances, n_thresholds)
-        Words d that leaving changes, thresholds in the order of the tests.
-    words : np.ndarray of shape (n_utterances,)
-        Of the last exit's transcripts.
-    label : function
-        Gives what is known of an utterance, None where it is not labelled yet.
+    `changed` (n_utterances, n_thresholds): words d that leaving changes, thresholds in the order of the tests. `words`
+    (n_utterances,): of the last exit's transcripts. `label`: gives what is known of an utterance, None where it is not
+    labelled yet.
     """
     bets = _Bets(changed.astype(np.float64), words.astype(np.float64), target)
     rng, order = np.random.default_rng(target.seed), []
@@ -189,17 +184,9 @@ class _Bets:
 def candidates(table: ExitTable, open_policy: Policy, *, eps: float) -> Curve:
     """Policies in the order of the tests, chosen by cost and changed words alone.
 
-    Returns Curve: from few words changed to many; its `wer` are changed words per 100 of the last exit's.
-
-    Arguments
-    ---------
-    table : ExitTable
-        The recordings; labels are not read.
-    open_policy : policy
-        With its threshold open, and perhaps its window, which is then the one that saves most where 2.5 eps words in
-        100 change.
-    eps : float
-        WER points.
+    Returns Curve: from few words changed to many; its `wer` are changed words per 100 of the last exit's. `table`: the
+    recordings; labels are not read. `open_policy`: with its threshold open, and perhaps its window, which is then the
+    one that saves most where 2.5 eps words in 100 change. `eps`: WER points.
     """
     curve = policy_curve(open_policy, against_last(table), n_thresholds=100)
     if isinstance(open_policy, Between) and open_policy.has_open_window:
@@ -266,17 +253,9 @@ def few_labels(
     All is worked out afresh from the labels, so that a call with more of them goes on where the one before stood: same
     table, policy, target and versions draw the same utterances. Labels of anybody who was not drawn are not looked at.
 
-    ValueError when nothing is open.
-
-    Arguments
-    ---------
-    table : ExitTable
-        The recordings, with every exit's transcript; references in it are not read.
-    references : mapping of str to str
-        By utterance id, spelled as the transcripts are.
-    source_table : ExitTable or None
-        Other speech, labelled, on which a policy such as `gain` is fitted; None fits it to these recordings' own last
-        transcripts.
+    ValueError when nothing is open. `table`: the recordings, with every exit's transcript; references in it are not
+    read. `references`: by utterance id, spelled as the transcripts are. `source_table`: other speech, labelled, on
+    which a policy such as `gain` is fitted; None fits it to these recordings' own last transcripts.
     """
     if not open_policy.is_open:
         raise ValueError(f"labels choose a threshold, but {open_policy} has one: leave its last number out")
@@ -334,12 +313,8 @@ NOTHING_SAID = "-"
 def read_labels(path: str | Path) -> dict[str, str]:
     """References by utterance id; rows without one are left out.
 
-    ValueError when a row has no tab, or an id comes twice.
-
-    Arguments
-    ---------
-    path : str or Path
-        Rows id, tab, reference; a lone "-" for a recording in which nothing is said. A file that is not there has none.
+    ValueError when a row has no tab, or an id comes twice. `path`: rows id, tab, reference; a lone "-" for a recording
+    in which nothing is said. A file that is not there has none.
     """
     found: dict[str, str] = {}
     path = Path(path)

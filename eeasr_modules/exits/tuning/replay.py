@@ -72,15 +72,9 @@ def replay(policy: Policy, table: ExitTable) -> np.ndarray:
 def exit_costs(table: ExitTable, cost: str = "cost_layers") -> np.ndarray:
     """Cost of going straight to each exit and emitting its transcript: what static exits and oracles pay.
 
-    Returns np.ndarray of shape (n_utterances, n_exits).
-
-    ValueError when the cost is unknown, or the table does not know its MACs.
-
-    Arguments
-    ---------
-    cost : str
-        "cost_layers" (layers * seconds), or "cost_macs" (front end, layers, the one head, and the attention decoder
-        where transcripts are its own).
+    Returns np.ndarray of shape (n_utterances, n_exits). ValueError when the cost is unknown, or the table does not know
+    its MACs. `cost`: "cost_layers" (layers * seconds), or "cost_macs" (front end, layers, the one head, and the
+    attention decoder where transcripts are its own).
     """
     if cost not in COSTS:
         raise ValueError(f"cost must be one of {', '.join(COSTS)}, got {cost!r}")

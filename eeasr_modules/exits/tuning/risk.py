@@ -150,17 +150,11 @@ def control_risk(
     ValueError when the policy has an open window or is not fitted while there is no source, speakers are unknown, or
     the reference is no exit.
 
-    Arguments
-    ---------
-    dev_table : ExitTable
-        Calibration data, with errors counted: the blocks. What is emitted in the exits' place is what is certified.
-    open_policy : policy
-        With its threshold open; its window too, where there is a source.
-    source_table : ExitTable or None
-        Other data (another corpus, or training speakers), on which grid, scale, first bets and, for fitted policies,
-        the fit are made. With it a few labelled utterances of a new domain go far: they only have to test.
-    seed : int
-        Of the order in which blocks are bet on, and of exact p-values' rounding.
+    `dev_table`: calibration data, with errors counted: the blocks. What is emitted in the exits' place is what is
+    certified. `open_policy`: with its threshold open; its window too, where there is a source. `source_table`: other
+    data (another corpus, or training speakers), on which grid, scale, first bets and, for fitted policies, the fit are
+    made. With it a few labelled utterances of a new domain go far: they only have to test. `seed`: of the order in
+    which blocks are bet on, and of exact p-values' rounding.
 
     Example
     -------
@@ -262,15 +256,9 @@ def risk_outcome(
 ) -> RiskOutcome:
     """What a policy does on data that it was not calibrated on.
 
-    Arguments
-    ---------
-    block_words : float or None
-        The certificate's scale S; None takes this table's.
-    tail : float
-        The share of the blocks in the tail that the certificate rules out; 1 asks nothing of it.
-    exits : sequence of mapping
-        Those of a certificate exit by exit: the excess outside the tail and the share in it are then the largest of
-        these, and all must be kept.
+    `block_words`: the certificate's scale S; None takes this table's. `tail`: the share of the blocks in the tail that
+    the certificate rules out; 1 asks nothing of it. `exits`: those of a certificate exit by exit: the excess outside
+    the tail and the share in it are then the largest of these, and all must be kept.
     """
     labelled, table = table, target.table(table)
     block = block_numbers(table, target.blocks)
@@ -356,16 +344,9 @@ def certify(
     speakers make the grid (windows, fitted models) and the other half certify.
 
     Returns Calibrated: `rule` says what was asked for, and "not certified" with the reason where the last exit had to
-    be taken; `promise` what is promised and what that rests on.
-
-    ValueError if nothing is open, or speakers are unknown.
-
-    Arguments
-    ---------
-    open_policy : policy
-        With its threshold open; layers and fitted model may be open too.
-    source_table : ExitTable or None
-        Other speakers that make the grid, so that all of `dev_table` certifies.
+    be taken; `promise` what is promised and what that rests on. ValueError if nothing is open, or speakers are unknown.
+    `open_policy`: with its threshold open; layers and fitted model may be open too. `source_table`: other speakers that
+    make the grid, so that all of `dev_table` certifies.
     """
     if not open_policy.is_open:
         raise ValueError(f"exit_risk chooses a threshold, but {open_policy} has one: leave its last number out")

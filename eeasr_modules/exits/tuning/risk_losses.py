@@ -75,13 +75,8 @@ def exact_p_values(losses: np.ndarray, limit: float, *, uniforms: np.ndarray | N
     A loss between 0 and 1 is first turned into 1 with its own probability, which keeps the mean, and so the
     validity, but adds chance: the decision then depends on `uniforms`.
 
-    ValueError when some loss is neither 0 nor 1 and there are no uniforms.
-
-    Arguments
-    ---------
-    uniforms : np.ndarray of shape (n_blocks,) or as losses, or None
-        Uniform on 0 to 1 and independent of the losses; one per block is shared by all policies. None allows
-        losses of 0 and 1 only.
+    ValueError when some loss is neither 0 nor 1 and there are no uniforms. `uniforms` (n_blocks,): uniform on 0 to 1
+    and independent of the losses; one per block is shared by all policies. None allows losses of 0 and 1 only.
     """
     from scipy.stats import binom
 
@@ -304,15 +299,8 @@ def scaled_losses(excess: np.ndarray, words: np.ndarray, *, eps: float, clip: fl
     """Losses as p-values take them: at most 1, and eps / clip in the mean just where the excess is eps.
 
     Returns np.ndarray of shape (n_blocks, n_policies): (min(L_b, clip - eps) + eps) / clip of the module's text.
-
-    Arguments
-    ---------
-    excess : np.ndarray of shape (n_blocks, n_policies)
-        Errors above the reference's.
-    words : np.ndarray of shape (n_blocks,) or (n_blocks, n_policies)
-        Reference words.
-    eps, clip, block_words : float
-        In WER points, and the scale S; of clip and scale, each policy may have its own.
+    `excess` (n_blocks, n_policies): errors above the reference's. `words` (n_blocks,): reference words. `eps`, `clip`,
+    `block_words`: in WER points, and the scale S; of clip and scale, each policy may have its own.
 
     Example
     -------
@@ -376,15 +364,10 @@ def parse_risk(text: str) -> RiskTarget:
 def target_of(numbers: Sequence[float] | Mapping[str, float], *, said: object = None) -> RiskTarget:
     """The target that `exit_risk: [eps, delta]`, `[eps, delta, clip]` or `{changed: 2, delta: 0.1}` of a YAML asks for.
 
-    ValueError when there are other than two or three, names are others, or they make no sense.
-
-    Arguments
-    ---------
-    numbers : sequence of float, or mapping of str to float
-        eps in WER points, delta, and the clip in WER points; or by name: `excess` (WER points above the last exit) or
-        `changed` (per cent of the last exit's words), `delta`, `clip` and `per_exit`, which may be left out.
-    said : object
-        As it was given, for the error; None takes the numbers.
+    ValueError when there are other than two or three, names are others, or they make no sense. `numbers`: eps in WER
+    points, delta, and the clip in WER points; or by name: `excess` (WER points above the last exit) or `changed` (per
+    cent of the last exit's words), `delta`, `clip` and `per_exit`, which may be left out. `said`: as it was given, for
+    the error; None takes the numbers.
     """
     if isinstance(numbers, Mapping):
         return _named_target(dict(numbers), said=numbers if said is None else said)

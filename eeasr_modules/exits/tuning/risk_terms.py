@@ -22,9 +22,7 @@ def blocks_needed(target: RiskTarget) -> int:
     """Fewest blocks, all of the same words, with which a policy without any excess error can be certified.
 
     Returns int: for the test of the mean, by the target's method; the test of the tail follows what the blocks allow,
-    unless a tail was asked for.
-
-    ValueError when there is no clip.
+    unless a tail was asked for. ValueError when there is no clip.
 
     Example
     -------
@@ -55,10 +53,7 @@ def needed_table(
 ) -> str:
     """Blocks needed for each eps and clip, in Markdown.
 
-    Arguments
-    ---------
-    eps_values, clips : sequence of float
-        In WER points; eps down, clips across. Where the clip is not above eps nothing stands.
+    `eps_values` and `clips`: in WER points; eps down, clips across. Where the clip is not above eps nothing stands.
     """
     head = f"| {blocks} needed | " + " | ".join(f"B {clip:g}" for clip in clips) + " |"
     lines = [head, "|---" + "|---:" * len(clips) + "|"]
@@ -76,16 +71,9 @@ def smallest_eps(words: np.ndarray, *, target: RiskTarget, block_words: float | 
 
     A policy with fewer errors than its reference may get below it by betting, no other.
 
-    Returns float: in WER points, to 1 %; nan where not even 100 points can be certified.
-
-    Arguments
-    ---------
-    words : np.ndarray of shape (n_blocks,)
-        Reference words of each block.
-    target : RiskTarget
-        Its eps is not used, nor is it where the clip follows eps.
-    block_words : float or None
-        The scale S; None takes the mean.
+    Returns float: in WER points, to 1 %; nan where not even 100 points can be certified. `words` (n_blocks,): reference
+    words of each block. `target`: its eps is not used, nor is it where the clip follows eps. `block_words`: the scale
+    S; None takes the mean.
 
     Example
     -------
@@ -157,10 +145,8 @@ def refusal(
 ) -> str:
     """Why nothing is promised, and how many blocks it would take where they are too few.
 
-    Arguments
-    ---------
-    p, tail_p, excess : float
-        Of the costliest threshold: p-values of the mean and of the tail, and WER points above the reference.
+    `p`, `tail_p`, `excess`: of the costliest threshold: p-values of the mean and of the tail, and WER points above the
+    reference.
     """
     none, of, drawn = f"no certificate can be issued for at most {what(target)}", target.level, target.blocks
     if not smallest <= target.eps or (1 - tail) ** n_blocks > of * (1 + 1e-9):
@@ -187,12 +173,8 @@ def refusal(
 def assumptions(target: RiskTarget, *, clip: float, block_words: float, has_source: bool) -> tuple[str, ...]:
     """What a promise rests on.
 
-    Arguments
-    ---------
-    clip, block_words : float
-        In WER points, and the words of a mean block.
-    has_source : bool
-        Whether thresholds and scale came from other data.
+    `clip` and `block_words`: in WER points, and the words of a mean block. `has_source`: whether thresholds and scale
+    came from other data.
     """
     drawn, one = target.blocks, ONE[target.blocks]
     found = [

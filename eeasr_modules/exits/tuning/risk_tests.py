@@ -72,14 +72,8 @@ def sequence_tests(
     with probability at most delta / 2: then a false one is among those before the first failure with probability at
     most delta, however many there are. The third condition can only make certificates fewer.
 
-    Arguments
-    ---------
-    excess : np.ndarray of shape (n_blocks, n_policies)
-        Errors above the reference's.
-    block_words : float or np.ndarray of shape (n_policies,)
-        The scale S.
-    rng : np.random.Generator
-        For the order in which blocks are bet on, and exact p-values' rounding.
+    `excess` (n_blocks, n_policies): errors above the reference's. `block_words` (n_policies,): the scale S. `rng`: for
+    the order in which blocks are bet on, and exact p-values' rounding.
 
     Example
     -------
@@ -124,12 +118,8 @@ LEAST_SHARE = 0.2  # of the words, at an exit that is to be certified
 def staircase(filled: Sequence[Policy], exit_layers: Sequence[int]) -> list[list[Policy]]:
     """Policies that leave at one of two neighbouring exits, and at one exit, by the stairs from the last exit down.
 
-    Returns list of list of policies: of each stair; within one in the order of `filled`.
-
-    Arguments
-    ---------
-    filled : sequence of policies
-        One policy with many thresholds; of a `between` the window bounds the stairs.
+    Returns list of list of policies: of each stair; within one in the order of `filled`. `filled`: one policy with many
+    thresholds; of a `between` the window bounds the stairs.
 
     Example
     -------
@@ -219,14 +209,8 @@ def per_exit_tests(
     """Test a sequence of policies, each at every exit that it uses.
 
     Returns tuple of SequenceTests: of policies, each by its worst exit; and of exits, their arrays (n_policies,
-    n_exits), `n_certified` as it is of policies.
-
-    Arguments
-    ---------
-    block_words : np.ndarray of shape (n_policies, n_exits), or None
-        The scales S_e; None takes these blocks'.
-    prior : tuple of two np.ndarray of shape (n_policies, n_exits), or None
-        As for `betting_p_values`.
+    n_exits), `n_certified` as it is of policies. `block_words` (n_policies, n_exits): the scales S_e; None takes these
+    blocks'. `prior` (n_policies, n_exits): as for `betting_p_values`.
     """
     scale = sums.block_words if block_words is None else block_words
     given = {} if prior is None else {"prior": tuple(part.ravel() for part in prior)}
@@ -265,12 +249,7 @@ def exit_by_exit(
     """The policies that can be certified, their tests, and what is promised of each exit of the one certified.
 
     Returns tuple of (Curve, SequenceTests, tuple of dict): as for `RiskControlled`; no exits where nothing is
-    certified.
-
-    Arguments
-    ---------
-    source : ExitTable or None
-        Other data, which scales and first bets are then of.
+    certified. `source`: other data, which scales and first bets are then of.
     """
     sums = exit_sums(table, grid.policies, target)
     kept = np.flatnonzero(certifiable(sums, target))

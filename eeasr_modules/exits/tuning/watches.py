@@ -52,14 +52,8 @@ class DriftReference:
 def drift_score(exit_index: ArrayLike, signal: ArrayLike) -> np.ndarray:
     """`exit_index` + 1/2 + arctan(signal) / pi: later exits higher, and within an exit higher signals.
 
-    ValueError when a signal is not finite.
-
-    Arguments
-    ---------
-    exit_index : int or array
-        From 0.
-    signal : float or array of the same shape
-        Finite, of any range. It is squeezed into (0, 1) by an arc tangent; ranks do not see how.
+    ValueError when a signal is not finite. `exit_index`: from 0. `signal`: finite, of any range. It is squeezed into
+    (0, 1) by an arc tangent; ranks do not see how.
 
     Example
     -------
@@ -75,19 +69,10 @@ def drift_score(exit_index: ArrayLike, signal: ArrayLike) -> np.ndarray:
 def drift_scores(table: ExitTable, policy: Policy, *, signal: str = "entropy") -> np.ndarray:
     """What a watch reads of each utterance of a table under a policy.
 
-    Returns np.ndarray of shape (n_utterances,): as `drift_score` gives them.
-
-    KeyError, ValueError when the table has no such signal, it is no finite number, or the policy cannot be replayed.
-
-    Arguments
-    ---------
-    table : ExitTable
-        Calibration data, or a stream. Its references are not read.
-    policy : policy
-        Not open: the one that runs live.
-    signal : str
-        Read at the exit taken. One that is high where speech is hard, such as entropy, agrees with late exits and is
-        found sooner when it changes.
+    Returns np.ndarray of shape (n_utterances,): as `drift_score` gives them. KeyError, ValueError when the table has no
+    such signal, it is no finite number, or the policy cannot be replayed. `table`: calibration data, or a stream. Its
+    references are not read. `policy`: not open: the one that runs live. `signal`: read at the exit taken. One that is
+    high where speech is hard, such as entropy, agrees with late exits and is found sooner when it changes.
     """
     values = table.signal(signal)
     if values.dtype.kind not in "fiub":
@@ -120,16 +105,9 @@ def bet_odds(p: ArrayLike) -> np.ndarray:
 def bet(shares: np.ndarray, log_wealth: np.ndarray, *, p: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Shares and wealth after one rank, for one stream or for many side by side.
 
-    Returns tuple of np.ndarray, np.ndarray: new shares and log wealth, as they came in.
-
-    Arguments
-    ---------
-    shares : np.ndarray of shape (..., n_rates, N_BETS)
-        How the wealth of each jump rate lies on the bets; each row sums to 1, evenly spread at the start.
-    log_wealth : np.ndarray of shape (..., n_rates)
-        Natural logarithm, 0 at the start.
-    p : float or array of shape (...)
-        The rank that came.
+    Returns tuple of np.ndarray, np.ndarray: new shares and log wealth, as they came in. `shares` (..., n_rates,
+    N_BETS): how the wealth of each jump rate lies on the bets; each row sums to 1, evenly spread at the start.
+    `log_wealth` (..., n_rates): natural logarithm, 0 at the start. `p` (...): the rank that came.
     """
     return dealt(shares, log_wealth, odds=bet_odds(p))
 
@@ -137,14 +115,9 @@ def bet(shares: np.ndarray, log_wealth: np.ndarray, *, p: ArrayLike) -> tuple[np
 def dealt(shares: np.ndarray, log_wealth: np.ndarray, *, odds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Shares and wealth after a share of each rate's wealth was dealt out anew and every bet has paid.
 
-    Returns tuple of np.ndarray, np.ndarray: new shares and log wealth, as they came in.
-
-    Arguments
-    ---------
-    shares, log_wealth : np.ndarray, np.ndarray
-        As for `bet`, with as many bets as there are odds.
-    odds : np.ndarray of shape (..., n_bets)
-        What each bet multiplies its money by; above 0 and not above 1 on average while nothing is amiss.
+    Returns tuple of np.ndarray, np.ndarray: new shares and log wealth, as they came in. `shares` and `log_wealth`: as
+    for `bet`, with as many bets as there are odds. `odds` (..., n_bets): what each bet multiplies its money by; above 0
+    and not above 1 on average while nothing is amiss.
     """
     jumped = (1 - JUMP_RATES[:, None]) * shares + JUMP_RATES[:, None] / shares.shape[-1]
     won = jumped * odds[..., None, :]  # (..., n_rates, n_bets)
@@ -155,12 +128,7 @@ def dealt(shares: np.ndarray, log_wealth: np.ndarray, *, odds: np.ndarray) -> tu
 class Wealth:
     """The money of bets that are dealt out anew, and the alarm when there is too much of it.
 
-    ValueError when alpha is out of range.
-
-    Arguments
-    ---------
-    alpha : float
-        Probability of ever raising a false alarm, above 0 and below 1.
+    ValueError when alpha is out of range. `alpha`: probability of ever raising a false alarm, above 0 and below 1.
     """
 
     def __init__(self, alpha: float, *, n_bets: int) -> None:
@@ -196,17 +164,10 @@ class DriftWatch(Wealth):
     """Watches scores one at a time and raises an alarm when they no longer look like calibration.
 
     ValueError when there are no calibration scores, one is not finite, there are more than max_scores, or alpha is not
-    between 0 and 1.
-
-    Arguments
-    ---------
-    calibration_scores : array of shape (n_calibration,)
-        From the live policy on calibration data, at least one, finite; in any order.
-    alpha : float
-        Probability of ever raising a false alarm, above 0 and below 1.
-    max_scores : int
-        Scores to remember, calibration and live together, 8 bytes each. Once full, wealth stands still: the
-        promise holds and no alarm can come any more (`full`).
+    between 0 and 1. `calibration_scores` (n_calibration,): from the live policy on calibration data, at least one,
+    finite; in any order. `alpha`: probability of ever raising a false alarm, above 0 and below 1. `max_scores`: scores
+    to remember, calibration and live together, 8 bytes each. Once full, wealth stands still: the promise holds and no
+    alarm can come any more (`full`).
 
     Example
     -------
@@ -239,12 +200,7 @@ class DriftWatch(Wealth):
     def add(self, score: float) -> bool:
         """Rank one live score, bet on it, and say whether there has been an alarm so far; once True, it stays so.
 
-        ValueError when the score is not finite.
-
-        Arguments
-        ---------
-        score : float
-            Of the next utterance, made like the calibration scores.
+        ValueError when the score is not finite. `score`: of the next utterance, made like the calibration scores.
         """
         score = float(score)
         if not math.isfinite(score):
@@ -270,18 +226,10 @@ WORDS_CAP = 100
 class RiskWatch(Wealth):
     """Watches losses one at a time and raises an alarm when they are above the limit.
 
-    ValueError when a number is out of range.
-
-    Arguments
-    ---------
-    limit : float
-        Errors per 100 words that leaving early may cost, above 0: the eps of a certificate.
-    alpha : float
-        Probability of ever raising a false alarm, above 0 and below 1.
-    credit : int
-        Most errors that one utterance may count as mended; 0 for audits, which mend nothing.
-    words_cap : int
-        Most words that one utterance counts with.
+    ValueError when a number is out of range. `limit`: errors per 100 words that leaving early may cost, above 0: the
+    eps of a certificate. `alpha`: probability of ever raising a false alarm, above 0 and below 1. `credit`: most errors
+    that one utterance may count as mended; 0 for audits, which mend nothing. `words_cap`: most words that one utterance
+    counts with.
 
     Example
     -------
@@ -309,14 +257,8 @@ class RiskWatch(Wealth):
     def add(self, errors: int, words: int) -> bool:
         """Bet on one utterance, and say whether there has been an alarm so far.
 
-        ValueError when words are below 0.
-
-        Arguments
-        ---------
-        errors : int
-            That leaving early cost; negative where it mended some.
-        words : int
-            Of the last exit's transcript, or of the reference where the errors are of labels.
+        ValueError when words are below 0. `errors`: that leaving early cost; negative where it mended some. `words`: of
+        the last exit's transcript, or of the reference where the errors are of labels.
         """
         if words < 0:
             raise ValueError(f"words must be at least 0, got {words}")

@@ -59,9 +59,7 @@ class ConfidenceMap:
     def probabilities(self, words: Sequence[str], confidences: Sequence[float], *, exit_layer: int) -> np.ndarray:
         """How probable it is that each word of one utterance at an exit is right; shape (n_words,), 0 to 1.
 
-        `confidences` are the mean probabilities of their best tokens.
-
-        ValueError when the exit is none of the model's.
+        `confidences` are the mean probabilities of their best tokens. ValueError when the exit is none of the model's.
         """
         if exit_layer not in self.exit_layers:
             raise ValueError(f"the confidence map has the exits {[*self.exit_layers]}, got layer {exit_layer}")
@@ -143,12 +141,8 @@ def fit_confidence_map(
 ) -> ConfidenceMap:
     """A map fitted on utterances whose words are known.
 
-    ValueError when an exit has too few right or wrong words to learn from.
-
-    Arguments
-    ---------
-    heard : sequence of shape (n_utterances, n_exits)
-        Words and their confidences.
+    ValueError when an exit has too few right or wrong words to learn from. `heard` (n_utterances, n_exits): words and
+    their confidences.
     """
     from sklearn.linear_model import LogisticRegression
 

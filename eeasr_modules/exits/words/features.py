@@ -78,16 +78,9 @@ def word_features(
 ) -> tuple[np.ndarray, np.ndarray, list[Passed]]:
     """Features of every word of a batch at one exit.
 
-    ValueError when a signal of words does not have a number for each word.
-
-    Arguments
-    ---------
-    passed : sequence of Passed or None, n_utterances long
-        Of the exit before; None at the first exit.
-    scalars : mapping of str to np.ndarray of shape (n_utterances,)
-        Signals of the utterances.
-    word_signals : mapping of str to object array of shape (n_utterances,)
-        Each an array with a number for each word of the transcript.
+    ValueError when a signal of words does not have a number for each word. `passed` (n_utterances long): of the exit
+    before; None at the first exit. `scalars` (n_utterances,): signals of the utterances. `word_signals`
+    (n_utterances,): each an array with a number for each word of the transcript.
 
     Returns
     -------

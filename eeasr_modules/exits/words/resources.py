@@ -23,14 +23,8 @@ START, END = "\x02", "\x03"
 class Grams:
     """A row of numbers for each n-gram, in arrays sorted by its letters; answers are kept.
 
-    Arguments
-    ---------
-    letters : mapping of str to int
-        Codes from 0.
-    levels : sequence of (np.ndarray of shape (n_grams,), np.ndarray of shape (n_grams, n_numbers))
-        By length: codes as digits of one number, that of the last letter first, rising, and the n-grams' rows.
-    shortest : int
-        Length of the first level.
+    `letters`: codes from 0. `levels` (n_grams,): by length: codes as digits of one number, that of the last letter
+    first, rising, and the n-grams' rows. `shortest`: length of the first level.
     """
 
     def __init__(self, letters: Mapping[str, int], levels: Sequence[tuple[np.ndarray, np.ndarray]], *, shortest: int):

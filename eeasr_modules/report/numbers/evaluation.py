@@ -184,13 +184,8 @@ def grids(
     """What each policy can do on calibration data: points that no other beats in both cost and WER.
 
     Returns dict of str to Curve: by the policy's text, each by rising cost (in the unit shown) and falling WER.
-
-    Arguments
-    ---------
-    policies : sequence of policies
-        Open ones are filled in in all ways.
-    n_inner_folds : int
-        Folds of speakers where something has to be fitted.
+    `policies`: open ones are filled in in all ways. `n_inner_folds`: folds of speakers where something has to be
+    fitted.
     """
     with_cost, column = priced(table, cost)
     options = {"cost": column, "n_folds": n_inner_folds}
@@ -269,17 +264,9 @@ def evaluate(
     """All policies on one set.
 
     Returns tuple of (dict of str to Outcome, dict of str to str): by the policy's text; and for policies that cannot
-    meet the first budget the reason.
-
-    Arguments
-    ---------
-    table : ExitTable
-        The set; never the calibration data.
-    dev_grids : mapping of str to Curve, or None
-        Of `grids` on dev; needed where there is a dev.
-    calibrated : mapping of str to policy or str, or None
-        Policies (or their texts, where nothing is fitted) already calibrated on dev to the first budget, by the
-        text that was asked for.
+    meet the first budget the reason. `table`: the set; never the calibration data. `dev_grids`: of `grids` on dev;
+    needed where there is a dev. `calibrated`: policies (or their texts, where nothing is fitted) already calibrated on
+    dev to the first budget, by the text that was asked for.
     """
     halves, calibrated_on = sides(table, dev, n_folds=rules.n_folds)
     outcomes, unmet = {}, {}

@@ -55,10 +55,7 @@ def set_numbers(
 ) -> dict[str, Any]:
     """All numbers of one set: `sets.<name>` of docs/summary-schema.md.
 
-    Arguments
-    ---------
-    single : ExitTable or None
-        The set by a model trained with one exit only, utterances in the same order.
+    `single`: the set by a model trained with one exit only, utterances in the same order.
     """
     errors = table.errors
     lines = {name: _Lines.of(table, name) for name in dict.fromkeys(("depth", *rules.costs))}

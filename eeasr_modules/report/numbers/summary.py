@@ -213,14 +213,8 @@ def summarise(
 ) -> dict[str, Any]:
     """All numbers of a report, see docs/summary-schema.md: WERs in percent, depths in layers, shares from 0 to 1.
 
-    ValueError when a number is below what the oracle allows: a broken table.
-
-    Arguments
-    ---------
-    risk : RiskTarget or None
-        What is to be promised; None leaves guarantees out.
-    fusion : FusionModel or None
-        Fuses the chosen policy's words, where a set has references; None leaves that out.
+    ValueError when a number is below what the oracle allows: a broken table. `risk`: what is to be promised; None
+    leaves guarantees out. `fusion`: fuses the chosen policy's words, where a set has references; None leaves that out.
     """
     rules, sets = found.rules, {}
     for name, (table, outcomes) in found.sets.items():
@@ -265,10 +259,7 @@ def compared(
 
     "holm_p" is adjusted over the whole list.
 
-    Arguments
-    ---------
-    chosen : str or None
-        The policy that the others are compared with.
+    `chosen`: the policy that the others are compared with.
     """
     rows = []
     for name, (table, outcomes) in sets.items():

@@ -26,10 +26,7 @@ SHOWN_UP_TO = 2.2  # times the static line's lowest WER: cheaper mixtures would 
 def draw_frontier(figure: Any, name: str, one: Mapping[str, Any], *, chosen: str | None, cost: str = "depth") -> None:
     """WER against mean cost, and beside it the same as distance from the static line.
 
-    Arguments
-    ---------
-    cost : str
-        What budgets count, a key of `COSTS`.
+    `cost`: what budgets count, a key of `COSTS`.
     """
     wer_axes, gap_axes = figure.subplots(1, 2)
     static, oracle = np.array(one["static_line"]), np.array(one["oracle_c"])

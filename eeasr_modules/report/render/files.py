@@ -140,9 +140,7 @@ def write_report(
 
     Nothing in the folder changes before everything is made; files of the same names are then replaced.
 
-    Returns dict: what `summary.json` holds, and under "report" where the page is.
-
-    ValueError as `evaluated`.
+    Returns dict: what `summary.json` holds, and under "report" where the page is. ValueError as `evaluated`.
 
     Arguments
     ---------

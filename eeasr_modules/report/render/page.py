@@ -238,10 +238,7 @@ FIRST_CHARACTER = 48  # "0" stands for the first exit; every exit is one charact
 def html_page(summary: Mapping[str, Any], found: Evaluated, *, n_examples: int) -> str:
     """The page as HTML, with style, script and data inside.
 
-    Arguments
-    ---------
-    n_examples : int
-        Most utterances of each set whose transcripts the page holds (`KEPT_RULE` says which); 0 holds none.
+    `n_examples`: most utterances of each set whose transcripts the page holds (`KEPT_RULE` says which); 0 holds none.
     """
     data = {
         "summary": summary,

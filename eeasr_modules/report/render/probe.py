@@ -54,10 +54,7 @@ def probe_numbers(readings: Mapping[str, tuple[ExitTable, Sequence[ExitTable]]])
     `MIN_SPEAKERS` named speakers `verdict` is "no conclusion". `agreement`: per set, how many seeds come to each
     verdict.
 
-    Arguments
-    ---------
-    readings : mapping of str to (ExitTable, sequence of ExitTable)
-        dev and tests of each reading: `lens`, `seed_<n>`.
+    `readings`: dev and tests of each reading: `lens`, `seed_<n>`.
     """
     sets: dict[str, Any] = {}
     tests = []
@@ -230,14 +227,8 @@ def write_probe(
 ) -> dict[str, Any]:
     """Write `probe.json`, `probe.md`, `tables.tex`, `figures.pdf` and `methods.md`.
 
-    Returns dict: the content of `probe.json`.
-
-    Arguments
-    ---------
-    checkpoint, command, needs : str
-        What was probed, how, and what it was said to need.
-    overlap : mapping of str to (int, int)
-        Per set: speakers that training has too, utterances whose text it has too.
+    Returns dict: the content of `probe.json`. `checkpoint`, `command`, `needs`: what was probed, how, and what it was
+    said to need. `overlap`: per set: speakers that training has too, utterances whose text it has too.
     """
     numbers = {"checkpoint": checkpoint, **probe_numbers(readings), "policies": policy_numbers(summaries)}
     tables = {
