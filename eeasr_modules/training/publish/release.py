@@ -83,16 +83,20 @@ def at_excess(calibrated: Calibrated, dev: ExitTable, excess: float) -> Calibrat
 
 
 def on_card(card: str, first: Calibrated, tables: Sequence[ExitTable]) -> str:
-    """The model card with what its first policy reaches on the test tables, before its limits."""
-    dev, rows = first.calibrated_on["set_name"], []
+    """The model card with a column of what its first policy reaches on the tables, and a sentence before its limits."""
+    found = {"set": "first policy", "---": "---:"}
     for table in tables:
         taken, at = replay(first.policy, table), np.arange(table.n_utterances)
         wer = 100 * table.errors[at, taken].sum() / table.n_ref_words.sum()
         depth = np.average(table.exit_layers[taken], weights=table.duration_s)
-        rows.append(f"| {table.metadata['set_name']} | {wer:.2f} | {table.wer_per_exit[-1]:.2f} | {depth:.2f} |")
-    said = f"The first policy of `policy.json` is `{first.policy}` ({first.rule.replace('_', ' ')} on {dev}):"
-    found = "\n".join([said, "", "| set | WER | at the last exit | mean depth |", "|---|---:|---:|---:|", *rows])
-    return card.replace("\n## Limits\n", f"\n{found}\n\n## Limits\n")
+        found[table.metadata["set_name"]] = f"{wer:.2f} @ {depth:.2f}"
+    lines = []
+    for line in card.split("\n"):
+        cell = line.split("|")[1].strip() if line.startswith("|") else None
+        lines.append(line if cell is None else f"{line} {found.get(cell, '')} |".replace("| ---: |", "|---:|"))
+    rule, dev = first.rule.replace("_", " "), first.calibrated_on["set_name"]
+    said = f"The first policy of `policy.json` is `{first.policy}` ({rule} on {dev})."
+    return "\n".join(lines).replace("\n## Limits\n", f"\n{said}\n\n## Limits\n")
 
 
 def ship(run: str | Path, folder: str | Path, *, excess: float | None = None) -> list[Path]:

@@ -82,11 +82,14 @@ def test_the_first_policy_may_be_that_of_words_nearly_as_good_as_the_last_exits(
         calibrated = [choose(table, parse_policy(one), budget=0.5) for one in (text, "random")]
         assert calibrated[0].dev_wer == 50.0
         write_policies(run / "model" / "policy.json", calibrated)
-        (run / "model" / "README.md").write_text("# M\n\n## Limits\n\nMany.\n")
+        (run / "model" / "README.md").write_text(
+            "| set | last |\n|---|---:|\n| unheard | 0.00 |\n\n## Limits\n\nMany.\n"
+        )
         assert main([str(run), str(tmp_path / "out"), "--exit_excess", "25"]) == 0
         card = (tmp_path / "out" / "README.md").read_text()
         assert f"is `{read_policies(tmp_path / 'out' / 'policy.json')[0].policy}` (exit excess 25 on dev)" in card
-        assert "| unheard | 25.00 | 0.00 | 1.25 |" in card and card.endswith("\n\n## Limits\n\nMany.\n")
+        assert card.startswith("| set | last | first policy |\n|---|---:|---:|\n| unheard | 0.00 | 25.00 @ 1.25 |\n")
+        assert card.endswith("\n\n## Limits\n\nMany.\n")
         first, other = read_policies(tmp_path / "out" / "policy.json")
         assert (first.dev_wer, first.dev_cost, first.rule) == (25.0, 1.25, "exit_excess 25")
         assert len(first.drift.scores) == 4 and other.rule == "exit_budget 0.5"
