@@ -34,10 +34,8 @@ from eeasr_modules.runtime.recogniser import EarlyExitASR
 
 NORMALISER = "upper"
 LEGEND = (
-    "Measured: WER, exit, layers run, seconds (median, range), CPU s (median), RTF, speed (median over repeats of the "
-    "first line's time over this one's: {clock}), peak memory beyond what was there before.",
-    "Computed: GMACs per second of audio (front end, layers, heads that were read; no padding).",
-    "Exit and layers run are means weighted by duration; 'whole-batch break' stops a batch on its mean signal.",
+    "Seconds: median (range); speed: median over repeats of the first line's {clock} over this one's; GMACs/s are "
+    "computed, all else is measured (docs/benchmark.md)."
 )
 
 
@@ -296,7 +294,7 @@ def benchmark_markdown(
         lines += ["", f"## Batch {batch}", ""]
         lines += _table([one for one in results if one.batch == batch], on_gpu=on_gpu)
     clock = "wall time" if on_gpu else "CPU time"
-    return "\n".join([*lines, "", *(f"{line.format(clock=clock)}  " for line in LEGEND)]).rstrip() + "\n"
+    return "\n".join([*lines, "", LEGEND.format(clock=clock)]) + "\n"
 
 
 def _table(results: Sequence[Result], *, on_gpu: bool) -> list[str]:

@@ -282,7 +282,12 @@ def test_the_tables_hold_every_result(results, tmp_path):
     markdown = benchmark_markdown(results, material, model="mine", device=torch.device("cpu"), threads=1, command="c d")
     rows = [line for line in markdown.splitlines() if line.startswith("| ") and not line.startswith("| way")]
     assert len(rows) == len(results) and all(line.count("|") == 12 for line in rows)
-    assert "`c d`" in markdown and "## Batch 1" in markdown and "## Batch 3" in markdown and "Computed: " in markdown
+    assert (
+        "`c d`" in markdown
+        and "## Batch 1" in markdown
+        and "## Batch 3" in markdown
+        and "GMACs/s are computed" in markdown
+    )
     table = benchmark_csv(results, device=torch.device("cpu"))
     written = write_benchmark(tmp_path / "new", markdown, table)
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["benchmark.csv", "benchmark.md"]
