@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from eeasr_modules.compat import ensure_torchaudio  # noqa: E402
-from eeasr_modules.report.render.tables import markdown_table, number  # noqa: E402
+from eeasr_modules.report.render.markdown import markdown_table, number  # noqa: E402
 
 SAVED = ROOT / "results" / "beside" / "beside.json"
 PAGE = ROOT / "docs" / "benchmark.md"

@@ -25,7 +25,7 @@ wait_passively()
 
 from eeasr_modules.common.files import write_aside  # noqa: E402
 from eeasr_modules.models.device import isa, processor  # noqa: E402
-from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
+from eeasr_modules.report.render.markdown import markdown_table  # noqa: E402
 
 PIPELINE = """
 import sys, soundfile

@@ -27,7 +27,7 @@ from eeasr_modules.data.text import load_vocabulary
 from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.models.decoding.ctc import BeamDecoder, BeamOptions, greedy_decode
 from eeasr_modules.models.multi_exit import MultiExit
-from eeasr_modules.report.render.tables import markdown_table
+from eeasr_modules.report.render.markdown import markdown_table
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "decoding"
 TABLE = re.compile(r"(<!-- decoding: (\w+) -->\n\n)(?:\|.*\n)*")

@@ -51,7 +51,7 @@ from eeasr_modules.exits.policies.rules import Static  # noqa: E402
 from eeasr_modules.models import MultiExit  # noqa: E402
 from eeasr_modules.models.device import isa, processor  # noqa: E402
 from eeasr_modules.models.fast.switches import made_faster  # noqa: E402
-from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
+from eeasr_modules.report.render.markdown import markdown_table  # noqa: E402
 from eeasr_modules.runtime import Engine  # noqa: E402
 from eeasr_modules.runtime.benchmark.ways import missing_peers, peer_ways  # noqa: E402
 

@@ -47,7 +47,7 @@ from eeasr_modules.exits import choose, parse_policy, read_table, replay
 from eeasr_modules.exits.measure.bootstrap import bootstrap_difference
 from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.models.encoders.own_decoder import WHISPER_BEGINS
-from eeasr_modules.report.render.tables import markdown_table
+from eeasr_modules.report.render.markdown import markdown_table
 from eeasr_modules.runtime.recogniser import EarlyExitASR
 
 FOLDER = ROOT / "results" / "own_decoder"

@@ -41,7 +41,7 @@ from eeasr_modules.exits import (  # noqa: E402
 from eeasr_modules.exits.policies.combine import with_threshold  # noqa: E402
 from eeasr_modules.exits.tuning.calibration import cross_fit, thresholds_of  # noqa: E402
 from eeasr_modules.report.numbers.evaluation import lacking_signals  # noqa: E402
-from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
+from eeasr_modules.report.render.markdown import markdown_table  # noqa: E402
 
 SETS = ("clean", "other")
 BUDGETS = (7.0, 8.0, 9.0, 10.0)

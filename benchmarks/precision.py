@@ -35,7 +35,7 @@ from eeasr_modules.data.text import plain_words
 from eeasr_modules.exits.measure.bootstrap import bootstrap_difference
 from eeasr_modules.exits.measure.edits import count_edits
 from eeasr_modules.models.device import isa
-from eeasr_modules.report.render.tables import markdown_table
+from eeasr_modules.report.render.markdown import markdown_table
 from eeasr_modules.runtime import EarlyExitASR
 
 PRECISIONS = ("float32", "bfloat16", "int8")

@@ -26,7 +26,7 @@ import soundfile
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
+from eeasr_modules.report.render.markdown import markdown_table  # noqa: E402
 
 PER_CHAPTER, PER_SPEAKER = 51, 120
 PER_SOURCE = 20_000  # hard links to one file: file systems allow 65,000

@@ -33,7 +33,7 @@ import torch  # noqa: E402
 
 from eeasr_modules.data import audio as resampling  # noqa: E402
 from eeasr_modules.data.audio import read_audio  # noqa: E402
-from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
+from eeasr_modules.report.render.markdown import markdown_table  # noqa: E402
 
 BASE = 44100
 RATES = [BASE, 4000, 4001, 8000, 11025, 11127, 22050, 22255, 32000, 44056, 44101, 47999, 48000]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eeasr_modules.common.files import write_aside
-from eeasr_modules.report.render.tables import (
+from eeasr_modules.report.render.markdown import (
     LABELS,
     difference_text,
     interval,

@@ -35,7 +35,7 @@ import transformers  # noqa: E402
 
 from eeasr_modules.common.files import rounded, write_aside  # noqa: E402
 from eeasr_modules.models.device import isa, processor  # noqa: E402
-from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
+from eeasr_modules.report.render.markdown import markdown_table  # noqa: E402
 from eeasr_modules.runtime import EarlyExitASR  # noqa: E402
 from eeasr_modules.runtime.benchmark.ways import Stock, greedy  # noqa: E402
 from eeasr_modules.runtime.files.inputs import read_material  # noqa: E402

@@ -33,7 +33,7 @@ from study_tables import (  # noqa: E402
     read,
 )
 
-from eeasr_modules.report.render.tables import markdown_table  # noqa: E402
+from eeasr_modules.report.render.markdown import markdown_table  # noqa: E402
 
 
 def draw_exits(path: Path) -> None:

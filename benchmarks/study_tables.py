@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from eeasr_modules.report.render.tables import number, set_interval, too_few_speakers
+from eeasr_modules.report.render.markdown import number, set_interval, too_few_speakers
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = ROOT / "results/study"

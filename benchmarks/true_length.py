@@ -26,7 +26,7 @@ import torch
 from eeasr_modules.data.pipeline import AudioCache, manifest_items
 from eeasr_modules.data.text import normalise_english
 from eeasr_modules.exits.measure.edits import count_edits
-from eeasr_modules.report.render.tables import markdown_table
+from eeasr_modules.report.render.markdown import markdown_table
 
 RATE = 16000  # Hz
 PROMPT = ("<|startoftranscript|>", "<|en|>", "<|transcribe|>", "<|notimestamps|>")

@@ -29,7 +29,7 @@ from sklearn.metrics import roc_auc_score
 from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
 from eeasr_modules.exits.words.confidence import LEAST_CONFIDENCE, ConfidenceMap, fit_confidence_map, right_words
-from eeasr_modules.report.render.tables import markdown_table
+from eeasr_modules.report.render.markdown import markdown_table
 from eeasr_modules.runtime import EarlyExitASR, Engine, Word
 from eeasr_modules.runtime.confidence import words_of_exits
 from eeasr_modules.runtime.transcript import with_probabilities

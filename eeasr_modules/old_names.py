@@ -84,9 +84,10 @@ _NOW = {
     "report.numbers.sets": "report.set_numbers",
     "report.numbers.summary": "report.checks report.comparing report.summary",
     "report.render.figures": "report.figures report.frontier",
-    "report.render.files": "report.csv_files report.examples report.numbers.examples report.writing",
-    "report.render.page": "report.html_page report.page",
-    "report.render.tables": "report.comparison_tables report.tables",
+    "report.render.files": (
+        "report.csv_files report.examples report.html_page report.numbers.examples report.render.page report.writing"
+    ),
+    "report.render.markdown": "report.comparison_tables report.page report.render.tables report.tables",
     "runtime.batch": "runtime.leaving runtime.searching",
     "runtime.benchmark.bench": "runtime.bench runtime.bench_text runtime.benchmark.text",
     "runtime.benchmark.ways": "runtime.bench_ways runtime.benchmark.peers",

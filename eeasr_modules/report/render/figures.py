@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from eeasr_modules.report.numbers.evaluation import COSTS
-from eeasr_modules.report.render.tables import LABELS
+from eeasr_modules.report.render.markdown import LABELS
 
 POLICY_COLOURS = (
     *("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9"),

@@ -1,4 +1,8 @@
-"""Writes a report: pages, pictures, the summary that both are made from, CSV files."""
+"""Writes a report: pages, pictures, the summary that both are made from, CSV files.
+
+The HTML page opens offline; its looks and behaviour are in `web/`, and here the numbers and transcripts are put into
+it. Nothing of the data is ever read as HTML: it lies in a JSON block, with `<` escaped, and is shown as text.
+"""
 
 import csv
 import io
@@ -8,6 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +24,18 @@ from eeasr_modules.exits.measure.fusion import FusionModel
 from eeasr_modules.exits.tuning.calibration import Curve
 from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.exits.tuning.risk_terms import needed_lines
-from eeasr_modules.report.numbers.evaluation import CROSS_FIT, N_HALVES, Outcome
-from eeasr_modules.report.numbers.summary import Evaluated, evaluated, summarise
-from eeasr_modules.report.render.figures import draw_figures
-from eeasr_modules.report.render.page import best_on_calibration, html_page, report_text
-from eeasr_modules.report.render.tables import difference_text, number, percent
+from eeasr_modules.report.numbers.evaluation import COSTS, CROSS_FIT, N_HALVES, Outcome
+from eeasr_modules.report.numbers.summary import Evaluated, evaluated, short_number, summarise
+from eeasr_modules.report.render.figures import POLICY_COLOURS, draw_figures
+from eeasr_modules.report.render.markdown import (
+    LABELS,
+    best_on_calibration,
+    caveats,
+    difference_text,
+    number,
+    percent,
+    report_text,
+)
 
 
 def csv_files(summary: Mapping[str, Any], found: Evaluated) -> dict[str, str]:
@@ -259,3 +271,84 @@ def _policy_words(text: str, policy: Mapping[str, Any]) -> str:
         f"{text}: WER {number(point['wer'])} % at {number(point['depth'])} layers "
         f"({percent(point['depth_share'])} of full depth, {percent(point['gap_closed'])} of the gap closed)"
     )
+
+
+KEPT_RULE = "those on which an inner exit beats the last, most errors saved first, then those with most errors"
+
+
+FIRST_CHARACTER = 48  # "0" stands for the first exit; every exit is one character
+
+
+def html_page(summary: Mapping[str, Any], found: Evaluated, *, n_examples: int) -> str:
+    """The page as HTML, with style, script and data inside.
+
+    `n_examples`: most utterances of each set whose transcripts the page holds (`KEPT_RULE` says which); 0 holds none.
+    """
+    data = {
+        "summary": summary,
+        "labels": LABELS,
+        "colours": POLICY_COLOURS,
+        "costs": {name: {"title": one.title, "unit": one.unit, "digits": one.digits} for name, one in COSTS.items()},
+        "caveats": caveats(summary),
+        "utterances": {name: _utterances(*one, n_examples=n_examples) for name, one in found.sets.items()},
+    }
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # so that no transcript can end the block, nor begin a comment in it
+    text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+    parts = {"CSS": _asset("page.css"), "JS": _asset("page.js"), "DATA": text}
+    page = _asset("page.html")
+    for name, part in parts.items():  # data last: marks in it are not looked for
+        page = page.replace(f"@@{name}@@", part)
+    return page
+
+
+def _asset(name: str) -> str:
+    return resources.files("eeasr_modules.report").joinpath("web", name).read_text(encoding="utf-8").rstrip("\n")
+
+
+def _utterances(table: ExitTable, outcomes: Mapping[str, Outcome], *, n_examples: int) -> dict[str, Any]:
+    """Transcripts (each once per utterance), errors, and who left where, of the utterances that are kept."""
+    rows = kept_rows(table, n_examples)
+    texts = [list(dict.fromkeys(row)) for row in table.hypotheses[rows]]
+    which = [[text.index(one) for one in row] for text, row in zip(texts, table.hypotheses[rows])]
+    return {
+        "n_all": table.n_utterances,
+        "rule": KEPT_RULE,
+        "ids": table.utt_ids[rows].tolist(),
+        "speakers": table.speakers[rows].tolist(),
+        "seconds": np.round(table.duration_s[rows], 2).tolist(),
+        "words": table.n_ref_words[rows].tolist(),
+        "references": None if table.references is None else table.references[rows].tolist(),
+        "hypotheses": texts,
+        "which": [_characters(row) for row in which],
+        "errors": table.errors[rows].tolist(),
+        "choices": {
+            text: {_budget_key(choice.budget): _characters(choice.emitted[rows]) for choice in outcome.choices}
+            for text, outcome in outcomes.items()
+        },
+    }
+
+
+def kept_rows(table: ExitTable, n: int) -> np.ndarray:
+    """Utterances whose transcripts a page holds, in the table's order: all, or the first `n` by `KEPT_RULE`.
+
+    Returns np.ndarray of int: rows of the table.
+    """
+    if table.n_utterances <= n:
+        return np.arange(table.n_utterances)
+    last = table.errors[:, -1]
+    saved = np.maximum(last - table.errors.min(axis=1), 0)
+    order = np.lexsort((np.arange(table.n_utterances), -last, -saved))
+    return np.sort(order[:n])
+
+
+def _characters(numbers: Any) -> str:
+    return "".join(chr(FIRST_CHARACTER + int(number)) for number in numbers)
+
+
+def _budget_key(budget: float | None) -> str:
+    """As JavaScript writes the number that the summary holds."""
+    if budget is None:
+        return "null"
+    rounded = short_number(float(budget))
+    return str(int(rounded)) if rounded.is_integer() else repr(rounded)

@@ -15,7 +15,7 @@ import numpy as np
 
 from eeasr_modules.exits import ExitTable
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS, compare_choices, holm
-from eeasr_modules.report.render.tables import markdown_table, number
+from eeasr_modules.report.render.markdown import markdown_table, number
 
 PACKAGES = ("torch", "transformers", "speechbrain", "numpy", "scipy", "scikit-learn")
 # part of a checkpoint's name -> what its card on the hub says that it was trained on

@@ -11,7 +11,7 @@ from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.report import closing_lines, evaluated, summarise
 from eeasr_modules.report.numbers.evaluation import folds_of
 from eeasr_modules.report.numbers.summary import risk_numbers
-from eeasr_modules.report.render.tables import policies_table
+from eeasr_modules.report.render.markdown import policies_table
 
 POLICIES = ["between(random), between(entropy), between(patience(1))"]
 

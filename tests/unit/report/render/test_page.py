@@ -9,7 +9,7 @@ import pytest
 
 from eeasr_modules.report import evaluated, summarise
 from eeasr_modules.report.render.figures import POLICY_COLOURS, POLICY_MARKERS
-from eeasr_modules.report.render.page import html_page, kept_rows
+from eeasr_modules.report.render.files import html_page, kept_rows
 
 POLICIES = ["random", "between(entropy)", "static(4)"]
 

@@ -9,8 +9,7 @@ import pytest
 from eeasr_modules.exits import decide, mean_cost, parse_policy
 from eeasr_modules.report import evaluated, summarise
 from eeasr_modules.report.render.files import csv_files
-from eeasr_modules.report.render.page import EMITTED_NOTE, report_text
-from eeasr_modules.report.render.tables import markdown_table, number, percent
+from eeasr_modules.report.render.markdown import EMITTED_NOTE, markdown_table, number, percent, report_text
 
 
 def test_bars_in_cells_do_not_open_new_ones():
@@ -27,7 +26,7 @@ def test_the_depth_emitted_stands_beside_the_depth_decided_where_they_differ(mak
     table, policy = make_table(), parse_policy(text)
     found = evaluated([table], dev=None, policies=[text, "static(6)"], policy=None, budgets=[0.75])
     summary = summarise(found, rng=np.random.default_rng(0))
-    page = report_text(summary, examples="", pictures=[])
+    page = report_text(summary, pictures=[])
     chosen, rows = decide(policy, table), np.arange(table.n_utterances)
     decided, emitted = (
         mean_cost(table.cost_layers[rows, one], table.duration_s) for one in (chosen.decided, chosen.emitted)

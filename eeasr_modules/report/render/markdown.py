@@ -1,39 +1,256 @@
-"""The page of a report, in Markdown and as one interactive HTML file that opens offline.
+"""Markdown of a report, from the numbers of its summary: tables, and the page that they stand in."""
 
-The HTML's looks and behaviour are in `web/`; here the numbers and transcripts are put into it. Nothing of the data is
-ever read as HTML: it lies in a JSON block, with `<` escaped, and is shown as text.
-"""
-
-import json
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from eeasr_modules.exits import ExitTable
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
 from eeasr_modules.exits.tuning.risk_terms import needed_lines
-from eeasr_modules.report.numbers.evaluation import AS_GIVEN, COSTS, CROSS_FIT, Outcome
-from eeasr_modules.report.numbers.summary import Evaluated, short_number
-from eeasr_modules.report.render.figures import POLICY_COLOURS
-from eeasr_modules.report.render.tables import (
-    LABELS,
-    budgets_table,
-    comparisons_table,
-    emits_earlier,
-    interval,
-    number,
-    percent,
-    plain_name,
-    policies_table,
-    provenance_table,
-    risk_table,
-    sets_table,
-    too_few_speakers,
-)
+from eeasr_modules.report.numbers.evaluation import AS_GIVEN, COSTS, CROSS_FIT
+
+LABELS = {
+    "in_domain": "in domain",
+    "shifted": "shifted",
+    "ood": "out of domain",
+    "unknown": "not known",
+}
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int = 1) -> str:
+    """A table; its first `n_left` columns to the left, all others to the right; bars in cells are escaped.
+
+    Example
+    -------
+    >>> print(markdown_table(["set", "WER"], [["test", "4.35"]]))
+    | set | WER |
+    |---|---:|
+    | test | 4.35 |
+    """
+    rule = "|".join(["", *["---"] * n_left, *["---:"] * (len(header) - n_left), ""])
+    lines = [[re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in row] for row in rows]
+    return "\n".join([_row(header), rule, *map(_row, lines)])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def plain_name(text: str) -> str:
+    """A name from elsewhere, such as a set's, as text that means nothing to Markdown or HTML.
+
+    Example
+    -------
+    >>> print(plain_name("an4_test"), plain_name("<b>*a*"))
+    an4_test &lt;b&gt;\\*a\\*
+    """
+    text = re.sub(r"([\\`*\[\]~#!|]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", " ".join(text.split()))
+    return re.sub("&(?=#?\\w+;)", "&amp;", text).replace("<", "&lt;").replace(">", "&gt;")
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for people; a dash where there is none.
+
+    Example
+    -------
+    >>> number(4.349), number(None)
+    ('4.35', '-')
+    """
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def percent(share: float | None, digits: int = 0) -> str:
+    """A share as per cent.
+
+    Example
+    -------
+    >>> percent(0.114, 1), percent(None)
+    ('11.4 %', '-')
+    """
+    return "-" if share is None else f"{round(100 * share, digits) + 0.0:.{digits}f} %"
+
+
+def interval(ends: Sequence[float | None]) -> str:
+    """Ends of an interval.
+
+    Example
+    -------
+    >>> interval([3.9, 4.8])
+    '[3.90, 4.80]'
+    """
+    return f"[{number(ends[0])}, {number(ends[1])}]"
+
+
+def set_interval(ends: Sequence[float | None], one: dict[str, Any]) -> str:
+    """Ends of an interval of a set; none where its speakers are too few for one that says anything about others.
+
+    Example
+    -------
+    >>> set_interval([3.9, 4.8], {"n_speakers": 40}), set_interval([3.9, 4.8], {"n_speakers": 6})
+    ('[3.90, 4.80]', 'none (6 speakers)')
+    """
+    return f"none ({one['n_speakers']} speakers)" if too_few_speakers(one) else interval(ends)
+
+
+def too_few_speakers(one: dict[str, Any]) -> bool:
+    """Whether a set has speakers, but too few for a conclusion from its intervals."""
+    return 0 < one["n_speakers"] < MIN_SPEAKERS
+
+
+def sets_table(summary: dict[str, Any]) -> str:
+    """One row for each set: its exits, its oracles, overthinking, and the chosen policy."""
+    chosen = summary["chosen_policy"]
+    header = ["set", "kind", "utterances (speakers)", "first exit", "best inner exit", "last exit"]
+    header += ["oracle A", "oracle B", "overthought"]
+    if chosen is not None:
+        header += ["chosen policy", "gap closed"]
+    has_single = any(one["single_exit"] is not None for one in summary["sets"].values())
+    header += ["single exit (exit tax)"] if has_single else []
+    rows = []
+    for name, one in summary["sets"].items():
+        wers, layers = one["wer_per_exit"], one["exit_layers"]
+        row = [plain_name(name), LABELS[one["label"]], f"{one['n_utterances']} ({one['n_speakers'] or 'not known'})"]
+        best = min(range(max(1, len(wers) - 1)), key=wers.__getitem__)
+        row += [number(wers[0]), f"{number(wers[best])} at {layers[best]}", number(wers[-1])]
+        row += [f"{number(one[o]['wer'])} @ {number(one[o]['depth'])}" for o in ("oracle_a", "oracle_b")]
+        row += [percent(one["overthinking"]["inner_better_share"], 1)]
+        if chosen is not None:
+            point = one["policies"][chosen]["at_budget"]
+            row += [f"{number(point['wer'])} @ {number(point['depth'])}", percent(point["gap_closed"])]
+        if has_single:
+            single = one["single_exit"]
+            row.append(f"{number(single['wer'])} ({single['exit_tax']:+.2f})" if single else "-")
+        rows.append(row)
+    return markdown_table(header, rows, n_left=2)
+
+
+def policies_table(one: dict[str, Any]) -> str:
+    """One row for each policy at the budget, on one set."""
+    header = ["policy", "as calibrated", "WER [95 %]", "depth", "of full depth", "of full MACs"]
+    shows_emitted = emits_earlier(one)
+    header += ["depth emitted"] if shows_emitted else []
+    header += ["minus static line [95 %]", "minus last exit [95 %]", "gap closed"]
+    rows, fused = [], one.get("fused")
+    for text, policy in one["policies"].items():
+        calibrated = f"`{policy['calibrated']}`" if policy["calibrated"] != text else "as given"
+        shown = [(f"`{text}`", calibrated, policy["at_budget"])]
+        if fused is not None and text == fused["policy"]:
+            how = f"its words fused: {difference_text(fused['minus_exit'])}"
+            shown.append((f"`{text}` + fusion", how, fused["at_budget"]))
+        rows += [_policy_row(*each, shows_emitted=shows_emitted) for each in shown]
+    return markdown_table(header, rows, n_left=2)
+
+
+def _policy_row(name: str, calibrated: str, point: dict[str, Any], *, shows_emitted: bool) -> list[str]:
+    return [
+        name,
+        calibrated,
+        f"{number(point['wer'])} {interval(point['interval'])}",
+        number(point["depth"]),
+        percent(point["depth_share"]),
+        percent(point["macs_share"]),
+        *([number(point["emitted_depth"])] if shows_emitted else []),
+        difference_text(point["minus_static"]),
+        difference_text(point["minus_last"]),
+        percent(point["gap_closed"]),
+    ]
+
+
+def emits_earlier(one: dict[str, Any]) -> bool:
+    """Whether a policy's transcripts come from exits before the one at which it decides."""
+    points = [policy["at_budget"] for policy in one["policies"].values()]
+    return any(point.get("emitted_depth", point["depth"]) != point["depth"] for point in points)
+
+
+def provenance_table(summary: dict[str, Any]) -> str:
+    """Where each set came from."""
+    keys = ("corpus", "shift", "normaliser", "model_digest", "manifest_digest", "commit", "seed")
+    header = ["set", *(key.replace("_digest", "") for key in keys), "hours", "reference words"]
+    rows = [
+        [
+            plain_name(name),
+            *(_short(one[key]) for key in keys),
+            number(one["duration_s"] / 3600),
+            str(one["n_ref_words"]),
+        ]
+        for name, one in summary["sets"].items()
+    ]
+    return markdown_table(header, rows, n_left=len(keys))
+
+
+def difference_text(value: dict[str, Any]) -> str:
+    """A difference with its interval.
+
+    Example
+    -------
+    >>> difference_text({"difference": -0.001, "low": -0.5, "high": 0.25})
+    '+0.00 [-0.50, +0.25]'
+    """
+    estimate, low, high = (round(value[name], 2) + 0.0 for name in ("difference", "low", "high"))  # no "-0.00"
+    return f"{estimate:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+def _short(value: Any) -> str:
+    return "-" if value is None else plain_name(str(value)[:12])
+
+
+def budgets_table(one: dict[str, Any], summary: dict[str, Any]) -> str:
+    """One row for each policy, one column for each budget, with the two lines that bound them."""
+    budgets, digits = sorted(summary["budgets"]), COSTS[summary["cost"]].digits
+    rows = []
+    for text, policy in one["policies"].items():
+        found = {at["budget"]: at for at in policy["at_budgets"]}
+        given = found.get(None)
+        cells = [found.get(budget, given) for budget in budgets]
+        shown = [
+            f"{number(at['wer'])} @ {number(at['cost'], digits)} ({percent(at['gap_closed'])})" if at else "-"
+            for at in cells
+        ]
+        rows.append([f"`{text}`", *shown])
+    return markdown_table(["policy", *[f"{budget:g}" for budget in budgets]], rows)
+
+
+def comparisons_table(summary: dict[str, Any]) -> str:
+    """One row for each pair of policies, set and budget."""
+    header = ["set", "against", "budget", "WER difference [95 %]", f"cost difference ({summary['cost_unit']})"]
+    rows = [
+        [
+            plain_name(row["set"]),
+            f"`{row['other']}`",
+            "-" if row["budget"] is None else f"{row['budget']:g}",
+            difference_text(row),
+        ]
+        + [f"{row['cost_difference']:+.{COSTS[summary['cost']].digits}f}"]
+        + [_p(row[key]) for key in ("bootstrap_p", "matched_pairs_p", "holm_p")]
+        for row in summary["comparisons"]
+    ]
+    return markdown_table([*header, "p, bootstrap", "p, matched pairs", "p, Holm"], rows, n_left=2)
+
+
+def risk_table(one: dict[str, Any]) -> str:
+    """One row for each policy: what could be promised, and what became of it."""
+    header = ["policy", "certified", "what is promised, or why not", "smallest eps", "excess here", "layers saved"]
+    rows = []
+    for row in one["risk"]:
+        name, outcome = row.get("calibrated", row["policy"]), row.get("outcome")
+        numbers = ["-", "-", "-"]
+        if outcome is not None:
+            kept = f"{outcome['excess']:+.2f} ({_kept(row)})"
+            numbers = [number(row["smallest_eps"]), kept, percent(outcome["saved"], 1)]
+        rows.append([f"`{name}`", "yes" if row["certified"] else "no", row["reason"], *numbers])
+    return markdown_table(header, rows, n_left=3)
+
+
+def _kept(row: dict[str, Any]) -> str:
+    """What became of a promise on the judged speakers; nothing was promised, nothing was kept."""
+    if not row["certified"]:
+        return "nothing promised"
+    return "violated" if row["outcome"]["violated"] else "kept"
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+
 
 EMITTED_NOTE = (
     "*Depth* is that of the exit decided, which had to be computed and is charged in every table, curve and "
@@ -229,82 +446,3 @@ def _code(text: str) -> str:
 
 def _title(name: str) -> str:
     return Path(name).stem.replace("_", " ")
-
-
-KEPT_RULE = "those on which an inner exit beats the last, most errors saved first, then those with most errors"
-FIRST_CHARACTER = 48  # "0" stands for the first exit; every exit is one character
-
-
-def html_page(summary: Mapping[str, Any], found: Evaluated, *, n_examples: int) -> str:
-    """The page as HTML, with style, script and data inside.
-
-    `n_examples`: most utterances of each set whose transcripts the page holds (`KEPT_RULE` says which); 0 holds none.
-    """
-    data = {
-        "summary": summary,
-        "labels": LABELS,
-        "colours": POLICY_COLOURS,
-        "costs": {name: {"title": one.title, "unit": one.unit, "digits": one.digits} for name, one in COSTS.items()},
-        "caveats": caveats(summary),
-        "utterances": {name: _utterances(*one, n_examples=n_examples) for name, one in found.sets.items()},
-    }
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # so that no transcript can end the block, nor begin a comment in it
-    text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    parts = {"CSS": _asset("page.css"), "JS": _asset("page.js"), "DATA": text}
-    page = _asset("page.html")
-    for name, part in parts.items():  # data last: marks in it are not looked for
-        page = page.replace(f"@@{name}@@", part)
-    return page
-
-
-def _asset(name: str) -> str:
-    return resources.files("eeasr_modules.report").joinpath("web", name).read_text(encoding="utf-8").rstrip("\n")
-
-
-def _utterances(table: ExitTable, outcomes: Mapping[str, Outcome], *, n_examples: int) -> dict[str, Any]:
-    """Transcripts (each once per utterance), errors, and who left where, of the utterances that are kept."""
-    rows = kept_rows(table, n_examples)
-    texts = [list(dict.fromkeys(row)) for row in table.hypotheses[rows]]
-    which = [[text.index(one) for one in row] for text, row in zip(texts, table.hypotheses[rows])]
-    return {
-        "n_all": table.n_utterances,
-        "rule": KEPT_RULE,
-        "ids": table.utt_ids[rows].tolist(),
-        "speakers": table.speakers[rows].tolist(),
-        "seconds": np.round(table.duration_s[rows], 2).tolist(),
-        "words": table.n_ref_words[rows].tolist(),
-        "references": None if table.references is None else table.references[rows].tolist(),
-        "hypotheses": texts,
-        "which": [_characters(row) for row in which],
-        "errors": table.errors[rows].tolist(),
-        "choices": {
-            text: {_budget_key(choice.budget): _characters(choice.emitted[rows]) for choice in outcome.choices}
-            for text, outcome in outcomes.items()
-        },
-    }
-
-
-def kept_rows(table: ExitTable, n: int) -> np.ndarray:
-    """Utterances whose transcripts a page holds, in the table's order: all, or the first `n` by `KEPT_RULE`.
-
-    Returns np.ndarray of int: rows of the table.
-    """
-    if table.n_utterances <= n:
-        return np.arange(table.n_utterances)
-    last = table.errors[:, -1]
-    saved = np.maximum(last - table.errors.min(axis=1), 0)
-    order = np.lexsort((np.arange(table.n_utterances), -last, -saved))
-    return np.sort(order[:n])
-
-
-def _characters(numbers: Any) -> str:
-    return "".join(chr(FIRST_CHARACTER + int(number)) for number in numbers)
-
-
-def _budget_key(budget: float | None) -> str:
-    """As JavaScript writes the number that the summary holds."""
-    if budget is None:
-        return "null"
-    rounded = short_number(float(budget))
-    return str(int(rounded)) if rounded.is_integer() else repr(rounded)
