@@ -264,11 +264,11 @@ def page(saved: dict) -> str:
         "",
         f"{saved['about']} All ways greedy, float32 where not said, one thread, {saved['isa']}, processor seconds;",
         "every utterance through all ways in turn. *Ratio*: seconds over faster-whisper float32's [quartiles over",
-        "utterances]. *WER*: in plain words, and with both sides through Whisper's normaliser; *minus faster-whisper*:",
-        "the latter minus that of faster-whisper float32 [95 % over speakers].",
+        "utterances]. *WER*: both sides through Whisper's normaliser (in plain words: the JSON); *minus",
+        "faster-whisper*: minus that of faster-whisper float32 [95 % over speakers].",
         "",
     ]
-    header = ("way", "WER plain", "WER Whisper's", "minus faster-whisper", "seconds", "ratio")
+    header = ("way", "WER", "minus faster-whisper", "seconds", "ratio")
     for name, found in saved["sets"].items():
         rows = [_row(way, one) for way, one in found["ways"].items() if way not in LEFT_OUT]
         lines += [f"## {name}: {found['n']} utterances, {found['audio_s']:.0f} s", "", markdown_table(header, rows), ""]
@@ -302,7 +302,6 @@ def _row(way: str, one: dict) -> tuple[str, ...]:
     ratio, gap = one.get("ratio"), one.get("minus_faster_whisper")
     return (
         way,
-        f"{one['wer_plain']:.2f}",
         f"{one['wer_whisper']:.2f}",
         "-" if gap is None else f"{gap[0]:+.2f} [{gap[1]:+.2f}, {gap[2]:+.2f}]",
         f"{one['s']:.1f}",
