@@ -24,13 +24,13 @@ import numpy as np  # noqa: E402
 
 from eeasr_modules.exits import parse_policy  # noqa: E402
 from eeasr_modules.exits.tables.table import ExitTable  # noqa: E402
-from eeasr_modules.exits.tables.text_signals import (  # noqa: E402
+from eeasr_modules.exits.tuning.replay import fit_model  # noqa: E402
+from eeasr_modules.exits.words.resources import word_resources  # noqa: E402
+from eeasr_modules.exits.words.signals import (  # noqa: E402
     lexical_signals,
     text_signals_at_exit,
     uniform,
 )
-from eeasr_modules.exits.tuning.replay import fit_model  # noqa: E402
-from eeasr_modules.exits.words.resources import word_resources  # noqa: E402
 
 BATCH, N_BATCHES, N_WORDS = 32, 30, 18
 LAYERS = (2, 4, 6, 8, 10, 12)

@@ -27,7 +27,7 @@ ensure_torchaudio()
 
 import torch  # noqa: E402
 
-from eeasr_modules.exits.tables.text_signals import text_signals_at_exit  # noqa: E402
+from eeasr_modules.exits.words.signals import text_signals_at_exit  # noqa: E402
 from eeasr_modules.models import MultiExit, Walk  # noqa: E402
 from eeasr_modules.models.decoding.ctc import (  # noqa: E402
     NBest,

@@ -46,7 +46,6 @@ _NOW = {
     "exits.tables.files": "exits.parquet exits.tables.importers exits.tables.parquet exits.transcripts",
     "exits.tables.plain_transcripts": "exits.plain_transcripts exits.transcript_files",
     "exits.tables.table": "exits.folds exits.table exits.table_join exits.tables.parts",
-    "exits.tables.text_signals": "exits.lexical_signals exits.signals_text",
     "exits.tuning.calibration": "exits.calibration exits.cross_fit exits.curve exits.sweep exits.tuning.curve",
     "exits.tuning.few_labels": "exits.tables.label_file",
     "exits.tuning.replay": "exits.choices exits.fitting exits.tuning.fit",
@@ -56,8 +55,10 @@ _NOW = {
     "exits.tuning.risk_tests": "exits.risk_sequence exits.tuning.risk_per_exit exits.tuning.risk_sequence",
     "exits.tuning.watches": "exits.drift exits.tuning.drift exits.tuning.risk_watch",
     "exits.words.confidence": "exits.word_confidence",
-    "exits.words.features": "exits.word_features",
     "exits.words.resources": "exits.character_ngram exits.word_resources exits.word_spelling",
+    "exits.words.signals": (
+        "exits.lexical_signals exits.signals_text exits.tables.text_signals exits.word_features exits.words.features"
+    ),
     "models.decoding.attention": "models.attention_decoder models.attention_search",
     "models.decoding.ctc": (
         "models.beam models.ctc_alignment models.decode models.decoding.beam models.decoding.greedy models.nbest"

@@ -21,13 +21,6 @@ from eeasr_modules.exits.policies.protocol import KINDS, Fitted, Policy
 from eeasr_modules.exits.policies.text import POLICIES, parse_policies, parse_policy, register
 from eeasr_modules.exits.tables.files import import_transcripts, read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
-from eeasr_modules.exits.tables.text_signals import (
-    LEXICAL_SIGNALS,
-    lexical_signals,
-    text_signals,
-    text_signals_at_exit,
-    uniform,
-)
 from eeasr_modules.exits.tuning.calibration import (
     Calibrated,
     CrossFit,
@@ -53,6 +46,13 @@ from eeasr_modules.exits.tuning.replay import (
     with_models,
 )
 from eeasr_modules.exits.words.resources import WordResources, word_resources
+from eeasr_modules.exits.words.signals import (
+    LEXICAL_SIGNALS,
+    lexical_signals,
+    text_signals,
+    text_signals_at_exit,
+    uniform,
+)
 
 __all__ = [
     "KINDS",

@@ -10,7 +10,7 @@ import torch
 
 from eeasr_modules.data.text import CharVocabulary, SentencePieceVocabulary
 from eeasr_modules.exits.policies.protocol import DECODER_SIGNALS, Policy, lagged, reach_of
-from eeasr_modules.exits.tables.text_signals import (
+from eeasr_modules.exits.words.signals import (
     LEXICAL_SIGNALS,
     TEXT_SIGNALS,
     change,

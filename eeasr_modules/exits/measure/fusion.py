@@ -23,9 +23,9 @@ from eeasr_modules.exits.policies.lexical_gain import exit_position, signal_of
 from eeasr_modules.exits.policies.protocol import common_exits, described, kept_in_file, nothing_passed
 from eeasr_modules.exits.policies.trees import Trees, mean_of_trees
 from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
-from eeasr_modules.exits.tables.text_signals import text_signals
 from eeasr_modules.exits.tuning.replay import needed_signal
 from eeasr_modules.exits.words.resources import common_language, word_spelling
+from eeasr_modules.exits.words.signals import text_signals
 
 FUSION_FILE = "fusion.json"
 N_PARTS = 5

@@ -12,8 +12,8 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from eeasr_modules.exits.measure.edits import Region, regions
-from eeasr_modules.exits.words.features import NO_NEIGHBOUR_ZIPF
 from eeasr_modules.exits.words.resources import WordSpelling
+from eeasr_modules.exits.words.signals import NO_NEIGHBOUR_ZIPF
 
 UNCOMMON_ZIPF = 4.0  # how far words are below this is summed
 RARE_ZIPF = 2.0

@@ -18,8 +18,8 @@ from eeasr_modules.exits.policies.lexical_gain import STRENGTH, exit_position, l
 from eeasr_modules.exits.policies.protocol import common_exits, described, kept_in_file, nothing_passed
 from eeasr_modules.exits.policies.trees import Bins, Trees, mean_of_trees
 from eeasr_modules.exits.tables.table import ExitTable, speaker_folds
-from eeasr_modules.exits.words.features import FEATURES, WORD_SIGNALS, feature_names, word_features
 from eeasr_modules.exits.words.resources import common_language, word_spelling
+from eeasr_modules.exits.words.signals import FEATURES, WORD_SIGNALS, feature_names, word_features
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,1 +1,1 @@
-"""Exit tables: what every exit said of every utterance; files, text signals, others' transcripts."""
+"""Exit tables: what every exit said of every utterance; files, others' transcripts."""

@@ -23,7 +23,7 @@ import numpy as np
 from eeasr_modules.common.files import decoded
 from eeasr_modules.common.normalise import composed, normalise_whisper, normalise_words, upper_case
 from eeasr_modules.exits.tables.table import CHARS_PER_S, PAUSE_S, ExitTable
-from eeasr_modules.exits.tables.text_signals import TEXT_SIGNALS
+from eeasr_modules.exits.words.signals import TEXT_SIGNALS
 
 FRAMES_PER_S = 50
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from eeasr_modules.exits.measure.edits import edit_counts
 from eeasr_modules.exits.tables.checks import AVERAGED, PER_EXIT, PER_UTTERANCE, check_table, coerced
-from eeasr_modules.exits.tables.text_signals import (
+from eeasr_modules.exits.words.resources import word_resources
+from eeasr_modules.exits.words.signals import (
     LEXICAL_SIGNALS,
     change,
     lexical_signals,
@@ -26,7 +27,6 @@ from eeasr_modules.exits.tables.text_signals import (
     text_signals,
     uniform,
 )
-from eeasr_modules.exits.words.resources import word_resources
 
 SCHEMA_VERSION = 1
 DERIVED_SIGNALS = ("uniform", "duration_s", "exit_layer", "hypothesis", *LEXICAL_SIGNALS)

@@ -1,1 +1,1 @@
-"""Words: what is known of them, how two transcripts correspond, what models of words see."""
+"""Words: what is known of them, signals of transcripts, what models of words see, confidence."""

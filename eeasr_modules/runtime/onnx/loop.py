@@ -17,14 +17,14 @@ from eeasr_modules.data.text import load_vocabulary
 from eeasr_modules.exits.policies.combine import check_against
 from eeasr_modules.exits.policies.files import read_policies
 from eeasr_modules.exits.policies.protocol import Policy, reach_of
-from eeasr_modules.exits.tables.text_signals import (
+from eeasr_modules.exits.tuning.calibration import Calibrated
+from eeasr_modules.exits.words.signals import (
     LEXICAL_SIGNALS,
     TEXT_SIGNALS,
     lexical_signals,
     text_signals_at_exit,
     uniform,
 )
-from eeasr_modules.exits.tuning.calibration import Calibrated
 from eeasr_modules.runtime.sources import choose_policy
 
 LEAST_LOG_PROB = -100.0  # in place of -inf: 0 log 0 is 0, not nan

@@ -5,10 +5,10 @@ import pytest
 from sentences import sentence_table
 
 from eeasr_modules.exits.policies.text import parse_policy
-from eeasr_modules.exits.tables.text_signals import LEXICAL_SIGNALS, TEXT_SIGNALS, lexical_signals, text_signals_at_exit
 from eeasr_modules.exits.tuning.calibration import choose
 from eeasr_modules.exits.tuning.replay import replay
 from eeasr_modules.exits.words.resources import word_resources
+from eeasr_modules.exits.words.signals import LEXICAL_SIGNALS, TEXT_SIGNALS, lexical_signals, text_signals_at_exit
 
 TEXTS = ["gain", "gain_text", "between(lexical)", "lexical_text", "between(4, 8, gain)", "any(gain, patience(2, 0))"]
 

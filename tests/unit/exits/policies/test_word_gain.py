@@ -10,8 +10,8 @@ from eeasr_modules.exits.policies.files import read_fitted, write_fitted
 from eeasr_modules.exits.policies.word_gain import WordGainModel, _fit_trees, _Rows, fit_word_gain
 from eeasr_modules.exits.tables.table import speaker_folds
 from eeasr_modules.exits.tuning.replay import cross_fitted, fit_model, scores_of
-from eeasr_modules.exits.words.features import feature_names, word_features
 from eeasr_modules.exits.words.resources import word_spelling
+from eeasr_modules.exits.words.signals import feature_names, word_features
 
 SIGNALS = ("entropy", "rare_share", "char_change")
 

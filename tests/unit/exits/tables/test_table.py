@@ -6,7 +6,7 @@ import pytest
 from eeasr_modules.exits.measure.edits import count_word_edits
 from eeasr_modules.exits.tables.files import write_table
 from eeasr_modules.exits.tables.table import ExitTable, join_tables
-from eeasr_modules.exits.tables.text_signals import uniform
+from eeasr_modules.exits.words.signals import uniform
 
 
 def changed(values, index, value):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from eeasr_modules.exits.tables.text_signals import LEXICAL_SIGNALS, lexical_signals
 from eeasr_modules.exits.words.resources import WordResources
+from eeasr_modules.exits.words.signals import LEXICAL_SIGNALS, lexical_signals
 
 WORDS = WordResources({"a": 1e-2, "cat": 1e-5, "sat": 1e-6, "crwth": 1e-8}, "by hand")  # Zipf 7, 4, 3, 1
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eeasr_modules.exits.tables.text_signals import text_signals, text_signals_at_exit, uniform
+from eeasr_modules.exits.words.signals import text_signals, text_signals_at_exit, uniform
 
 
 def test_changes_are_edits_to_the_exit_before_over_own_length():
