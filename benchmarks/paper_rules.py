@@ -215,27 +215,7 @@ def page_text(results: dict[str, Any]) -> str:
     for name in SHOWN_WAYS:
         rows.append([f"`{ways[name]['policy']}`: {name}", "decided", *map(_point, ways[name]["decided"])])
     rows.append(["the same", "emitted", *map(_point, ways[name]["emitted"])])
-    published = []
-    for split, found in results["traces"].items():
-        published += _published(f"test-{split}", found["as published"])
-    widths = ["set", "as published", "WER [95 %]", "depth decided", "static line there", "depth emitted"]
-    return "\n\n".join(
-        [
-            f"On test-clean (WER after layers 2 to 12: {exits}):",
-            markdown_table(header, rows),
-            "With the published thresholds:",
-            markdown_table(widths, published, n_left=2) + "\n",
-        ]
-    )
-
-
-def _published(name: str, found: dict[str, Any]) -> list[list[str]]:
-    rows = []
-    for text, one in found.items():
-        low, high = one["interval"]
-        rows.append([name, f"`{text}`", f"{one['wer']:.2f} [{low:.2f}, {high:.2f}]", f"{one['decided_depth']:.2f}"])
-        rows[-1] += [f"{one['static']:.2f}", f"{one['emitted_depth']:.2f}"]
-    return rows
+    return f"On test-clean (WER after layers 2 to 12: {exits}):\n\n{markdown_table(header, rows)}\n"
 
 
 def write_page(page: Path, text: str) -> None:
