@@ -180,7 +180,7 @@ class Trees:
         alive = np.full((len(features), len(self.feature)), 0xFFFF, dtype=np.uint16)
         for column, (thresholds, masks) in tables.items():
             # how many thresholds lie strictly below the value: those comparisons send it to the right
-            alive &= masks[np.searchsorted(thresholds, features[:, column], side="left")]
+            alive &= masks[thresholds.searchsorted(features[:, column], side="left")]
         reached = leaf_values[np.arange(alive.shape[1]) * MAX_LEAVES + _LOWEST_BIT[alive]]
         return self.baseline + reached.sum(axis=1)
 

@@ -215,7 +215,9 @@ def _frequencies(path: Path) -> dict[str, float]:
         raise ValueError(f"'{path}' must be of format cB, version 1, got {header}: install wordfreq 3")
     shares: dict[str, float] = {}
     for centibels, bucket in enumerate(buckets):
-        shares.update(dict.fromkeys(bucket, 10 ** (-centibels / 100)))
+        share = 10 ** (-centibels / 100)
+        for word in bucket:  # faster than to join dictionaries
+            shares[word] = share
     return shares
 
 

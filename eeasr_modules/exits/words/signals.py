@@ -385,12 +385,18 @@ def _ends(n_words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _before(values: np.ndarray, first: np.ndarray, otherwise: float) -> np.ndarray:
     """The value of the word before."""
-    return np.where(first, otherwise, np.roll(values, 1))
+    moved = np.full(len(values), otherwise)  # float64 as `otherwise` is; a third of `np.roll`'s time
+    moved[1:] = values[:-1]
+    moved[first] = otherwise
+    return moved
 
 
 def _after(values: np.ndarray, last: np.ndarray, otherwise: float) -> np.ndarray:
     """The value of the word after."""
-    return np.where(last, otherwise, np.roll(values, -1))
+    moved = np.full(len(values), otherwise)
+    moved[:-1] = values[1:]
+    moved[last] = otherwise
+    return moved
 
 
 def _joined_zipf(
