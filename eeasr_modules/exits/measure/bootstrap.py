@@ -51,12 +51,7 @@ def blocks_of(speakers: np.ndarray) -> tuple[np.ndarray, str]:
 
 
 def bootstrap_wer(
-    errors: np.ndarray,
-    n_ref_words: np.ndarray,
-    *,
-    speakers: np.ndarray,
-    rng: np.random.Generator,
-    n_draws: int = 1000,
+    errors: np.ndarray, n_ref_words: np.ndarray, *, speakers: np.ndarray, rng: np.random.Generator, n_draws: int = 1000
 ) -> Interval:
     """WER with its interval."""
     return bootstrap_difference(

@@ -89,11 +89,7 @@ class GainModel:
 
     def content(self) -> dict[str, Any]:
         """Everything, since it is small."""
-        return {
-            "signals": list(self.signals),
-            "weights": self.weights.tolist(),
-            "intercepts": self.intercepts.tolist(),
-        }
+        return {"signals": list(self.signals), "weights": self.weights.tolist(), "intercepts": self.intercepts.tolist()}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """None."""

@@ -6,12 +6,7 @@ from typing import Any
 import numpy as np
 
 SET_LABELS = ("in_domain", "shifted", "ood", "unknown")
-PER_UTTERANCE = {
-    "n_ref_words": np.int64,
-    "n_ref_chars": np.int64,
-    "n_frames": np.int64,
-    "duration_s": np.float64,
-}
+PER_UTTERANCE = {"n_ref_words": np.int64, "n_ref_chars": np.int64, "n_frames": np.int64, "duration_s": np.float64}
 PER_EXIT = {"n_sub": np.int64, "n_del": np.int64, "n_ins": np.int64, "n_char_errors": np.int64}
 PER_EXIT |= {"cost_layers": np.float64, "cost_macs": np.float64, "head_macs": np.float64, "decoder_macs": np.float64}
 OPTIONAL = ("cost_macs", "head_macs", "decoder_macs")
@@ -103,13 +98,7 @@ def _check_names(table: Any) -> None:
         seen: set[str] = set()
         twice = next(x for x in table.utt_ids if x in seen or seen.add(x))
         raise ValueError(f"utt_ids must be unique, but {twice!r} occurs more than once")
-    reserved = {f.name for f in fields(table)} | {
-        "utt_id",
-        "speaker",
-        "reference",
-        "hypothesis",
-        "exit_layer",
-    }
+    reserved = {f.name for f in fields(table)} | {"utt_id", "speaker", "reference", "hypothesis", "exit_layer"}
     reserved |= {"averaged_hypothesis", *(f"averaged_{name}" for name in AVERAGED_COUNTS)}
     clash = sorted(reserved & set(table.signals))
     if clash:
@@ -124,16 +113,10 @@ def _check_numbers(table: Any) -> None:
         _require(getattr(table, name) >= 0, table, f"{name} must not be negative")
     _require(np.isfinite(table.duration_s) & (table.duration_s > 0), table, "duration_s must be above 0 and finite")
     _require(
-        table.n_sub + table.n_del <= table.n_ref_words[:, None],
-        table,
-        "n_sub + n_del must not exceed n_ref_words",
+        table.n_sub + table.n_del <= table.n_ref_words[:, None], table, "n_sub + n_del must not exceed n_ref_words"
     )
     expected = table.duration_s[:, None] * table.exit_layers
-    _require(
-        np.isclose(table.cost_layers, expected, rtol=1e-6),
-        table,
-        "cost_layers must be exit_layer * duration_s",
-    )
+    _require(np.isclose(table.cost_layers, expected, rtol=1e-6), table, "cost_layers must be exit_layer * duration_s")
     for name in OPTIONAL:
         value = getattr(table, name)
         if value is not None:

@@ -19,14 +19,7 @@ import numpy as np
 from eeasr_modules.exits.measure.edits import edit_counts
 from eeasr_modules.exits.tables.checks import AVERAGED, PER_EXIT, PER_UTTERANCE, check_table, coerced
 from eeasr_modules.exits.words.resources import word_resources
-from eeasr_modules.exits.words.signals import (
-    LEXICAL_SIGNALS,
-    change,
-    lexical_signals,
-    text_lag,
-    text_signals,
-    uniform,
-)
+from eeasr_modules.exits.words.signals import LEXICAL_SIGNALS, change, lexical_signals, text_lag, text_signals, uniform
 
 SCHEMA_VERSION = 1
 DERIVED_SIGNALS = ("uniform", "duration_s", "exit_layer", "hypothesis", *LEXICAL_SIGNALS)
@@ -251,11 +244,7 @@ class ExitTable:
 
         `rows`: indices, or a mask of shape (n_utterances,) where True means kept.
         """
-        changed = {
-            "utt_ids": self.utt_ids[rows],
-            "speakers": self.speakers[rows],
-            "hypotheses": self.hypotheses[rows],
-        }
+        changed = {"utt_ids": self.utt_ids[rows], "speakers": self.speakers[rows], "hypotheses": self.hypotheses[rows]}
         for name in (*PER_UTTERANCE, *PER_EXIT, "references", "emitted"):
             value = getattr(self, name)
             changed[name] = None if value is None else value[rows]

@@ -314,12 +314,7 @@ def _check_policy(policy: Policy, source: ExitTable | None, *, per_exit: bool) -
 
 
 def _reason(
-    target: RiskTarget,
-    tests: SequenceTests,
-    *,
-    n_blocks: int,
-    smallest: float,
-    exits: Sequence[Mapping[str, Any]],
+    target: RiskTarget, tests: SequenceTests, *, n_blocks: int, smallest: float, exits: Sequence[Mapping[str, Any]]
 ) -> str:
     if target.per_exit and tests.n_certified:
         return per_exit_promise(target, exits, n_blocks=n_blocks)

@@ -96,10 +96,7 @@ class CharacterNgram:
             counts.append((grams, summed[:, None]))
             contexts.append((before, np.stack([np.bincount(of_context, summed), np.bincount(of_context)], axis=1)))
         return cls(
-            order,
-            Grams(letters, counts, shortest=1),
-            Grams(letters, contexts, shortest=0),
-            base - (START in letters),
+            order, Grams(letters, counts, shortest=1), Grams(letters, contexts, shortest=0), base - (START in letters)
         )
 
     def log_probability(self, word: str) -> float:

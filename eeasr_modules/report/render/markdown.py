@@ -9,12 +9,7 @@ from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
 from eeasr_modules.exits.tuning.risk_terms import needed_lines
 from eeasr_modules.report.numbers.evaluation import AS_GIVEN, COSTS, CROSS_FIT
 
-LABELS = {
-    "in_domain": "in domain",
-    "shifted": "shifted",
-    "ood": "out of domain",
-    "unknown": "not known",
-}
+LABELS = {"in_domain": "in domain", "shifted": "shifted", "ood": "out of domain", "unknown": "not known"}
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_left: int = 1) -> str:
@@ -287,10 +282,7 @@ def report_text(summary: Mapping[str, Any], *, pictures: Sequence[str]) -> str:
     sections += [text for name, one in summary["sets"].items() for text in _set_section(name, one, summary)]
     if summary["comparisons"]:
         sections += ["## Policies against each other", _how_compared(summary), comparisons_table(summary)]
-    sections += [
-        "## Read with care",
-        "\n".join(f"- {line}" for line in caveats(summary)),
-    ]
+    sections += ["## Read with care", "\n".join(f"- {line}" for line in caveats(summary))]
     sections += ["## Where the numbers come from", provenance_table(summary), "## Pictures"]
     sections += [f"![{_title(name)}]({name})" for name in pictures]
     return "\n\n".join(sections) + "\n"
@@ -344,7 +336,7 @@ def _set_section(name: str, one: Mapping[str, Any], summary: Mapping[str, Any]) 
         f"exit no worse than the last): {number(one['oracle_b']['wer'])} {interval(one['oracle_b']['interval'])} at "
         f"{number(one['oracle_b']['depth'])} layers. Of all utterances "
         f"{percent(shares['destructive_share'], 1)} were right at an inner exit and are wrong at the last "
-        f"(destructive), {percent(shares['wasteful_share'], 1)} were right earlier and still are (wasteful).",
+        f"(destructive), {percent(shares['wasteful_share'], 1)} were right earlier and still are (wasteful)."
     ]
     if one["risk"]:
         sections += [_how_certified(summary), risk_table(one), *_assumed(summary, one)]
