@@ -28,7 +28,8 @@ from sklearn.metrics import roc_auc_score
 
 from eeasr_modules.data.audio import read_audio
 from eeasr_modules.data.manifest import audio_path, read_description, read_manifest
-from eeasr_modules.exits.words.confidence import LEAST_CONFIDENCE, ConfidenceMap, fit_confidence_map, right_words
+from eeasr_modules.exits.measure.edits import matched_words
+from eeasr_modules.exits.words.confidence import LEAST_CONFIDENCE, ConfidenceMap, fit_confidence_map
 from eeasr_modules.report.render.markdown import markdown_table
 from eeasr_modules.runtime import EarlyExitASR, Engine, Word
 from eeasr_modules.runtime.confidence import words_of_exits
@@ -114,7 +115,7 @@ def flat(heard: Heard, references: Sequence[str], confidence_map: ConfidenceMap)
     rows = []
     for utterance, (exits, reference) in enumerate(zip(heard, references, strict=True)):
         for k, said in enumerate(exits):
-            right = right_words([w.text for w in said], reference.split())
+            right = matched_words(reference.split(), [w.text for w in said])[1]
             mapped = with_probabilities(said, confidence_map, exit_layer=confidence_map.exit_layers[k])
             rows += [
                 (utterance, k, raw.confidence, is_right, one.confidence)

@@ -49,23 +49,31 @@ def normalise_english(text: str, *, unreadable: str = "drop") -> str | None:
     >>> normalise_english("Room 12", unreadable="remove")
     'ROOM'
     """
+    text = unicodedata.normalize("NFKD", separated(text.translate(APOSTROPHES)))
+    kept = _readable(text.upper(), unreadable, text, language="English ", is_letter=lambda one, _: "A" <= one <= "Z")
+    return None if kept is None else " ".join(filter(None, map(_true_apostrophes, kept.split())))
+
+
+def _readable(
+    text: str, unreadable: str, said: str, *, language: str, is_letter: Callable[[str, str], bool]
+) -> str | None:
+    """Letters (by character and Unicode category), apostrophes and spaces of a text; see `normalise_english`."""
     if unreadable not in ("drop", "remove", "raise"):
         raise ValueError(f"unreadable must be drop, remove or raise, got {unreadable!r}")
-    text = unicodedata.normalize("NFKD", separated(text.translate(APOSTROPHES)))
     kept = []
-    for character in text.upper():
+    for character in text:
         category = unicodedata.category(character)
-        if "A" <= character <= "Z" or character == "'":
+        if is_letter(character, category) or character == "'":
             kept.append(character)
         elif category[0] == "Z" or character.isspace():
             kept.append(" ")
         elif category[0] in "LNS" or character in "%&@#*":
             if unreadable == "raise":
-                raise ValueError(f"no English spelling for {character!r} in {text!r}: write it out or drop it")
+                raise ValueError(f"no {language}spelling for {character!r} in {said!r}: write it out or drop it")
             if unreadable == "drop":
                 return None
             kept.append(" ")
-    return " ".join(filter(None, map(_true_apostrophes, "".join(kept).split())))
+    return "".join(kept)
 
 
 def plain_words(text: str) -> str:
@@ -119,22 +127,9 @@ def normalise_letters(text: str, *, unreadable: str = "drop") -> str | None:
     >>> normalise_letters("Zimmer 12") is None
     True
     """
-    if unreadable not in ("drop", "remove", "raise"):
-        raise ValueError(f"unreadable must be drop, remove or raise, got {unreadable!r}")
-    kept = []
-    for character in upper_case(separated(text.translate(APOSTROPHES))):
-        category = unicodedata.category(character)
-        if category[0] in "LM" or character == "'":
-            kept.append(character)
-        elif category[0] == "Z" or character.isspace():
-            kept.append(" ")
-        elif category[0] in "NS" or character in "%&@#*":
-            if unreadable == "raise":
-                raise ValueError(f"no spelling for {character!r} in {text!r}: write it out or drop it")
-            if unreadable == "drop":
-                return None
-            kept.append(" ")
-    return " ".join(filter(None, (word.strip("'") for word in "".join(kept).split())))
+    letters = upper_case(separated(text.translate(APOSTROPHES)))
+    kept = _readable(letters, unreadable, text, language="", is_letter=lambda _, category: category[0] in "LM")
+    return None if kept is None else " ".join(filter(None, (word.strip("'") for word in kept.split())))
 
 
 def normalise_ml_superb(text: str) -> str:

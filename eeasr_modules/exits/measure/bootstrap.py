@@ -69,8 +69,8 @@ def bootstrap_difference(
     n_draws: int = 1000,
 ) -> Interval:
     """WER of one choice minus WER of another on the same utterances, with its interval."""
-    values = np.stack([np.subtract(errors, other_errors, dtype=np.float64), n_ref_words], axis=1)
-    return _interval(lambda sums: 100.0 * sums[:, 0] / sums[:, 1], values, speakers, rng, n_draws)
+    words = {"n_ref_words": n_ref_words, "speakers": speakers}
+    return bootstrap_test(errors, other_errors, **words, rng=rng, n_draws=n_draws)[0]
 
 
 def bootstrap_test(
@@ -122,7 +122,7 @@ def bootstrap_above_static(
         static = _static_at(100.0 * wrong / words, spent, sums[:, -3])
         return 100.0 * sums[:, -4] / words[:, 0] - static
 
-    return _interval(above, values, speakers, rng, n_draws)
+    return _interval_and_draws(above, values, speakers, rng, n_draws)[0]
 
 
 def _static_at(wers: np.ndarray, costs: np.ndarray, budgets: np.ndarray) -> np.ndarray:
@@ -140,17 +140,6 @@ def _static_at(wers: np.ndarray, costs: np.ndarray, budgets: np.ndarray) -> np.n
     return best
 
 
-def _interval(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    values: np.ndarray,
-    speakers: np.ndarray,
-    rng: np.random.Generator,
-    n_draws: int,
-) -> Interval:
-    """Interval of a statistic of summed values, (rows, columns) -> (rows,), over resampled blocks."""
-    return _interval_and_draws(statistic, values, speakers, rng, n_draws)[0]
-
-
 def _interval_and_draws(
     statistic: Callable[[np.ndarray], np.ndarray],
     values: np.ndarray,
@@ -158,7 +147,7 @@ def _interval_and_draws(
     rng: np.random.Generator,
     n_draws: int,
 ) -> tuple[Interval, np.ndarray]:
-    """The interval, and what was drawn, of shape (n_draws,)."""
+    """Interval of a statistic of summed values, (rows, columns) -> (rows,), over resampled blocks; and the draws."""
     block, kind = blocks_of(speakers)
     n_blocks = int(block.max()) + 1
     sums = np.stack([np.bincount(block, column, n_blocks) for column in values.T], axis=1)

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
+from eeasr_modules.exits.measure.edits import matched_words
 from eeasr_modules.exits.policies.rules import THRESHOLD_SIGNALS
 from eeasr_modules.exits.tables.table import ExitTable
 
@@ -274,7 +274,7 @@ def word_outcomes(table: ExitTable) -> WordOutcomes:
     # (n_words, n_exits)
     right = np.concatenate(
         [
-            np.stack([correct_words(reference, hypothesis) for hypothesis in row], axis=1)
+            np.stack([matched_words(reference.split(), text.split())[0] for text in row], axis=1)
             for reference, row in zip(table.references, table.hypotheses)
         ]
     )
@@ -291,19 +291,3 @@ def word_outcomes(table: ExitTable) -> WordOutcomes:
         wasteful=float((before & last).mean()),
         never_right=float((~before & ~last).mean()),
     )
-
-
-def correct_words(reference: str, hypothesis: str) -> np.ndarray:
-    """Which words of the reference a transcript has, in one cheapest alignment; shape (n_ref_words,).
-
-    Example
-    -------
-    >>> correct_words("a b c", "a x c d")
-    array([ True, False,  True])
-    """
-    words = reference.split()
-    right = np.ones(len(words), dtype=bool)
-    for operation in Levenshtein.editops(words, hypothesis.split()):
-        if operation.tag != "insert":
-            right[operation.src_pos] = False
-    return right

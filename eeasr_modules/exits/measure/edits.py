@@ -68,6 +68,23 @@ def edit_counts(hypotheses: np.ndarray, references: Sequence[str]) -> dict[str, 
     return {**kinds, "n_char_errors": characters.reshape(hypotheses.shape)}
 
 
+def matched_words(reference: Sequence[str], words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Which words of a reference, and which of a transcript, a cheapest alignment matches; masks as long as they are.
+
+    Example
+    -------
+    >>> [mask.tolist() for mask in matched_words("A CAT SAT".split(), "A BAT SAT DOWN".split())]
+    [[True, False, True], [True, False, True, False]]
+    """
+    of_reference, of_words = np.ones(len(reference), dtype=bool), np.ones(len(words), dtype=bool)
+    for step in Levenshtein.editops(list(reference), list(words)):
+        if step.tag != "insert":
+            of_reference[step.src_pos] = False
+        if step.tag != "delete":
+            of_words[step.dest_pos] = False
+    return of_reference, of_words
+
+
 class Alignment(NamedTuple):
     """Where the words of a transcript were in an earlier one."""
 

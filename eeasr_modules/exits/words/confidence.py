@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
 from eeasr_modules.common.files import write_aside
+from eeasr_modules.exits.measure.edits import matched_words
 from eeasr_modules.exits.words.resources import WordResources, word_resources
 
 MAP_FILE = "confidence.json"
@@ -116,21 +116,6 @@ def word_confidence_features(
     return np.stack([odds, known, known * odds, mean_odds, share, share * known, share**2, length], axis=1)
 
 
-def right_words(words: Sequence[str], reference: Sequence[str]) -> np.ndarray:
-    """Which words a cheapest alignment with the reference matches, of shape (n_words,).
-
-    Example
-    -------
-    >>> right_words("A BAT SAT DOWN".split(), "A CAT SAT".split())
-    array([ True, False,  True, False])
-    """
-    right = np.ones(len(words), dtype=bool)
-    for step in Levenshtein.editops(list(reference), list(words)):
-        if step.tag != "delete":
-            right[step.dest_pos] = False
-    return right
-
-
 def fit_confidence_map(
     heard: Sequence[Sequence[tuple[Sequence[str], Sequence[float]]]],
     references: Sequence[str],
@@ -150,7 +135,7 @@ def fit_confidence_map(
     weights, offsets, n_words = [], [], 0
     for e, layer in enumerate(exit_layers):
         values = [word_confidence_features(*exits[e], resources=resources) for exits in heard]
-        flags = [right_words(exits[e][0], said.split()) for exits, said in zip(heard, references, strict=True)]
+        flags = [matched_words(said.split(), exits[e][0])[1] for exits, said in zip(heard, references, strict=True)]
         features, right = np.concatenate(values), np.concatenate(flags)
         n_right, n_wrong = int(right.sum()), int((~right).sum())
         if min(n_right, n_wrong) < LEAST_OF_A_KIND:

@@ -3,8 +3,8 @@ import json
 import numpy as np
 import pytest
 
-from eeasr_modules.exits.measure.bounds import correct_words, word_outcomes
-from eeasr_modules.exits.measure.edits import count_edits
+from eeasr_modules.exits.measure.bounds import word_outcomes
+from eeasr_modules.exits.measure.edits import count_edits, matched_words
 from eeasr_modules.exits.tables.table import ExitTable
 
 
@@ -35,7 +35,9 @@ def test_shares_add_up_to_the_difference_in_words_right():
     words = np.array(["a", "b", "c", "d"])
     texts = [[" ".join(rng.choice(words, rng.integers(0, 7))) for _ in range(4)] for _ in range(60)]
     outcomes = word_outcomes(table_of([row[:3] for row in texts], [row[3] for row in texts]))
-    right = np.array([[correct_words(row[3], hyp).sum() for hyp in row[:3]] for row in texts]).sum(axis=0)
+    right = np.array([[matched_words(row[3].split(), hyp.split())[0].sum() for hyp in row[:3]] for row in texts]).sum(
+        axis=0
+    )
     difference = (right[2] - right[:2]) / outcomes.n_words
     assert outcomes.progressive - outcomes.regressive == pytest.approx(difference)
 
@@ -45,7 +47,7 @@ def test_wrong_words_are_substitutions_and_deletions():
     for _ in range(200):
         reference, hypothesis = (" ".join(rng.choice(list("abc"), rng.integers(0, 6))) for _ in range(2))
         n_sub, n_del, _ = count_edits(reference, hypothesis)
-        assert (~correct_words(reference, hypothesis)).sum() == n_sub + n_del
+        assert (~matched_words(reference.split(), hypothesis.split())[0]).sum() == n_sub + n_del
 
 
 def test_a_table_without_references_or_words_is_refused():

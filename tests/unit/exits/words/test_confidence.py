@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
+from eeasr_modules.exits.measure.edits import matched_words
 from eeasr_modules.exits.words.confidence import (
     FEATURES,
     ConfidenceMap,
     fit_confidence_map,
     read_confidence_map,
-    right_words,
     word_confidence_features,
 )
 from eeasr_modules.exits.words.resources import word_resources
@@ -78,5 +78,5 @@ def test_features_stay_finite_and_nothing_said_has_none():
 
 
 def test_words_are_right_where_a_cheapest_alignment_matches_them():
-    assert right_words([], ["A"]).tolist() == []
-    assert right_words(["A", "B", "C"], ["A", "C"]).tolist() == [True, False, True]
+    assert matched_words(["A"], [])[1].tolist() == []
+    assert matched_words(["A", "C"], ["A", "B", "C"])[1].tolist() == [True, False, True]
