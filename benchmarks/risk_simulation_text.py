@@ -20,9 +20,6 @@ ALIKE = ("6 % lose 3, all others gain 0.5", "lognormal (2), up to 100", "normal,
 SHOWN = {
     "known_truth": lambda row: row["n_blocks"] == 20,
     "heavy_tails": lambda row: row["n_speakers"] == 100 and row["population"] not in ALIKE,
-    "splits": lambda row: (
-        row["eps"] == 0.5 and row["set"] in ("test-clean", "test-other") and row["p_value"] in ("betting", "exact")
-    ),
 }
 
 
@@ -44,16 +41,15 @@ def page(content: dict[str, Any]) -> str:
     titles = {
         "known_truth": "Known truth, mean loss exactly at the limit: share of p-values at most delta",
         "heavy_tails": "Few speakers lose much, eps 0.5: certificates issued (violated)",
-        "splits": "Random halves of the speakers: layers saved (violated on the other half / on the whole set)",
     }
-    across = {"known_truth": "p_value", "heavy_tails": "clip", "splits": "p_value"}
+    across = {"known_truth": "p_value", "heavy_tails": "clip"}
     shown = content | {part: [row for row in content.get(part, ()) if one(row)] for part, one in SHOWN.items()}
     parts = [
         f"# Risk control, simulated\n\nDo certificates ([what they say](../../docs/risk.md)) keep their promise? "
         f"{content['draws']} draws each, delta {delta}. Of a method that fails with probability {delta:g} exactly, "
         f"99 % of such simulations stay at or below {100 * limit:.1f} %. {_worst(content)} Violated is a certificate "
         f"of which any part is not so. At a clip of 100, eps is said of all speakers, and takes hundreds of them. All "
-        f"rows, and certificates under shift: `risk.json`. Written by benchmarks/risk_simulation.py.\n"
+        f"rows, other p-values, certificates under shift: `risk.json`. Written by benchmarks/risk_simulation.py.\n"
     ]
     for key, title in titles.items():
         parts.append(markdown(title, shown[key], across=across[key]))
@@ -124,11 +120,8 @@ def side_by_side(rows: Sequence[dict[str, Any]], across: str) -> list[dict[str, 
         cell = joined.setdefault(tuple(kept.values()), kept)
         if "false_certificates" in row:
             cell[row[across]] = _share(row["false_certificates"])
-        elif "issued" in row:
-            cell[f"clip {row[across]:g}"] = f"{_share(row['issued'])} ({_share(row['violated'])})"
         else:
-            violated = " / ".join(_share(value) for key, value in row.items() if key.startswith("violated"))
-            cell[row[across]] = f"{_share(row['saved'])} ({violated})"
+            cell[f"clip {row[across]:g}"] = f"{_share(row['issued'])} ({_share(row['violated'])})"
     return list(joined.values())
 
 
