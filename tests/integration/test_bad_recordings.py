@@ -222,12 +222,8 @@ CASES = {
 }
 
 
-def test_every_case_has_its_row_and_the_document_shows_rows_of_the_table():
+def test_every_case_has_its_row():
     assert [what for what, _, _ in ROWS] == [*CASES]
-    with open(os.path.join(ROOT, "docs", "transcribe.md"), encoding="utf-8") as file:
-        section = file.read().split("## Bad input")[1].split("\n## ")[0]
-    shown = [(row["what"], row["said"], int(row["status"])) for row in TABLE.finditer(section)]
-    assert len(shown) >= 8 and set(shown) <= set(ROWS)
 
 
 @contextlib.contextmanager
