@@ -108,15 +108,13 @@ def _from_rows(rows: Iterator[Row], path: Path, split: str) -> Iterator[Entry]:
     n_without_speaker = 0
     for number, row in enumerate(rows, start=1):
         wav = row.audio.replace(DATA_ROOT, str(path.parent))
-        utt_id = _unique_in_corpus(row.utt_id, split) or _id_of_stretch(wav, row.segment) or f"{split}-{number:06d}"
+        utt_id = row.utt_id
+        if utt_id is not None and utt_id.isdecimal():  # a number begins again in each split
+            utt_id = f"{split}-{utt_id}"
+        utt_id = utt_id or _id_of_stretch(wav, row.segment) or f"{split}-{number:06d}"
         n_without_speaker += row.speaker is None
         yield Entry(utt_id, row.speaker or utt_id, path.parent / wav if wav else None, row.text or "", row.segment)
     _say_without_speaker(n_without_speaker, path)
-
-
-def _unique_in_corpus(utt_id: str | None, split: str) -> str | None:
-    """A listed id; a number, which begins again in each split, with the split in front."""
-    return f"{split}-{utt_id}" if utt_id is not None and utt_id.isdecimal() else utt_id
 
 
 def _id_of_stretch(wav: str, segment: tuple[float, float] | None) -> str:
@@ -196,7 +194,7 @@ def written_through(source: Path | str, split: str, folder: Path) -> Path:
     reads; `hf:NAME`. `folder`: for the listing and the audio. A set of the hub is not asked again as long as it is
     there.
     """
-    made_from = [str(source), split] if is_hub(source) else _state(_tables(Path(source)))
+    made_from = [str(source), split] if is_hub(source) else _state(Path(source))
     if _noted(folder) != made_from:
         dataset, n_bytes = _opened(source, split)
         root = Path() if is_hub(source) else Path(source)
@@ -299,7 +297,7 @@ def _opened(source: Path | str, split: str) -> tuple[Iterable[Mapping], int | No
     """A set as `datasets` reads it, streamed but for saved ones, and how many bytes its files have, where they say."""
     datasets = _datasets(source)
     if (Path(source) / "state.json").is_file():
-        return datasets.load_from_disk(str(source)), _size(Path(source).glob("*.arrow"))
+        return datasets.load_from_disk(str(source)), sum(file.stat().st_size for file in Path(source).glob("*.arrow"))
     how: dict = {"path": str(source)}
     if is_hub(source):
         how = dict(zip(("path", "name"), _hub_name(source), strict=True))
@@ -314,16 +312,9 @@ def _opened(source: Path | str, split: str) -> tuple[Iterable[Mapping], int | No
     return dataset, sum(sizes) or None
 
 
-def _tables(source: Path) -> list[Path]:
-    return [source] if source.is_file() else [path for path in source.rglob("*") if path.suffix in TABLES]
-
-
-def _size(files: Iterable[Path]) -> int:
-    return sum(file.stat().st_size for file in files)
-
-
-def _state(files: Iterable[Path]) -> list:
-    """Names, sizes and times of change."""
+def _state(source: Path) -> list:
+    """Names, sizes and times of change of its tables."""
+    files = [source] if source.is_file() else [path for path in source.rglob("*") if path.suffix in TABLES]
     found = [(os.path.abspath(file), os.stat(file)) for file in sorted(files)]
     return [[name, status.st_size, status.st_mtime_ns] for name, status in found]
 

@@ -139,7 +139,8 @@ def apply_shift(name: str, wav: torch.Tensor, *, utt_id: str, seed: int, sample_
     >>> apply_shift("fast", wav, utt_id="a", seed=1, sample_rate=16000).shape
     torch.Size([13334])
     """
-    _check_name(name)
+    if name not in SHIFTS:
+        raise ValueError(f"a shift is one of {', '.join(SHIFTS)}, got {name!r}")
     if wav.dim() != 1:
         raise ValueError(f"a shift takes one mono utterance of shape (n_samples,), got {tuple(wav.shape)}")
     digest = hashlib.blake2b(f"{seed}\t{utt_id}".encode(), digest_size=7).digest()
@@ -208,8 +209,3 @@ SHIFTS: dict[str, Shift] = {
     "telephone": through_telephone,
     "fast": speed_up,
 }
-
-
-def _check_name(name: str) -> None:
-    if name not in SHIFTS:
-        raise ValueError(f"a shift is one of {', '.join(SHIFTS)}, got {name!r}")

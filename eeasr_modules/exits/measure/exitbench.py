@@ -8,7 +8,7 @@ everybody's depth counts the same; open policies are cross-fitted over ten folds
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -134,6 +134,7 @@ def score_table(
     table = bench_table(table)
     known = KNOWN_SETS.get(set_digest(table))
     lines = lines_of(table)
+    oracles = {"a": oracle_a(table.errors), "b": oracle_b(table.errors, table.cost_layers)}
     layers = [budget_layers(budget, table) for budget in budgets]
     baselines = BASELINES.get(known, [])
     single = next((wer for one in baselines if one["kind"] == "single exit" for wer in one["wer_at"].values()), None)
@@ -141,7 +142,7 @@ def score_table(
         "schema_version": SCORE_VERSION,
         "set": _set_numbers(table, known),
         "exits": [_exit_numbers(table, k) for k in range(table.n_exits)],
-        "oracles": {name: _oracle_point(table, chosen) for name, chosen in _oracles(table).items()},
+        "oracles": {name: _oracle_point(table, chosen) for name, chosen in oracles.items()},
         "overthinking": vars(overthinking(table.errors)),
         "single_exit_wer": single,
         "budgets": [
@@ -235,10 +236,6 @@ def _exit_numbers(table: ExitTable, k: int) -> dict[str, Any]:
     return {"layer": int(table.exit_layers[k]), "wer": interval.estimate, "wer_interval": _ends(interval), "cer": cer}
 
 
-def _oracles(table: ExitTable) -> Mapping[str, np.ndarray]:
-    return {"a": oracle_a(table.errors), "b": oracle_b(table.errors, table.cost_layers)}
-
-
 def _oracle_point(table: ExitTable, exit_index: np.ndarray) -> dict[str, Any]:
     rows = np.arange(table.n_utterances)
     errors = table.errors[rows, exit_index]
@@ -308,7 +305,7 @@ def score_markdown(score: dict[str, Any]) -> str:
         f"# ExitBench: {one['set_name']}",
         f"{one['n_utterances']} utterances, {speakers}, {one['n_ref_words']} words; {recognised}; seconds {seconds}. "
         f"WER in percent, depth in layers, 95 % intervals over {_resampled(one['n_speakers'])}.",
-        _dropped(one["n_dropped"]),
+        f"**{n} utterances were left out because they were not whole.**" if (n := one["n_dropped"]) else "",
         "## Exits",
         _table(
             ["layer", "WER [95 %]", "CER"],
@@ -359,10 +356,6 @@ def _bounds_text(score: dict[str, Any]) -> str:
         f"{100 * over['better']:.1f} % of utterances; right earlier and wrong at the end on "
         f"{100 * over['destructive']:.1f} %.{tax}"
     )
-
-
-def _dropped(n_dropped: int) -> str:
-    return f"**{n_dropped} utterances were left out because they were not whole.**" if n_dropped else ""
 
 
 def _entry_text(entry: dict[str, Any]) -> str:

@@ -158,7 +158,7 @@ class WordResources:
         """The character n-gram of the most frequent words; made when first asked for."""
         words, shares = list(self.frequencies), np.fromiter(self.frequencies.values(), dtype=np.float64)
         ranked = (words[i] for i in np.argsort(-shares, kind="stable"))
-        chosen = islice(filter(_is_spelled, ranked), N_SPELLED_WORDS)
+        chosen = islice((word for word in ranked if word.replace("'", "").isalpha()), N_SPELLED_WORDS)
         return CharacterNgram.from_words({word: (self.frequencies[word] * 1e8) ** FLATTENING for word in chosen})
 
     def _look_up(self, word: str) -> float:
@@ -216,10 +216,6 @@ def _frequencies(path: Path) -> dict[str, float]:
         for word in bucket:  # faster than to join dictionaries
             shares[word] = share
     return shares
-
-
-def _is_spelled(word: str) -> bool:
-    return word.replace("'", "").isalpha()
 
 
 SPELLING = ("zipf", "n_chars", "char_score", "char_score_mean", "no_vowel", "split_zipf")

@@ -357,7 +357,8 @@ class _Deciding:
         exit_index = np.empty(self.table.n_utterances, dtype=np.int64)
         emitted = np.empty_like(exit_index)
         paid = {name: np.empty(self.table.n_utterances) for name in self.rules.costs}
-        parts = self.parts if len(policies) == len(self.parts) else [_whole(self.table)]
+        whole = _Part(np.arange(self.table.n_utterances), self.table, Curve((), np.empty(0), np.empty(0)))
+        parts = self.parts if len(policies) == len(self.parts) else [whole]
         for part, policy in zip(parts, policies):
             chosen = decide(policy, part.table)
             exit_index[part.rows], emitted[part.rows] = chosen.decided, chosen.emitted
@@ -376,10 +377,6 @@ def _with_scores(part: _Part) -> _Part:
     recorded = {name: RecordedScores(name, layers) for name in models}
     policies = tuple(with_models(policy, recorded) for policy in part.grid.policies)
     return _Part(part.rows, table, Curve(policies, part.grid.cost, part.grid.wer))
-
-
-def _whole(table: ExitTable) -> _Part:
-    return _Part(np.arange(table.n_utterances), table, Curve((), np.empty(0), np.empty(0)))
 
 
 def _paid(policy: Policy, table: ExitTable, exit_index: np.ndarray, cost: str) -> np.ndarray:

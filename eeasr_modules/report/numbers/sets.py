@@ -105,7 +105,7 @@ def set_numbers(
         },
         "at_budgets": [_at(share * table.exit_layers[-1], table, deep) for share in BUDGET_SHARES],
         "at_layers": [_at(layer, table, deep) for layer in range(table.exit_layers[0], table.exit_layers[-1] + 1)],
-        "words": _word_numbers(table),
+        "words": None if table.references is None or table.n_exits < 2 else word_outcomes(table).as_dict(),
         "signals": signal_numbers(table),
         "policies": {
             text: _policy_numbers(outcome, table, lines=lines, rules=rules, draws=draws)
@@ -259,11 +259,6 @@ def signal_numbers(table: ExitTable) -> dict[str, Any]:
         return {}
     known = {name: one for name, one in signal_aurocs(table).items() if one["pooled"] is not None}
     return dict(sorted(known.items(), key=lambda item: -item[1]["pooled"]))
-
-
-def _word_numbers(table: ExitTable) -> dict[str, Any] | None:
-    """Words won and lost between exits; None without references."""
-    return None if table.references is None or table.n_exits < 2 else word_outcomes(table).as_dict()
 
 
 def _single_numbers(single: ExitTable, table: ExitTable, *, rules: Rules, draws: dict[str, Any]) -> dict[str, Any]:

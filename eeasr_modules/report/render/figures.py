@@ -96,7 +96,10 @@ def _draw(
     if one["single_exit"] is not None and cost in one["single_exit"]["costs"]:
         point = one["single_exit"]["costs"][cost], one["single_exit"]["wer"]
         axes.plot(point[0], shown(*point), "X", color="black", markersize=10, zorder=4, clip_on=False)
-        axes.plot([], [], "X", color="black", markersize=10, label=_tax_label(one["single_exit"]))
+        label = "trained with the exit at layer {exit_layer} only (exit tax {exit_tax:+.2f})".format(
+            **one["single_exit"]
+        )
+        axes.plot([], [], "X", color="black", markersize=10, label=label)
         reached.append(np.atleast_1d(shown(*point)))
     _limit(axes, reached)
 
@@ -162,10 +165,6 @@ def _name_exits(axes: Any, one: Mapping[str, Any], first_depth: float) -> None:
         )
 
 
-def _tax_label(single: Mapping[str, Any]) -> str:
-    return f"trained with the exit at layer {single['exit_layer']} only (exit tax {single['exit_tax']:+.2f})"
-
-
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#8C510A")
 LABEL_LINES = {"in_domain": "-", "shifted": "--", "ood": ":", "unknown": "-."}
 MARKERS = "osD^vP*X"
@@ -193,21 +192,21 @@ def draw_figures(summary: Mapping[str, Any], folder: Path) -> list[str]:
     for name, one in sets.items():
         if len(one["exit_layers"]) < 2:
             continue
-        names.append(frontier_name(name))
+        names.append(set_file("frontier_{}.png", name))
         with _canvas(folder / names[-1], (12.5, 6.4)) as figure:
             draw_frontier(figure, name, one, chosen=chosen, cost=summary["cost"])
     return names
 
 
-def frontier_name(set_name: str) -> str:
-    """File name of a set's frontier.
+def set_file(name: str, set_name: str) -> str:
+    """Name of a file with a set's name in it.
 
     Example
     -------
-    >>> frontier_name("an4 test/noise")
+    >>> set_file("frontier_{}.png", "an4 test/noise")
     'frontier_an4_test_noise.png'
     """
-    return f"frontier_{re.sub(r'[^A-Za-z0-9.-]+', '_', set_name)}.png"
+    return name.format(re.sub(r"[^A-Za-z0-9.-]+", "_", set_name))
 
 
 @contextmanager
@@ -254,7 +253,8 @@ def _draw_wer_per_exit(figure: Any, sets: Mapping[str, Any]) -> None:
     values = np.concatenate([singles, *[one["wer_per_exit"] for one in sets.values()]])
     if values.min() > 0.5 and values.max() / values.min() > LOG_FROM:
         axes.set_yscale("log")
-        ticks = [t for t in (1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300) if _near(t, values)]
+        ticks = np.array([1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 70, 100, 150, 200, 300])
+        ticks = ticks[(ticks >= values.min() / 1.5) & (ticks <= values.max() * 1.5)]
         axes.yaxis.set_major_locator(FixedLocator(ticks))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(ScalarFormatter())
@@ -266,7 +266,3 @@ def _draw_wer_per_exit(figure: Any, sets: Mapping[str, Any]) -> None:
     axes.set_xlabel("exit after layer")
     axes.set_title("WER per exit (band: 95 %)")
     axes.legend(title="set: WER of the last exit", loc="center left", bbox_to_anchor=(1.0, 0.5))
-
-
-def _near(tick: float, values: np.ndarray) -> bool:
-    return values.min() / 1.5 <= tick <= values.max() * 1.5

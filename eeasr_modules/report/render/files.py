@@ -8,7 +8,6 @@ import csv
 import io
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +25,7 @@ from eeasr_modules.exits.tuning.risk_losses import RiskTarget
 from eeasr_modules.exits.tuning.risk_terms import needed_lines
 from eeasr_modules.report.numbers.evaluation import COSTS, CROSS_FIT, N_HALVES, Outcome
 from eeasr_modules.report.numbers.summary import Evaluated, evaluated, short_number, summarise
-from eeasr_modules.report.render.figures import POLICY_COLOURS, draw_figures
+from eeasr_modules.report.render.figures import POLICY_COLOURS, draw_figures, set_file
 from eeasr_modules.report.render.markdown import (
     LABELS,
     best_on_calibration,
@@ -45,18 +44,7 @@ def csv_files(summary: Mapping[str, Any], found: Evaluated) -> dict[str, str]:
         "policies.csv": _text(_policies(summary)),
         "curves.csv": _text(_curves(summary)),
     }
-    return files | {choices_name(name): _text(_choices(*one)) for name, one in found.sets.items()}
-
-
-def choices_name(set_name: str) -> str:
-    """File name of a set's choices.
-
-    Example
-    -------
-    >>> choices_name("an4 test/noise")
-    'choices_an4_test_noise.csv'
-    """
-    return f"choices_{re.sub(r'[^A-Za-z0-9.-]+', '_', set_name)}.csv"
+    return files | {set_file("choices_{}.csv", name): _text(_choices(*one)) for name, one in found.sets.items()}
 
 
 def _text(rows: Iterable[Sequence[Any]]) -> str:

@@ -284,7 +284,7 @@ def report_text(summary: Mapping[str, Any], *, pictures: Sequence[str]) -> str:
         sections += ["## Policies against each other", _how_compared(summary), comparisons_table(summary)]
     sections += ["## Read with care", "\n".join(f"- {line}" for line in caveats(summary))]
     sections += ["## Where the numbers come from", provenance_table(summary), "## Pictures"]
-    sections += [f"![{_title(name)}]({name})" for name in pictures]
+    sections += [f"![{Path(name).stem.replace('_', ' ')}]({name})" for name in pictures]
     return "\n\n".join(sections) + "\n"
 
 
@@ -434,7 +434,3 @@ def _code(text: str) -> str:
     """Code for Markdown, whatever quotes it holds."""
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", text)), default=0))
     return f"{fence} {text} {fence}" if len(fence) > 1 else f"`{text}`"
-
-
-def _title(name: str) -> str:
-    return Path(name).stem.replace("_", " ")
