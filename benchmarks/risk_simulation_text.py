@@ -6,14 +6,7 @@ from typing import Any
 
 from scipy.stats import binom
 
-KEPT = (
-    "population",
-    "n_blocks",
-    "n_speakers",
-    "set",
-    "policy",
-    "eps",
-)
+KEPT = ("population", "n_blocks", "n_speakers")
 EXIT_NUMBERS = ("saved", "bad_exit", "saved_over_all", "bad_exit_over_all")
 ALIKE = ("6 % lose 3, all others gain 0.5", "lognormal (2), up to 100", "normal, 0.55 on average", "27 % lose 2 points")
 # Rows that the page shows; all are in risk.json, and the largest violations are those of all.
