@@ -94,7 +94,7 @@ _NOW = {
     "runtime.benchmark.ways": "runtime.bench_ways runtime.benchmark.peers",
     "runtime.chunks": "runtime.assembling runtime.underway",
     "runtime.drift_watch": "runtime.drifting",
-    "runtime.engine": "runtime.compaction runtime.pooling",
+    "runtime.engine": "runtime.pooling",
     "runtime.files.inputs": "runtime.bench_material runtime.inputs",
     "runtime.files.outputs": "runtime.outputs",
     "runtime.files.shards": "runtime.ray_actor runtime.sharding",

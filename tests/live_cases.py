@@ -5,11 +5,9 @@ import pytest
 from eeasr_modules.data.text import CharVocabulary
 from eeasr_modules.exits import POLICIES
 from eeasr_modules.runtime import Engine
-from eeasr_modules.runtime.engine import WhenItPays
 
 SEED = 11  # of the exit tables in conftest
 
-NEVER_COMPACTS = WhenItPays(layer_s=(0.0, 0.0, 0.0), copy_s=(1.0, 0.0))
 ARGUMENTS = {
     "static": ["static(2)"],
     "random": ["random(0.4)"],

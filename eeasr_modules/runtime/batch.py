@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,7 +37,6 @@ class Engine(Protocol):
     decoder: BeamDecoder | AttentionSearch | None
     own: OwnDecoder | None
     exit_layers: Sequence[int]
-    compaction: Any  # asked by `pays`
     vocabulary: CharVocabulary | SentencePieceVocabulary
     spellings: Sequence[str]
     word_frames: WordFrames | None
@@ -60,9 +59,6 @@ class Recognised:
     text: str  # transcript of the exit it left at, or the fusion of those up to there
     exit_layer: int  # that exit, from 1
     decided_layer: int  # where it stopped, which was paid for: `exit_layer`, unless the policy emits an earlier one
-    # encoder layers that ran with it in the batch: `decided_layer`, or more where compaction waited; that of its exit
-    # where the checkpoint's own decoder spoke
-    layers_run: int
     confidence: float  # mean over frames of the best token's probability
     blank_rate: float  # share of frames whose best token is the blank
     words: tuple[Word, ...]  # of `text`, with times
@@ -98,13 +94,11 @@ class LiveBatch:
         n = len(utt_ids)
         self.utt_ids, self.duration_s = utt_ids, duration_s
         self.n_frames = self.walk.n_frames.cpu().numpy()
-        # The walk's rows are utterances; while compaction waits, some of them are decided already.
-        self.in_walk, self.rows = np.arange(n), np.arange(n)  # utterance of each row; rows of the undecided
+        self.undecided = np.arange(n)  # positions in the batch of those still in the walk
         self.state = engine.policy.start(n)  # of the undecided
         self.heard = np.full((n, 2), None, dtype=object)  # likewise: fused words (`Heard`), paths of the exits passed
         self.before = [_Exit(-1, self.walk.view, self.walk.n_frames)]  # what exits are compared with, the latest first
-        self.results: list[dict | None] = [None] * n
-        self.layers_run = np.zeros(n, dtype=np.int64)
+        self.results: list[Recognised | None] = [None] * n  # in the order of the batch
         self.wavs: list[torch.Tensor] = []  # of everybody, where an own decoder may ask
         self.at_last_head: torch.Tensor | None = None  # log-probs there of those who go on to the own decoder
 
@@ -130,7 +124,7 @@ class LiveBatch:
 
     @classmethod
     def joined(cls, parts: Sequence[tuple[LiveBatch, np.ndarray]]) -> LiveBatch:
-        """One batch of undecided utterances from several that stand after the same exit, compacted.
+        """One batch of undecided utterances from several that stand after the same exit.
 
         `parts`: a batch, and which of its undecided are taken, in the new batch's order.
         """
@@ -154,30 +148,12 @@ class LiveBatch:
         ]
         return batch
 
-    @property
-    def undecided(self) -> np.ndarray:
-        """Positions in the batch."""
-        return self.in_walk[self.rows]
-
     def run(self) -> list[Recognised]:
         """Everybody's result, in the order of the batch."""
-        layers = self.engine.exit_layers
-        for k in range(len(layers) - 1):
-            if not len(self.rows):
-                break
-            self.visit(k)
-            self._compact(n_layers=layers[k + 1] - layers[k])
-        if len(self.rows):
-            self.visit(len(layers) - 1)
-        return self.recognised()
-
-    def recognised(self) -> list[Recognised | None]:
-        """Everybody's result so far, in the order of the batch; None for the undecided."""
-        self.layers_run[self.in_walk] = self.walk.layer
-        return [
-            None if result is None else Recognised(layers_run=max(int(n_layers), result["decided_layer"]), **result)
-            for n_layers, result in zip(self.layers_run, self.results, strict=True)
-        ]
+        for k in range(len(self.engine.exit_layers)):
+            if len(self.undecided):
+                self.visit(k)
+        return self.results
 
     def visit(self, k: int) -> None:
         """Exit k: read what the policy needs, ask it, take down those who stop; the last takes whoever is left."""
@@ -190,11 +166,11 @@ class LiveBatch:
         if self.plan.fuses:
             self._fuse(here, signals)
         if is_last and not self.plan.keeps_paths:
-            self._emit(here, np.arange(len(self.rows)), decided=here)
-            self.state, self.rows = self.state[:0], self.rows[:0]
+            self._emit(here, np.arange(len(self.undecided)), decided=here)
+            self.undecided = self.undecided[:0]
             return
         stop, self.state = self.engine.policy.step(signals, self.state)
-        stop = np.ones(len(self.rows), dtype=bool) if is_last else stop
+        stop = np.ones(len(self.undecided), dtype=bool) if is_last else stop
         if self.on_exit is not None and not stop.all():
             self._tell(here, np.flatnonzero(~stop))
         if stop.any():
@@ -202,17 +178,14 @@ class LiveBatch:
         if self.engine.own is not None and k == len(self.model.exit_layers) - 1 and not stop.all():
             self.at_last_head = self._read_head(here, np.flatnonzero(~stop))
         if stop.any():
-            self.state, self.rows, self.heard = self.state[~stop], self.rows[~stop], self.heard[~stop]
-        if len(self.rows):
+            self.state, self.undecided, self.heard = self.state[~stop], self.undecided[~stop], self.heard[~stop]
+        if len(self.undecided):
             self.before = [self._of_those_left(one, ~stop) for one in [here, *self.before][: self.plan.n_before]]
+            self.walk.keep(torch.from_numpy(~stop).to(self.walk.rows.device))
 
     def _arrive(self, k: int) -> _Exit:
         """Layer states of the undecided at exit k."""
-        hidden, n_frames = self.walk.advance(self.model.exit_layers[k]), self.walk.n_frames
-        if len(self.rows) < len(self.in_walk):
-            rows = torch.from_numpy(self.rows).to(hidden.device)
-            hidden, n_frames = hidden[rows][:, : int(self.n_frames[self.undecided].max())], n_frames[rows]
-        return _Exit(k, hidden, n_frames)
+        return _Exit(k, self.walk.advance(self.model.exit_layers[k]), self.walk.n_frames)
 
     def _fuse(self, here: _Exit, signals: dict[str, np.ndarray]) -> None:
         """This exit's words into those of the exits before, whose paths stay for the words' times."""
@@ -310,15 +283,15 @@ class LiveBatch:
                     frame_s=self.engine.frame_s,
                 )
                 text = here.texts[position] if here.texts else self.engine.texts(best[None], [n_frames])[0]
-            self.results[utterance] = {
-                "text": text,
-                "exit_layer": self.model.exit_layers[here.index],
-                "decided_layer": self.model.exit_layers[decided.index],
-                "confidence": float(heard.mean(dtype=np.float64)) if n_frames else 0.0,
-                "blank_rate": float((best == self.model.blank_index).mean()) if n_frames else 0.0,
-                "words": words,
-                "log_probs": log_probs[row, :n_frames] if self.engine.gives_log_probs else None,
-            }
+            self.results[utterance] = Recognised(
+                text=text,
+                exit_layer=self.model.exit_layers[here.index],
+                decided_layer=self.model.exit_layers[decided.index],
+                confidence=float(heard.mean(dtype=np.float64)) if n_frames else 0.0,
+                blank_rate=float((best == self.model.blank_index).mean()) if n_frames else 0.0,
+                words=words,
+                log_probs=log_probs[row, :n_frames] if self.engine.gives_log_probs else None,
+            )
 
     @property
     def _needs_log_probs(self) -> bool:
@@ -328,24 +301,24 @@ class LiveBatch:
     def _decode(self) -> None:
         """Behind the last head: the checkpoint's own decoder takes whoever is left, one by one."""
         own, view, blank_index = self.engine.own, self.walk.view, self.model.blank_index
-        for row, log_probs, i in zip(self.rows, self.at_last_head, self.undecided, strict=True):
+        for states, log_probs, i in zip(view, self.at_last_head, self.undecided, strict=True):
             n_frames = self.n_frames[i]
             log_probs = log_probs[:n_frames]
             best, heard = _best_path(log_probs).cpu().numpy()
             best = best.astype(np.int64)
             draft = self.engine.texts(best[None], [n_frames])[0]
-            said = own.decode(self.model.encoder, view[row, :n_frames], self.wavs[i], draft=draft)
+            said = own.decode(self.model.encoder, states[:n_frames], self.wavs[i], draft=draft)
             text = plain_words(said.text)
-            self.results[i] = {
-                "text": text,
-                "exit_layer": own.exit_layer,
-                "decided_layer": own.exit_layer,
-                "confidence": said.signals["confidence"],
-                "blank_rate": float((best == blank_index).mean()) if n_frames else 0.0,
-                "words": placed_words(self.engine, log_probs, heard, text),
-                "log_probs": None,
-            }
-        self.state, self.rows = self.state[:0], self.rows[:0]
+            self.results[i] = Recognised(
+                text=text,
+                exit_layer=own.exit_layer,
+                decided_layer=own.exit_layer,
+                confidence=said.signals["confidence"],
+                blank_rate=float((best == blank_index).mean()) if n_frames else 0.0,
+                words=placed_words(self.engine, log_probs, heard, text),
+                log_probs=None,
+            )
+        self.undecided = self.undecided[:0]
 
     def _tell(self, here: _Exit, who: np.ndarray) -> None:
         """Let the listener know what the exit says of these (positions among the undecided), who go on."""
@@ -415,25 +388,6 @@ class LiveBatch:
             spelled = [one.spelled[i] for one, i, _ in at]
         n_frames = torch.cat([one.n_frames[rows] for one, rows in parts])
         return _Exit(first.index, hidden, n_frames, log_probs, path, texts, spelled)
-
-    def _compact(self, *, n_layers: int) -> None:
-        """Take those who left out of the walk, if that pays before the next exit."""
-        if len(self.rows) == len(self.in_walk) or not len(self.rows):
-            return
-        before = len(self.in_walk), self.walk.state.hidden.shape[1]
-        after = len(self.rows), int(self.n_frames[self.undecided].max()) // self.walk.upsampling
-        if self.engine.compaction.pays(before, after, n_layers=n_layers):
-            self.compact()
-
-    def compact(self) -> None:
-        """Take those who left out of the walk."""
-        if len(self.rows) == len(self.in_walk):
-            return
-        kept = np.zeros(len(self.in_walk), dtype=bool)
-        kept[self.rows] = True
-        self.layers_run[self.in_walk[~kept]] = self.walk.layer
-        self.walk.keep(torch.from_numpy(kept).to(self.walk.rows.device))
-        self.in_walk, self.rows = self.in_walk[kept], np.arange(len(self.rows))
 
 
 def _taken(values: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -333,7 +333,7 @@ def assembled(
         exit_layer=max(one.exit_layer for one in results),
         exit_layers=tuple(one.exit_layer for one in results),
         decided_layers=tuple(one.decided_layer for one in results),
-        layers_run=float(np.average([one.layers_run for one in results], weights=seconds)),
+        layers_run=float(np.average([one.decided_layer for one in results], weights=seconds)),
         confidence=confidence,
         blank_rates=tuple(one.blank_rate for one in results),
         drift=drift,

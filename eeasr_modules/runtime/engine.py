@@ -2,17 +2,13 @@
 
 The walk, the heads, the signals and the policy's `step` are those of training and replay, so an utterance leaves here
 where it leaves when the exit table is replayed. A head is read where the policy reads it and for those who leave. Who
-left is taken out of the batch at once, or where a rule says that the next layers repay the copy; survivors of several
-batches may be put together into fuller ones.
+left is taken out of the batch at once; survivors of several batches may be put together into fuller ones.
 """
 
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -24,123 +20,12 @@ from eeasr_modules.exits.policies.combine import check_against
 from eeasr_modules.exits.policies.protocol import Policy, reach_of
 from eeasr_modules.models.decoding.attention import AttentionSearch
 from eeasr_modules.models.decoding.ctc import BeamDecoder
-from eeasr_modules.models.device import computed_in, wait_for
+from eeasr_modules.models.device import computed_in
 from eeasr_modules.models.encoders.own_decoder import OwnDecoder
 from eeasr_modules.models.multi_exit import MultiExit
 from eeasr_modules.models.signals import WordFrames
-from eeasr_modules.models.walk import Encoder, WalkState
 from eeasr_modules.runtime.batch import LiveBatch, OnExit, Recognised
 from eeasr_modules.runtime.signals import SignalPlan, spelled
-
-SHAPES = ((1, 50), (1, 200), (2, 400), (4, 200), (8, 50), (8, 200), (16, 100))
-
-
-class Compaction(Protocol):
-    """The rule."""
-
-    def pays(self, before: tuple[int, int], after: tuple[int, int], *, n_layers: int) -> bool:
-        """Whether a batch of `after` (utterances, frames) in place of `before` repays the copy within `n_layers`."""
-
-
-@dataclass(frozen=True)
-class Always:
-    """Who leaves is taken out at once: no layer runs for anybody who left."""
-
-    def pays(self, before: tuple[int, int], after: tuple[int, int], *, n_layers: int) -> bool:
-        """True."""
-        return True
-
-
-@dataclass(frozen=True)
-class WhenItPays:
-    """Compares measured times.
-
-    Arguments
-    ---------
-    layer_s : tuple of float
-        Seconds of one layer: constant, per frame of the batch, per squared frame of an utterance.
-    copy_s : tuple of float
-        Seconds of taking utterances out: constant, per frame that stays.
-
-    Example
-    -------
-    >>> rule = WhenItPays(layer_s=(1e-3, 1e-5, 0.0), copy_s=(5e-4, 1e-7))
-    >>> rule.pays((8, 100), (4, 100), n_layers=1), rule.pays((8, 100), (8, 99), n_layers=1)
-    (True, False)
-    """
-
-    layer_s: tuple[float, float, float]
-    copy_s: tuple[float, float]
-
-    def layer_time_s(self, n_utterances: int, n_frames: int) -> float:
-        """Seconds of one layer on a batch padded to `n_frames`."""
-        return float(np.dot(self.layer_s, _layer_terms(n_utterances, n_frames)))
-
-    def pays(self, before: tuple[int, int], after: tuple[int, int], *, n_layers: int) -> bool:
-        """Whether the layers up to the next exit save more than the copy costs."""
-        saved = n_layers * (self.layer_time_s(*before) - self.layer_time_s(*after))
-        return saved > self.copy_s[0] + self.copy_s[1] * after[0] * after[1]
-
-
-def _layer_terms(n_utterances: int, n_frames: int) -> tuple[float, float, float]:
-    return 1.0, float(n_utterances * n_frames), float(n_utterances * n_frames**2)
-
-
-@torch.inference_mode()
-def measure_compaction(
-    encoder: Encoder, *, shapes: Sequence[tuple[int, int]] = SHAPES, n_repeats: int = 3
-) -> WhenItPays:
-    """A rule fitted to this encoder on this machine: medians of a few layers and copies on noise.
-
-    Arguments
-    ---------
-    encoder : Encoder
-        In eval mode, on its device.
-    shapes : sequence of (int, int)
-        Utterances and frames to measure; at least three.
-    n_repeats : int
-        Timed runs of each, after one that is not.
-
-    Returns
-    -------
-    WhenItPays
-        Coefficients are non-negative least squares of the relative error.
-    """
-    from scipy.optimize import nnls
-
-    parameter = next(encoder.parameters())
-    layer_times, copy_times = [], []
-    for n_utterances, n_frames in shapes:
-        hidden = torch.randn(n_utterances, n_frames, encoder.dim, device=parameter.device, dtype=parameter.dtype)
-        counts = torch.full((n_utterances,), n_frames, device=parameter.device)
-        state = encoder.refresh(WalkState(hidden, counts))
-        kept = torch.ones(n_utterances, dtype=torch.bool, device=parameter.device)
-
-        def layer(state=state):
-            encoder.run_layer(1, state)
-
-        def copy(state=state, kept=kept, n_frames=n_frames):
-            encoder.refresh(WalkState(state.hidden[kept][:, :n_frames], state.n_frames[kept], state.extra))
-
-        layer_times.append(_median_s(layer, parameter.device, n_repeats))
-        copy_times.append(_median_s(copy, parameter.device, n_repeats))
-    layer_terms = np.array([_layer_terms(*shape) for shape in shapes])
-    copy_terms = np.array([(1.0, float(b * t)) for b, t in shapes])
-    # divided by the measured time, so that small batches count as much as large ones
-    layer_s, _ = nnls(layer_terms / np.array(layer_times)[:, None], np.ones(len(shapes)))
-    copy_s, _ = nnls(copy_terms / np.array(copy_times)[:, None], np.ones(len(shapes)))
-    return WhenItPays(tuple(layer_s.tolist()), tuple(copy_s.tolist()))
-
-
-def _median_s(run, device: torch.device, n_repeats: int) -> float:
-    times = []
-    for _ in range(n_repeats + 1):
-        wait_for(device)
-        start = time.perf_counter()
-        run()
-        wait_for(device)
-        times.append(time.perf_counter() - start)
-    return float(np.median(times[1:]))
 
 
 def run_pooled(
@@ -180,10 +65,9 @@ def run_pooled(
             for batch, _ in open_batches:
                 batch.visit(k)
         for batch, places in open_batches:
-            batch.compact()
-            for (number, i), result in zip(places, batch.recognised(), strict=True):
+            for (number, i), result in zip(places, batch.results, strict=True):
                 results[number][i] = result if result is not None else results[number][i]
-        open_batches = [one for one in open_batches if len(one[0].rows)]
+        open_batches = [one for one in open_batches if len(one[0].undecided)]
         if k < last_head:
             open_batches = _fewer(open_batches, rebatch)
     return results
@@ -194,7 +78,7 @@ def _fewer(
     rebatch: Callable[[Sequence[float]], list[list[int]]],
 ) -> list[tuple[LiveBatch, list[tuple[int, int]]]]:
     """The undecided in fewer batches, where that is possible; the batches as they are where it is not."""
-    who = [(b, row) for b, (batch, _) in enumerate(batches) for row in range(len(batch.rows))]
+    who = [(b, row) for b, (batch, _) in enumerate(batches) for row in range(len(batch.undecided))]
     seconds = [float(batches[b][0].duration_s[batches[b][0].undecided[row]]) for b, row in who]
     wanted = rebatch(seconds)
     if len(wanted) >= len(batches):
@@ -221,8 +105,6 @@ class Engine:
         The model's.
     policy : policy
         Not open, naming only layers with an exit.
-    compaction : Compaction or None
-        When those who left are taken out of the batch; None for always.
     precision : str
         "bfloat16" or "float16": products are computed in 16 bits; any other: as the weights are.
     seed : int
@@ -250,7 +132,6 @@ class Engine:
         vocabulary: CharVocabulary | SentencePieceVocabulary,
         *,
         policy: Policy,
-        compaction: Compaction | None = None,
         precision: str = "float32",
         seed: int = 0,
         language: str = "en",
@@ -269,7 +150,6 @@ class Engine:
                 f"the vocabulary must hold the model's {model.config['n_tokens']} tokens, got {len(vocabulary)}"
             )
         self.model, self.vocabulary, self.policy = model, vocabulary, policy
-        self.compaction = Always() if compaction is None else compaction
         self.seed, self.language, self.precision = seed, language, precision
         self.decoder, self.gives_log_probs, self.fusion = decoder, gives_log_probs, fusion
         spells = isinstance(decoder, AttentionSearch)

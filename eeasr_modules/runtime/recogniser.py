@@ -35,14 +35,13 @@ from eeasr_modules.runtime.chunks import (
     chunks,
 )
 from eeasr_modules.runtime.drift_watch import ON_DRIFT, Audit, LiveRisk, LiveWatch, reference_of
-from eeasr_modules.runtime.engine import Always, Compaction, Engine, measure_compaction
+from eeasr_modules.runtime.engine import Engine
 from eeasr_modules.runtime.sources import Source, find_source
 from eeasr_modules.runtime.transcript import Transcript, fusion_of
 
 logger = logging.getLogger(__name__)
 
 Audio = str | Path | np.ndarray | torch.Tensor
-COMPACTIONS = ("always", "when_it_pays")
 
 
 class EarlyExitASR:
@@ -63,8 +62,6 @@ class EarlyExitASR:
         Longest padded batch; results do not depend on it.
     longest_s : float
         Of what is recognised in one piece; longer recordings are cut in chunks.
-    compaction : str
-        "always", or "when_it_pays" by a short measurement: when those who left are taken out of a batch.
     pool_survivors : bool
         Put those whom no exit of theirs has taken yet, of several batches, into fewer: deep layers run on fuller ones.
     front_end : str
@@ -103,7 +100,6 @@ class EarlyExitASR:
         device: str = "cpu",
         batch_seconds: float = 60.0,
         longest_s: float = LONGEST_S,
-        compaction: str = "always",
         pool_survivors: bool = False,
         front_end: str = "fast",
         precision: str = "float32",
@@ -114,8 +110,6 @@ class EarlyExitASR:
         audit: Audit | None = None,
         seed: int = 0,
     ):
-        if compaction not in COMPACTIONS:
-            raise ValueError(f"compaction must be one of {', '.join(COMPACTIONS)}, got {compaction!r}")
         if not batch_seconds > 0:
             raise ValueError(f"batch_seconds must be above 0, got {batch_seconds}")
         if not longest_s >= 1:
@@ -131,7 +125,7 @@ class EarlyExitASR:
                 f"decoding by attention needs a model that was trained with attention_decoder: true, '{source.name}' "
                 "has CTC exits only"
             )
-        self.compaction, self.decoding, self.seed = compaction, decoding, seed
+        self.decoding, self.seed = decoding, seed
         self.pool_survivors = pool_survivors
         self.fusion = fusion_of(source, words, policy=policy, searches=decoding is not None)
         if on_drift not in ON_DRIFT:
@@ -155,7 +149,6 @@ class EarlyExitASR:
         device: str | None = None,
         batch_seconds: float = 60.0,
         longest_s: float = LONGEST_S,
-        compaction: str = "always",
         pool_survivors: bool = False,
         front_end: str = "fast",
         precision: str = "float32",
@@ -196,7 +189,6 @@ class EarlyExitASR:
             device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
             batch_seconds=batch_seconds,
             longest_s=longest_s,
-            compaction=compaction,
             pool_survivors=pool_survivors,
             front_end=front_end,
             precision=precision,
@@ -238,14 +230,12 @@ class EarlyExitASR:
     def _made_engine(self) -> Engine:
         model, vocabulary = self.source.load(self.device)
         model = made_faster(model, front_end=self.front_end, precision=self.precision)
-        rule: Compaction = Always() if self.compaction == "always" else measure_compaction(model.encoder)
-        return self._deciding(model, vocabulary, rule, policy=self.policy, fusion=self.fusion)
+        return self._deciding(model, vocabulary, policy=self.policy, fusion=self.fusion)
 
     def _deciding(
         self,
         model: MultiExit,
         vocabulary: CharVocabulary | SentencePieceVocabulary,
-        rule: Compaction,
         *,
         policy: Policy,
         fusion: FusionModel | None,
@@ -254,7 +244,6 @@ class EarlyExitASR:
             model,
             vocabulary,
             policy=policy,
-            compaction=rule,
             precision=self.precision,
             seed=self.seed,
             language=self.source.config.get("language") or "en",
@@ -309,7 +298,7 @@ class EarlyExitASR:
         again = [i for i in chosen if self.fusion is not None or results[i].exit_layer != last.layer]
         if again:
             if self._auditor is None:
-                made = engine.model, engine.vocabulary, engine.compaction
+                made = engine.model, engine.vocabulary
                 self._auditor = self._deciding(*made, policy=last, fusion=None)
             names = [utt_ids[i] for i in again]
             run = {"utt_ids": names, "batch_seconds": self.batch_seconds}
@@ -323,7 +312,7 @@ class EarlyExitASR:
         engine = self.engine
         with self._loading:
             self.policy = Static(int(self.source.exit_layers[-1]))
-            made = engine.model, engine.vocabulary, engine.compaction
+            made = engine.model, engine.vocabulary
             self._engine = self._deciding(*made, policy=self.policy, fusion=self.fusion)
         logger.warning("%s: from here on everything runs to the last exit", why)
 

@@ -78,7 +78,6 @@ def with_policy(engine: Engine, policy: Policy) -> Engine:
         engine.model,
         engine.vocabulary,
         policy=policy,
-        compaction=engine.compaction,
         seed=engine.seed,
         language=engine.language,
     )
@@ -107,9 +106,6 @@ class AllThenPick(LiveBatch):
         first = np.array([i for i in who if self.results[i] is None], dtype=np.int64)
         if len(first):
             super()._emit(here, first, decided=decided)
-
-    def _compact(self, *, n_layers: int) -> None:
-        """Nobody leaves."""
 
 
 class WholeBatch(LiveBatch):
@@ -140,7 +136,7 @@ class Stock:
 def _engine_run(engine: Engine):
     def run(wavs, n_samples, utt_ids):
         said = engine.run(wavs, n_samples, utt_ids=utt_ids)
-        return [Heard(one.text, one.decided_layer, one.layers_run) for one in said]
+        return [Heard(one.text, one.decided_layer, one.decided_layer) for one in said]
 
     return run
 
@@ -149,7 +145,8 @@ def _leaving_run(engine: Engine, kind: type[LiveBatch]):
     @torch.inference_mode()
     def run(wavs, n_samples, utt_ids):
         said = kind.begin(engine, wavs, n_samples, utt_ids).run()
-        return [Heard(one.text, one.decided_layer, one.layers_run) for one in said]
+        last = engine.exit_layers[-1] if kind is AllThenPick else 0
+        return [Heard(one.text, one.decided_layer, max(last, one.decided_layer)) for one in said]
 
     return run
 

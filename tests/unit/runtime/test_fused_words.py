@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from live_cases import NEVER_COMPACTS, SEED, engine_for
+from live_cases import SEED, engine_for
 from talkative import noises, table_of
 
 from eeasr_modules.cli import main
@@ -77,8 +77,8 @@ def test_live_says_what_the_fused_exit_table_has(text, model, wavs, table, dev, 
     policy = choose(dev, policy, budget=0.7).policy if policy.is_open else policy
     decided = decide(policy, table).decided
     expected = fused[np.arange(len(wavs)), decided].tolist()
-    for compaction, pooled in ((None, False), (NEVER_COMPACTS, False), (None, True)):
-        engine = engine_for(model, policy, fusion=read_fusion(fused_folder), compaction=compaction)
+    engine = engine_for(model, policy, fusion=read_fusion(fused_folder))
+    for pooled in (False, True):
         found = engine.run_all(wavs, utt_ids=[*table.utt_ids], batch_seconds=5.0, pool_survivors=pooled)
         assert [one.text for one in found] == expected
         assert [one.exit_layer for one in found] == table.exit_layers[decided].tolist()

@@ -90,13 +90,6 @@ def test_results_do_not_depend_on_batches(model_folder, audio_folder):
     assert [(a.text, a.exit_layer) for a in small] == [(b.text, b.exit_layer) for b in large]
 
 
-def test_compaction_by_measured_cost_gives_the_same_words(model_folder, audio_folder):
-    paths = sorted(audio_folder.glob("*.wav"))
-    always = EarlyExitASR.from_pretrained(model_folder).transcribe(paths)
-    measured = EarlyExitASR.from_pretrained(model_folder, compaction="when_it_pays").transcribe(paths)
-    assert [one.text for one in always] == [one.text for one in measured]
-
-
 def test_a_budget_takes_the_best_threshold_of_the_calibrated_grid(model_folder):
     (entry,) = [one for one in read_policies(model_folder / "policy.json") if str(one.open_policy) == "entropy"]
     chosen = EarlyExitASR.from_pretrained(model_folder, policy="entropy", budget=0.6).policy
@@ -139,7 +132,6 @@ def test_a_fitted_policy_comes_with_its_numbers(model_folder, dev, table, audio_
         ({"policy": "entropy", "budget": 0.001}, "costs at least"),
         ({"policy": "entropy(0.1) + fusion"}, "ask for them by --words fused"),
         ({"device": "tpu"}, "device must be one that torch can use here"),
-        ({"compaction": "sometimes"}, "always, when_it_pays"),
         ({"batch_seconds": 0}, "above 0"),
         ({"longest_s": 0.5}, "longest_s must be at least 1"),
     ],
