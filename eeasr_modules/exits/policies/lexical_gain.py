@@ -24,14 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from eeasr_modules.exits.policies.protocol import common_exits, described, kept_in_file
+from eeasr_modules.exits.policies.protocol import FittedModel, common_exits, described, kept_in_file
 from eeasr_modules.exits.tables.table import ExitTable
 
 STRENGTH = 30.0
 
 
 @dataclass(frozen=True, eq=False)
-class GainModel:
+class GainModel(FittedModel):
     """Linear predictions of what each later exit would gain."""
 
     name: str  # such as "gain"
@@ -76,10 +76,6 @@ class GainModel:
         """The signals, and the exit's layer."""
         return (*self.signals, "exit_layer")
 
-    def start(self, n: int) -> np.ndarray:
-        """State of n utterances: nothing, of shape (n, 0)."""
-        return np.zeros((n, 0))
-
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Best predicted gain per second and layer of going on, of shape (n,), and the state."""
         k = exit_position(signals["exit_layer"], self.exit_layers)
@@ -90,10 +86,6 @@ class GainModel:
     def content(self) -> dict[str, Any]:
         """Everything, since it is small."""
         return {"signals": list(self.signals), "weights": self.weights.tolist(), "intercepts": self.intercepts.tolist()}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """None."""
-        return {}
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "GainModel":
@@ -198,7 +190,7 @@ def signal_of(table: ExitTable, name: str) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class LexicalModel:
+class LexicalModel(FittedModel):
     """Errors per second as a weighted sum of signals, the same at every exit."""
 
     name: str  # such as "lexical"
@@ -238,10 +230,6 @@ class LexicalModel:
         """The signals."""
         return self.signals
 
-    def start(self, n: int) -> np.ndarray:
-        """State of n utterances: nothing, of shape (n, 0)."""
-        return np.zeros((n, 0))
-
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Suggested errors per second, of shape (n,), and the state."""
         columns = [signals[name] for name in self.signals]
@@ -250,10 +238,6 @@ class LexicalModel:
     def content(self) -> dict[str, Any]:
         """Everything, since it is small."""
         return {"signals": list(self.signals), "weights": self.weights.tolist(), "intercept": self.intercept}
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """None."""
-        return {}
 
     @classmethod
     def from_content(cls, content: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "LexicalModel":

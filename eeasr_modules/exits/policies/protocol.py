@@ -214,7 +214,8 @@ class FittedModel(Protocol):
         """Names of the signals that `step` reads; "hypothesis" gives transcripts."""
 
     def start(self, n: int) -> np.ndarray:
-        """State of n utterances before the first exit, of shape (n, width) and any type."""
+        """State of n utterances before the first exit, of shape (n, width) and any type; here nothing, (n, 0)."""
+        return np.zeros((n, 0))
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores at this exit, of shape (n,), low ones stop; and the state after it."""
@@ -223,7 +224,8 @@ class FittedModel(Protocol):
         """What JSON can hold."""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What goes into an npz file; may be empty."""
+        """What goes into an npz file; here nothing."""
+        return {}
 
 
 @dataclass(frozen=True)

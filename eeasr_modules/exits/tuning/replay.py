@@ -159,7 +159,7 @@ _FITS: "weakref.WeakKeyDictionary[ExitTable, dict]" = weakref.WeakKeyDictionary(
 
 
 @dataclass(frozen=True, eq=False)
-class RecordedScores:
+class RecordedScores(FittedModel):
     """Scores that were worked out before and lie in a table, in the place of the model that gave them."""
 
     name: str  # a key of `KINDS`
@@ -171,10 +171,6 @@ class RecordedScores:
     def needs(self) -> tuple[str, ...]:
         """The signal that holds the scores."""
         return (f"score of {self.name}",)
-
-    def start(self, n: int) -> np.ndarray:
-        """State of n utterances: nothing, of shape (n, 0)."""
-        return np.zeros((n, 0))
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The scores as they are."""
