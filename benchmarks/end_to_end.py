@@ -325,21 +325,27 @@ def measured(shape: str, shares: tuple[float, ...], options: argparse.Namespace,
 
 def page(options: argparse.Namespace, shares: tuple[float, ...], taken: list, went: list) -> str:
     """The results as Markdown."""
+    first = options.out is None or options.out.name == "README.md"  # the others are read beside it
     threads, depth = options.threads, 12 * sum(share * (i + 1) for i, share in enumerate(shares)) / len(shares)
     clock = "CPU time" if threads == 1 else "wall clock"
     parts = [
         "# From waveform to words, at the same words",
         "How much faster than transformers, ONNX Runtime and OpenVINO is this runtime, without and with exits? "
-        f"Random weights and noise: times hold, words mean nothing. {ABOUT}",
+        + (
+            f"Random weights and noise: times hold, words mean nothing. {ABOUT}" if first else "How: [base](README.md)."
+        ),
         f"    python {shlex.join(['benchmarks/end_to_end.py', *sys.argv[1:]])}",
         f"{date.today().isoformat()}, {processor()} ({isa()}), torch {torch.__version__}, {threads} "
         f"thread{'s' if threads > 1 else ''}, batch {options.batch}, {options.seconds:g} s of noise, "
         f"{options.repeats} rounds, {clock}; mean depth of the exits {depth:.2f} of 12.",
         *(f"{line}." for line in missing_peers()),
         markdown_table(["shape", "way", "ms", "as fast as stock float32", "exits are so much faster"], taken, n_left=2),
-        "Where the time goes: percent of a run of full depth in torch's profiler; page faults of another.",
-        markdown_table(["way", *KINDS, "the rest", "page faults"], [row[1:] for row in went]),
     ]
+    if first:
+        parts += [
+            "Where the time goes: percent of a run of full depth in torch's profiler; page faults of another.",
+            markdown_table(["way", *KINDS, "the rest", "page faults"], [row[1:] for row in went]),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
