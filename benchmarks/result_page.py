@@ -23,6 +23,9 @@ from eeasr_modules.report.render.markdown import (
 BEGIN, END = "<!-- results: written by benchmarks/result_page.py -->", "<!-- /results -->"
 
 
+ALIKE = ("between(margin)", "between(max_entropy)", "between(patience(2))", "between(patience_ce(1))")
+
+
 def exits_table(summary: dict[str, Any]) -> str:
     """One row for each set but disturbed ones: WER of the exits (of more than six every second) with the interval of
     the last, the oracle, and the chosen policy.
@@ -49,7 +52,7 @@ def policies_table(one: dict[str, Any]) -> str:
     """One row for each policy at the budget that does not come down to a fixed exit, on one set."""
     rows = []
     for text, policy in one["policies"].items():
-        if (policy["calibrated"] or "").startswith("static("):
+        if (policy["calibrated"] or "").startswith("static(") or text in ALIKE:
             continue
         at = policy["at_budget"]
         rows.append([f"`{text}`", f"`{policy['calibrated']}`", f"{number(at['wer'])} {interval(at['interval'])}"])
@@ -69,7 +72,7 @@ def results_text(summary: dict[str, Any]) -> str:
             "sets: summary.json.",
             exits_table(summary),
             f"The policies on {plain_name(first)}, floor, ceiling and threshold chosen on dev (not shown: those that "
-            "became a fixed exit there):",
+            "became a fixed exit there, and close relatives):",
             policies_table(summary["sets"][first]),
             END,
         ]
