@@ -283,7 +283,7 @@ def page(saved: dict) -> str:
             (name, way, f"{one['wer_plain']:.2f}", f"{one['ratio']:.2f}", f"{100 * one.get('accepted', 0):.0f} %")
             for name, found in drafts["sets"].items()
             for way, one in found["ways"].items()
-            if way.endswith(("off", "0.1", "0.5"))
+            if way.endswith(("off", "0.1"))
         ]
         lines += [
             "",

@@ -152,12 +152,12 @@ def fusion_rows() -> tuple[list[str], list[list[str]]]:
                 last, its = one["exits"][-1], summary["sets"][name]
                 numbers = [number(whole(last[key], its["n_ref_words"])) for key in ("alone", "wer")]
                 numbers.append(difference(one["minus_last"], few=too_few_speakers(its)))
-                rows.append([model, name, KINDS[its["label"]], *numbers])
+                rows.append([model, name, *numbers])
     for name, one in read("results/exit-traces/results.json")["fusion"].items():
         full = one["full_depth"]
-        rows.append(["ee40", f"LibriSpeech test-{name}", "in domain", number(full["static"]), number(full["wer"])])
+        rows.append(["ee40", f"LibriSpeech test-{name}", number(full["static"]), number(full["wer"])])
         rows[-1].append(above_static(full))
-    return ["model", "set", "kind", "last exit", "fused", "difference [95 %]"], rows
+    return ["model", "set", "last exit", "fused", "difference [95 %]"], rows
 
 
 def above_static(one: dict) -> str:
