@@ -185,16 +185,20 @@ def choose_policy(
 ) -> Policy:
     """A policy that can decide.
 
-    `text`: as the user wrote it; None takes the default, and without one the last exit. `budget`: mean cost allowed, up
-    to 1 a share of full depth, above 1 layers; None keeps what calibration chose. ValueError when the text is no
-    policy, names layers without an exit, or asks for what was not calibrated for this model.
+    `text`: as the user wrote it; None takes the first, within a budget the first that can cost so little, and without
+    any the last exit. `budget`: mean cost allowed, up to 1 a share of full depth, above 1 layers; None keeps what
+    calibration chose. ValueError when the text is no policy, names layers without an exit, or asks for what was not
+    calibrated for this model.
     """
     if text is None and not calibrated:
         if budget is not None:
             raise ValueError(f"a budget needs calibrated policies, and '{name}' has none: no policy.json")
         return Static(int(exit_layers[-1]))
+    if text is None and budget is None:
+        return calibrated[0].policy
     if text is None:
-        return calibrated[0].policy if budget is None else within_budget(calibrated[0], budget, exit_layers[-1])
+        n_layers = exit_layers[-1]
+        return within_budget(_first_within(calibrated, budget, n_layers) or calibrated[0], budget, n_layers)
     if text.rstrip().endswith("+ fusion"):
         raise ValueError(f"'{text}': fused words are no part of a policy, ask for them by --words fused")
     fitted = {kind: model for one in calibrated for kind, model in models_of(one.policy).items()}
@@ -237,6 +241,13 @@ def within_budget(entry: Calibrated, budget: float, n_layers: int) -> Policy:
             f"allows {allowed:.2f}: raise it"
         )
     return entry.grid.policies[best]
+
+
+def _first_within(calibrated: Sequence[Calibrated], budget: float, n_layers: int) -> Calibrated | None:
+    """The first whose thresholds can cost so little; None where none can."""
+    allowed = allowed_cost(budget, n_layers)
+    in_layers = (one for one in calibrated if one.cost == "cost_layers")
+    return next((one for one in in_layers if best_within(one.grid, allowed) is not None), None)
 
 
 def _entry(calibrated: Sequence[Calibrated], text: str) -> Calibrated | None:

@@ -73,7 +73,7 @@ def test_analyze_takes_policies_as_a_model_folder_fitted_them(tmp_path, capsys):
     assert main([str(word) for word in argv]) == 0
     policies = json.loads((tmp_path / "summary.json").read_text("utf-8"))["sets"]["an4_test"]["policies"]
     entries = read_policies(folder / "policy.json")
-    held = {str(one.open_policy): str(within_budget(one, 0.75, 8)) for one in entries}
+    held = {str(one.open_policy): str(within_budget(one, 0.75, 8)) for one in entries[1:]}  # the first starts later
     assert {text: policies[text]["calibrated"] for text in policies} == {text: held[text] for text in policies}
     assert set(policies) == {"between(entropy)", "gain_words"}
 

@@ -1,10 +1,11 @@
 """Pass a trained model on: as a folder with its exit tables, or to the Hugging Face hub.
 
-    python -m eeasr_modules.training.publish.release RUN FOLDER [--exit_excess 0.5]
+    python -m eeasr_modules.training.publish.release RUN FOLDER [--exit_excess 0.5] [--first "between(7, 8, entropy)"]
 
 copies `RUN/model` to FOLDER and the tables of `RUN/tables`, without references (texts of recordings may be others'),
 to `FOLDER/tables`. `--exit_excess` makes the first policy that which is the cheapest on dev at most so many WER points
-above the last exit. To the hub goes a model folder with its card: metadata and measured numbers.
+above the last exit: of the run's first policy, or of `--first`, which is put before it. To the hub goes a model folder
+with its card: metadata and measured numbers.
 """
 
 import argparse
@@ -25,9 +26,10 @@ from eeasr_modules.common.files import write_aside
 from eeasr_modules.data.text import SENTENCEPIECE_FILE, VOCABULARY_FILE, load_vocabulary
 from eeasr_modules.exits.measure.bootstrap import MIN_SPEAKERS
 from eeasr_modules.exits.policies.files import read_policies, write_policies
+from eeasr_modules.exits.policies.text import parse_policy
 from eeasr_modules.exits.tables.files import read_table, write_table
 from eeasr_modules.exits.tables.table import ExitTable
-from eeasr_modules.exits.tuning.calibration import Calibrated, within_wer
+from eeasr_modules.exits.tuning.calibration import Calibrated, choose, within_wer
 from eeasr_modules.exits.tuning.replay import replay
 from eeasr_modules.exits.tuning.watches import drift_reference
 from eeasr_modules.models.folder import weight_files, write_transformers_files
@@ -82,6 +84,18 @@ def at_excess(calibrated: Calibrated, dev: ExitTable, excess: float) -> Calibrat
     )
 
 
+def with_first(policies: Sequence[Calibrated], dev: ExitTable, *, excess: float, text: str | None) -> list[Calibrated]:
+    """The policies, the first at most so many WER points above the last exit on dev; `text`: another before them.
+
+    ValueError as `at_excess`, or when the text is no policy or cannot be calibrated.
+    """
+    if text is None:
+        return [at_excess(policies[0], dev, excess), *policies[1:]]
+    first = choose(dev, parse_policy(text), excess=excess)
+    others = [one for one in policies if one.open_policy != first.open_policy]
+    return [replace(first, drift=drift_reference(dev, first.policy)), *others]
+
+
 def on_card(card: str, first: Calibrated, tables: Sequence[ExitTable]) -> str:
     """The model card with a column of what its first policy reaches on the tables, and a sentence before its limits."""
     found = {"set": "first policy", "---": "---:"}
@@ -99,11 +113,13 @@ def on_card(card: str, first: Calibrated, tables: Sequence[ExitTable]) -> str:
     return "\n".join(lines).replace("\n## Limits\n", f"\n{said}\n\n## Limits\n")
 
 
-def ship(run: str | Path, folder: str | Path, *, excess: float | None = None) -> list[Path]:
-    """Copy the model folder of a run and its tables, references taken out.
+def ship(run: str | Path, folder: str | Path, *, excess: float | None = None, first: str | None = None) -> list[Path]:
+    """Copy the model folder of a run and its tables, references taken out; `first`: another first policy, by `excess`.
 
-    FileNotFoundError if the run has no model or no tables. ValueError as `at_excess`.
+    FileNotFoundError if the run has no model or no tables. ValueError as `with_first`, or for `first` without `excess`.
     """
+    if first is not None and excess is None:
+        raise ValueError(f"a first policy is calibrated to an excess: give --exit_excess beside {first}")
     run, folder = Path(run), Path(folder)
     tables = sorted((run / "tables").glob("*.parquet"))
     if not (run / "model" / "config.json").is_file() or not tables:
@@ -112,13 +128,13 @@ def ship(run: str | Path, folder: str | Path, *, excess: float | None = None) ->
     shutil.rmtree(aside, ignore_errors=True)
     shutil.copytree(run / "model", aside)
     if excess is not None:
-        first, *others = read_policies(aside / "policy.json")
-        dev = read_table(run / "tables" / f"{first.calibrated_on['set_name']}.parquet")
-        first = at_excess(first, dev, excess)
-        write_policies(aside / "policy.json", [first, *others])
+        policies = read_policies(aside / "policy.json")
+        dev = read_table(run / "tables" / f"{policies[0].calibrated_on['set_name']}.parquet")
+        policies = with_first(policies, dev, excess=excess, text=first)
+        write_policies(aside / "policy.json", policies)
         tests = [one for one in map(read_table, tables) if one.metadata["set_name"] != dev.metadata["set_name"]]
         if (card := aside / "README.md").is_file():
-            card.write_text(on_card(card.read_text(encoding="utf-8"), first, tests), encoding="utf-8")
+            card.write_text(on_card(card.read_text(encoding="utf-8"), policies[0], tests), encoding="utf-8")
     for path in tables:
         write_table(shippable(read_table(path)), aside / "tables" / path.name)
     shutil.rmtree(folder, ignore_errors=True)
@@ -134,9 +150,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", help="a finished run's folder")
     parser.add_argument("folder", help="where to; what it held before is replaced")
     parser.add_argument("--exit_excess", type=float, metavar="POINTS", help="of the first policy above the last exit")
+    parser.add_argument("--first", metavar="POLICY", help="calibrated so and put before the run's first")
     options = parser.parse_args(argv)
     try:
-        for path in ship(options.run, options.folder, excess=options.exit_excess):
+        for path in ship(options.run, options.folder, excess=options.exit_excess, first=options.first):
             print(f"{path} ({path.stat().st_size / 1e6:.2f} MB)")
     except (FileNotFoundError, ValueError) as err:
         print(f"ship: error: {err}", file=sys.stderr)

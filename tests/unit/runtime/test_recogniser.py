@@ -103,6 +103,17 @@ def test_a_budget_takes_the_best_threshold_of_the_calibrated_grid(model_folder):
     assert str(layers) == str(chosen)
 
 
+def test_a_budget_alone_goes_to_the_first_policy_that_can_cost_so_little(model_folder, dev, tmp_path):
+    folder = shutil.copytree(model_folder, tmp_path / "model")
+    late, early = (choose(dev, parse_policy(text), budget=0.9) for text in ("between(3, 5, entropy)", "margin"))
+    write_policies(folder / "policy.json", [late, early])
+    assert EarlyExitASR.from_pretrained(folder).policy == late.policy
+    assert str(EarlyExitASR.from_pretrained(folder, budget=0.9).policy).startswith("between(3, 5, entropy(")
+    assert str(EarlyExitASR.from_pretrained(folder, budget=0.5).policy).startswith("margin(")
+    with pytest.raises(ValueError, match=r"between\(3, 5, entropy\) costs at least 3.00 layers"):
+        EarlyExitASR.from_pretrained(folder, budget=0.1)
+
+
 def test_a_name_finds_its_policy_with_floor_and_ceiling(model_folder):
     assert str(EarlyExitASR.from_pretrained(model_folder, policy="margin").policy).startswith("between(")
 

@@ -94,5 +94,14 @@ def test_the_first_policy_may_be_that_of_words_nearly_as_good_as_the_last_exits(
         assert (first.dev_wer, first.dev_cost, first.rule) == (25.0, 1.25, "exit_excess 25")
         assert len(first.drift.scores) == 4 and other.rule == "exit_budget 0.5"
         assert replay(within_budget(first, 0.5, 2), table).tolist() == [0] * 4  # as before
+    assert main([str(run), str(tmp_path / "other"), "--exit_excess", "25", "--first", "entropy"]) == 0
+    first, *others = read_policies(tmp_path / "other" / "policy.json")
+    assert (str(first.open_policy), first.dev_wer, first.rule) == ("entropy", 25.0, "exit_excess 25")
+    assert [(str(one.open_policy), one.rule) for one in others] == [
+        ("between(entropy)", "exit_budget 0.5"),
+        ("random", "exit_budget 0.5"),
+    ]
+    assert len(first.drift.scores) == 4
+    assert main([str(run), str(tmp_path / "other"), "--first", "entropy"]) == 2  # to no excess
     write_policies(run / "model" / "policy.json", [replace(calibrated[0], promise={"certified": True})])
     assert main([str(run), str(tmp_path / "out"), "--exit_excess", "25"]) == 2
