@@ -97,6 +97,11 @@ def test_what_is_wrong_with_analyze_is_said_in_one_sentence(tables, tmp_path, ca
     assert not (tmp_path / "report").exists()
 
 
+def test_a_package_that_is_missing_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert failure(capsys, "demo", "--no-browser") == "the demo needs gradio: pip install 'eeasr[demo]'"
+
+
 def test_a_table_cannot_calibrate_itself(tables, tmp_path, capsys):
     said = failure(capsys, "analyze", tables["test"], "--dev", tables["test"], "--out", tmp_path / "report")
     assert "calibrated on 'test'" in said

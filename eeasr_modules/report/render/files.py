@@ -30,6 +30,7 @@ from eeasr_modules.report.render.markdown import (
     LABELS,
     best_on_calibration,
     caveats,
+    certified_name,
     difference_text,
     number,
     percent,
@@ -245,7 +246,7 @@ def _risk_lines(summary: Mapping[str, Any]) -> list[str]:
     lines, lacks = [], False
     for name, one in summary["sets"].items() if summary["risk"] else ():
         for row in one["risk"]:
-            lines.append(f"{name}, {row.get('calibrated', row['policy'])}: {row['reason']}")
+            lines.append(f"{name}, {certified_name(row)}: {row['reason']}")
         issued = [row for row in one["risk"] if row["certified"]]
         lines += [f"assumed: {text}" for text in (issued[0]["assumptions"] if issued else ())]
         lines += [] if one["risk"] else [f"{name}: no certificate can be issued, speakers are too few or unknown"]

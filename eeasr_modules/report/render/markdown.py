@@ -222,12 +222,17 @@ def comparisons_table(summary: dict[str, Any]) -> str:
     return markdown_table([*header, "p, bootstrap", "p, matched pairs", "p, Holm"], rows, n_left=2)
 
 
+def certified_name(row: dict[str, Any]) -> str:
+    """The policy with its threshold where that is certified; as it was asked for where everybody goes to the end."""
+    return row.get("calibrated", row["policy"]) if row["certified"] else row["policy"]
+
+
 def risk_table(one: dict[str, Any]) -> str:
     """One row for each policy: what could be promised, and what became of it."""
     header = ["policy", "certified", "what is promised, or why not", "smallest eps", "excess here", "layers saved"]
     rows = []
     for row in one["risk"]:
-        name, outcome = row.get("calibrated", row["policy"]), row.get("outcome")
+        name, outcome = certified_name(row), row.get("outcome")
         numbers = ["-", "-", "-"]
         if outcome is not None:
             kept = f"{outcome['excess']:+.2f} ({_kept(row)})"

@@ -5,8 +5,10 @@ What was written before a kill is kept: the next run drops a half-written last l
 
 import csv
 import errno
+import fcntl
 import io
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +17,8 @@ from pathlib import Path
 from eeasr_modules.common.files import as_it_was, neutral, write_aside
 from eeasr_modules.data.audio_files import split_segment
 from eeasr_modules.runtime.transcript import Transcript, Word
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("jsonl", "csv", "txt", "srt")
 COLUMNS = (
@@ -107,19 +111,30 @@ class LineFile:
         self.path, self.format = Path(path), format
         self.done: set[str] = set()
         self.failed: set[str] = set()
-        if self.path.is_dir():
-            raise ValueError(f"the output must be a file, '{self.path}' is a folder")
+        if self.path.exists() and not self.path.is_file():  # a device would be read as an earlier run's lines
+            kind = "a folder" if self.path.is_dir() else "none: leave -o out to have lines printed"
+            raise ValueError(f"the output must be a file, '{self.path}' is {kind}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b", buffering=0)  # noqa: SIM115 (closed by `close`)
         except OSError as err:
             raise _cannot_write(self.path, err) from err
         try:
+            self._hold()
             self._resume(policy, model)
         except Exception:
             self._file.close()
             raise
         self._synced = time.monotonic()
+
+    def _hold(self) -> None:
+        """The file for this process alone, as long as it is open; ValueError where another one writes it."""
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise ValueError(f"another process writes '{self.path}': wait for it, or name another output") from err
+        except OSError:  # a file system without locks
+            logger.debug("'%s' cannot be locked", self.path)
 
     def _resume(self, policy: str, model: str) -> None:
         self._file.seek(0)

@@ -46,6 +46,23 @@ def test_after_a_kill_whole_lines_stay_and_the_half_one_goes(format, tmp_path):
     assert path.read_bytes() == complete
 
 
+def test_a_file_that_another_run_writes_is_refused_until_that_has_ended(tmp_path):
+    path = tmp_path / "out.jsonl"
+    first = opened(path, "jsonl")
+    with pytest.raises(ValueError, match=r"another process writes '.*out\.jsonl': wait for it"):
+        opened(path, "jsonl")
+    first.add(transcript("a.wav"))
+    first.close()
+    again = opened(path, "jsonl")
+    assert again.done == {"a.wav"}
+    again.close()
+
+
+def test_a_device_is_no_output():
+    with pytest.raises(ValueError, match="the output must be a file, '/dev/null' is none: leave -o out"):
+        opened("/dev/null", "txt")
+
+
 def test_a_kill_within_the_first_line_of_a_csv_loses_nothing(tmp_path):
     (tmp_path / "out.csv").write_text("audio,te")
     sink = opened(tmp_path / "out.csv", "csv")
