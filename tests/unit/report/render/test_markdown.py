@@ -9,7 +9,14 @@ import pytest
 from eeasr_modules.exits import decide, mean_cost, parse_policy
 from eeasr_modules.report import evaluated, summarise
 from eeasr_modules.report.render.files import csv_files
-from eeasr_modules.report.render.markdown import EMITTED_NOTE, markdown_table, number, percent, report_text
+from eeasr_modules.report.render.markdown import (
+    EMITTED_NOTE,
+    markdown_table,
+    number,
+    percent,
+    report_text,
+    risk_table,
+)
 
 
 def test_bars_in_cells_do_not_open_new_ones():
@@ -38,3 +45,11 @@ def test_the_depth_emitted_stands_beside_the_depth_decided_where_they_differ(mak
     (row,) = (row for row in written if row["policy"] == text)
     assert float(row["cost_depth"]) == pytest.approx(decided, abs=1e-3)
     assert float(row["emitted_depth"]) == pytest.approx(emitted, abs=1e-3)
+
+
+def test_a_policy_without_a_certificate_is_named_as_it_was_asked_for():
+    row = {"policy": "entropy", "calibrated": "entropy(0.3)", "certified": True, "reason": "at most 0.5 points"}
+    rest = {**row, "calibrated": "static(8)", "certified": False, "reason": "too few speakers"}
+    table = risk_table({"risk": [row, {**rest, "policy": "gain"}]})
+    assert "| `entropy(0.3)` | yes |" in table and "| `gain` | no | too few speakers |" in table
+    assert "static(8)" not in table
