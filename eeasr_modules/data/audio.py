@@ -60,7 +60,7 @@ _ROWS = 4096  # of the sparse matrix made at a time
 def resample(wav: torch.Tensor, from_rate: int, to_rate: int) -> torch.Tensor:
     """The signal at another sample rate (Hz): windowed sinc; unchanged at equal rates.
 
-    Returns torch.Tensor of shape (ceil(samples x to_rate / from_rate),). `from_rate` and `to_rate`: Hz.
+    `wav` (samples,). Returns torch.Tensor of shape (ceil(samples x to_rate / from_rate),). `from_rate`, `to_rate`: Hz.
     """
     if from_rate == to_rate:
         return wav

@@ -313,7 +313,7 @@ class SelfConditioning(nn.Module):
     def after(self, layer: int, hidden: torch.Tensor, n_frames: torch.Tensor) -> torch.Tensor:
         """What is added to the stream after `layer`, (batch, frames, dim).
 
-        `hidden` (batch, frames, dim): what the exit's head sees.
+        `hidden` (batch, frames, dim): what the exit's head sees. `n_frames` (batch,): valid frames.
         """
         return self.told(dict(self._heads)[layer](hidden, n_frames))
 

@@ -241,7 +241,10 @@ class MultiExit(nn.Module):
         return 100 / (two - one)
 
     def exits(self, wavs: torch.Tensor, n_samples: torch.Tensor) -> Iterator[ExitOutput]:
-        """Exit after exit, each computed when it is asked for."""
+        """Exit after exit, each computed when it is asked for.
+
+        `wavs` (batch, samples): zero-padded. `n_samples` (batch,): valid ones.
+        """
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.encoder_frozen):
             walk = self.walk(wavs, n_samples)
         views: deque[torch.Tensor] = deque(maxlen=self.reach + 1)
@@ -265,7 +268,8 @@ class MultiExit(nn.Module):
     ) -> tuple[list[torch.Tensor], torch.Tensor] | tuple[list[torch.Tensor], torch.Tensor, dict[int, torch.Tensor]]:
         """Log-probs of every exit and frame counts; with `prefixes` also what the attention decoder would say next.
 
-        The decoder is read here and not by the caller, as wrapping for several processes needs.
+        The decoder is read here and not by the caller, as wrapping for several processes needs. `wavs` (batch,
+        samples): zero-padded. `n_samples` (batch,): valid ones.
 
         Arguments
         ---------

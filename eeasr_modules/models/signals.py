@@ -286,9 +286,9 @@ def word_signals(
 ) -> dict[str, list[np.ndarray]]:
     """Signals of every word of one exit for a batch.
 
-    Returns: (n_words,), per utterance, float32, in the order of its words: `word_entropy` (nats) and `word_margin`
-    (best minus second probability), both means over the word's frames; `word_start_s` and `word_end_s`, where they
-    begin and end.
+    `log_probs` (batch, frames, tokens). `n_frames` (batch,): valid ones. Returns: (n_words,), per utterance, float32,
+    in the order of its words: `word_entropy` (nats) and `word_margin` (best minus second probability), both means over
+    the word's frames; `word_start_s` and `word_end_s`, where they begin and end.
     """
     log_probs = log_probs.float()
     path, valid = log_probs.argmax(dim=-1), valid_frames(log_probs, n_frames)

@@ -82,8 +82,8 @@ class _Exit:
 class LiveBatch:
     """The walk of one batch under a policy.
 
-    `on_exit`: called at each exit with its layer, positions in the batch of those who go on, and their transcripts
-    there.
+    `utt_ids` (batch,): names. `duration_s` (batch,): seconds. `on_exit`: called at each exit with its layer, positions
+    in the batch of those who go on, and their transcripts there.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class LiveBatch:
         *,
         on_exit: OnExit | None = None,
     ) -> LiveBatch:
-        """A batch whose front end has run."""
+        """A batch whose front end has run: of `wavs` (batch, samples), zero-padded, with `n_samples` (batch,) valid."""
         wavs = wavs.to(engine.device)
         walk = engine.model.walk(wavs, n_samples.to(engine.device))
         names = np.array([*utt_ids], dtype=object)

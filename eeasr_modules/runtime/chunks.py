@@ -37,7 +37,7 @@ class Stretch:
 class Chunk:
     """A piece of a recording."""
 
-    wav: torch.Tensor
+    wav: torch.Tensor  # (samples,)
     stretch: Stretch  # where that is
 
 

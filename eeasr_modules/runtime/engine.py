@@ -2,7 +2,8 @@
 
 The walk, the heads, the signals and the policy's `step` are those of training and replay, so an utterance leaves here
 where it leaves when the exit table is replayed. A head is read where the policy reads it and for those who leave. Who
-left is taken out of the batch at once; survivors of several batches may be put together into fuller ones.
+left is taken out of the batch at once (`LiveBatch.visit` by `Walk.keep`); survivors of several batches may be put
+together into fuller ones.
 """
 
 from __future__ import annotations

@@ -182,8 +182,8 @@ class FrozenStates:
     def fill(self, items: Sequence[dict], read: Callable[[str], torch.Tensor], *, sample_rate: int) -> None:
         """Compute what is not there yet.
 
-        `items`: `wav` (path) and `duration` (s) of each utterance. ValueError if the disk has no room for them; said
-        before anything is computed.
+        `items`: `wav` (path) and `duration` (s) of each utterance. `read`: a path to its waveform (samples,).
+        ValueError if the disk has no room for them; said before anything is computed.
         """
         missing = [item for item in items if self.places.get(item["wav"], [0, 0, None])[2] != _stamp(item["wav"])]
         if not missing:

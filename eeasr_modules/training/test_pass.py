@@ -104,7 +104,8 @@ def read_exits(
 ) -> tuple[list[list[list[int]]], dict[str, np.ndarray], np.ndarray]:
     """Tokens and acoustic signals of every exit for a batch.
 
-    `on_exit`: called at every exit with its `exit_index`, log-probs and frame counts, while they live. `on_end`: called
+    `wavs` (batch, samples): zero-padded. `n_samples` (batch,): valid ones. `on_exit`: called at every exit with its
+    `exit_index`, log-probs and frame counts, while they live. `on_end`: called
     with the states (batch, frames, dim) behind the last layer.
 
     Returns

@@ -186,6 +186,7 @@ class OwnReadings:
         the last head, which places its words live, cost what they do at the last CTC exit.
 
         `columns`: `hypotheses, signals, word_lists, averaged_hypotheses, cost_macs, head_macs` of the CTC exits.
+        `duration_s` (n_utterances,): seconds.
         """
         texts = np.array([plain_words(one.text) for one in self.said], dtype=object)[:, None]
         signals = {name: self._signal(name, values) for name, values in columns["signals"].items()}

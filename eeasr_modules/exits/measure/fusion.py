@@ -77,7 +77,11 @@ class FusionModel:
         return nothing_passed(n)
 
     def step(self, signals: Mapping[str, np.ndarray], state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Fuse this exit's transcripts; to be asked at every exit that is passed, the last one too."""
+        """Fuse this exit's transcripts; to be asked at every exit that is passed, the last one too.
+
+        Returns the fused transcripts (n,), of str, and what this exit leaves (n, 1), both object arrays. `signals` (n,)
+        each, by name as `needs` has them; `state` (n, 1): what the exit before left.
+        """
         k = exit_position(signals["exit_layer"], self.exit_layers)
         scalars = np.array([signals[name] for name in self.signals], dtype=np.float64).reshape(-1, len(state)).T
         heard, _ = pass_exit(

@@ -32,7 +32,8 @@ class Bins:
     def of(cls, features: np.ndarray, *, weights: np.ndarray | None = None, max_bins: int = 127) -> "Bins":
         """Intervals between all values of a feature, or where there are too many, between its percentiles.
 
-        `weights` (n_rows,): of the rows, above 0. `max_bins`: intervals of each feature, at most 255.
+        `features` (n_rows, n_features). `weights` (n_rows,): of the rows, above 0. `max_bins`: intervals of each
+        feature, at most 255.
 
         Example
         -------
@@ -116,8 +117,8 @@ class Trees:
         """Trees boosted on squared error by scikit-learn's `HistGradientBoostingRegressor`.
 
         `features` (n_rows, n_features): finite; or what `Bins.of` made of them, where several fits are on the same
-        rows. `learning_rate`: share of each tree that is kept. `max_bins`: intervals of each feature that are told
-        apart, at most 255; bins that are given have theirs.
+        rows. `target` and `weights` (n_rows,). `learning_rate`: share of each tree that is kept. `max_bins`: intervals
+        of each feature that are told apart, at most 255; bins that are given have theirs.
         """
         from sklearn.ensemble import HistGradientBoostingRegressor
 

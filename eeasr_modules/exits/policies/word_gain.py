@@ -162,7 +162,7 @@ def word_gains(hypotheses: np.ndarray, references: Sequence[str]) -> list[np.nda
     its transcript is empty.
 
     Returns list of np.ndarray of shape (n_words, n_exits): for each exit but the last, the words of all utterances one
-    after the other; 0 for exits before it.
+    after the other; 0 for exits before it. `hypotheses` (n_utterances, n_exits); `references` (n_utterances,).
 
     Example
     -------

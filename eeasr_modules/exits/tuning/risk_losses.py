@@ -37,7 +37,10 @@ def p_values(
 ) -> np.ndarray:
     """P-values by the name of the method; `uniforms` are for "exact" only, `prior` is for "betting" only.
 
-    ValueError when the method is unknown, or losses or limit are out of range.
+    `losses` (n_blocks,) or (n_blocks, n_policies): at most 1, in the blocks' order. `limit`: between 0 and 1.
+    `uniforms` (n_blocks,); `prior`: a mean and a variance, each of shape () or (n_policies,). Returns shape () or
+    (n_policies,). These shapes hold for every method below. ValueError when the method is unknown, or losses or limit
+    are out of range.
 
     Example
     -------

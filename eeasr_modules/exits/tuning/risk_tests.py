@@ -72,8 +72,9 @@ def sequence_tests(
     with probability at most delta / 2: then a false one is among those before the first failure with probability at
     most delta, however many there are. The third condition can only make certificates fewer.
 
-    `excess` (n_blocks, n_policies): errors above the reference's. `block_words` (n_policies,): the scale S. `rng`: for
-    the order in which blocks are bet on, and exact p-values' rounding.
+    `excess` (n_blocks, n_policies): errors above the reference's. `words` (n_blocks,) or (n_blocks, n_policies):
+    reference words. `prior`: mean and variance, (n_policies,) each, see `p_values`. `block_words` (n_policies,): the
+    scale S. `rng`: for the order in which blocks are bet on, and exact p-values' rounding.
 
     Example
     -------

@@ -23,8 +23,8 @@ START, END = "\x02", "\x03"
 class Grams:
     """A row of numbers for each n-gram, in arrays sorted by its letters; answers are kept.
 
-    `letters`: codes from 0. `levels` (n_grams,): by length: codes as digits of one number, that of the last letter
-    first, rising, and the n-grams' rows. `shortest`: length of the first level.
+    `letters`: codes from 0. `levels`: by length, codes (n_grams,) as digits of one number, that of the last letter
+    first, rising, and the n-grams' rows (n_grams, n_numbers). `shortest`: length of the first level.
     """
 
     def __init__(self, letters: Mapping[str, int], levels: Sequence[tuple[np.ndarray, np.ndarray]], *, shortest: int):

@@ -113,7 +113,8 @@ class AttentionDecoder(nn.Module):
         """States behind each token of a prefix, before `to_tokens`; the call that SpeechBrain's searchers make.
 
         `prefixes` (batch, tokens): from the beginning on. A position sees itself and those before it only, so padding
-        at the end changes nothing before it. ValueError when a prefix is longer than the decoder can count.
+        at the end changes nothing before it. `memory` (batch, frames, dim) and `n_frames` (batch,): what is attended
+        to, and how much of it is valid; None for all. ValueError when a prefix is longer than the decoder can count.
 
         Returns
         -------
@@ -184,9 +185,9 @@ def spelling_losses(
 ) -> torch.Tensor:
     """Cross-entropy of the decoder on each utterance's tokens and the end after them, nats; shape (batch,).
 
-    `log_probs` (batch, tokens + 1, vocabulary): of `AttentionDecoder.log_probs` for `prefixes(targets)`. `n_targets`
-    (batch,): valid tokens; what lies beyond is not read. `label_smoothing`: share of the target that is spread evenly
-    over all tokens that can be said (Szegedy et al. 2016).
+    `log_probs` (batch, tokens + 1, vocabulary): of `AttentionDecoder.log_probs` for `prefixes(targets)`. `targets`
+    (batch, tokens). `n_targets` (batch,): valid tokens; what lies beyond is not read. `label_smoothing`: share of the
+    target that is spread evenly over all tokens that can be said (Szegedy et al. 2016).
     """
     wanted, counts = _wanted(targets, n_targets, decoder.end_index)
     losses = -log_probs.gather(2, wanted.unsqueeze(2)).squeeze(2)

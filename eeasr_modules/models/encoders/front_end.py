@@ -111,7 +111,8 @@ def build_downsampler(kind: str | None, factor: int, *, window: int | None = Non
 def normalised(wavs: torch.Tensor, n_samples: torch.Tensor) -> torch.Tensor:
     """Zero mean and unit variance per utterance over its own samples, padding zero.
 
-    As `Wav2Vec2FeatureExtractor(do_normalize=True)` does before it pads, up to float32 rounding.
+    As `Wav2Vec2FeatureExtractor(do_normalize=True)` does before it pads, up to float32 rounding. `wavs` (batch,
+    samples): zero-padded. `n_samples` (batch,): valid ones.
 
     Example
     -------
@@ -163,7 +164,8 @@ def front_end_macs(config, n_samples: int) -> float:
 def alone(extractor: nn.Module, wavs: torch.Tensor, lengths: list[int], frames: list[int]) -> torch.Tensor:
     """Convolutions utterance by utterance -> (batch, frames, channels), padding zero.
 
-    `lengths`: samples of each utterance, at least `shortest`. `frames`: frames that each gives.
+    `wavs` (batch, samples): zero-padded. `lengths`: samples of each utterance, at least `shortest`. `frames`: frames
+    that each gives.
     """
     made = [extractor(wav[None, :length])[0].T for wav, length in zip(wavs, lengths)]  # (frames, channels) each
     if len(made) == 1:
@@ -177,8 +179,8 @@ def alone(extractor: nn.Module, wavs: torch.Tensor, lengths: list[int], frames: 
 def together(extractor: nn.Module, wavs: torch.Tensor, lengths: list[int], *, padded: bool, recompute: bool):
     """Convolutions over the padded batch -> (batch, frames, channels), for training: less work than one by one.
 
-    `padded`: let the group norm see padding, as transformers does. `recompute`: keep no activations of a layer, compute
-    it again in the backward pass.
+    `wavs` (batch, samples): zero-padded. `padded`: let the group norm see padding, as transformers does. `recompute`:
+    keep no activations of a layer, compute it again in the backward pass.
     """
     x = wavs[:, None]  # (batch, channels, time)
     for layer in extractor.conv_layers:
@@ -202,8 +204,8 @@ def _group_normed(layer: nn.Module, wavs: torch.Tensor, lengths: list[int]) -> t
 def with_positions(model: nn.Module, hidden: torch.Tensor, valid: torch.Tensor | None, *, padded: bool) -> torch.Tensor:
     """Projected features plus position convolution, normalised where the model does so: the input of layer 1.
 
-    `valid` (batch, frames): True where a frame is an utterance's own; None if all are. `padded`: let data2vec's stacked
-    convolutions see what they made of padding, as transformers does.
+    `hidden` (batch, frames, dim). `valid` (batch, frames): True where a frame is an utterance's own; None if all are.
+    `padded`: let data2vec's stacked convolutions see what they made of padding, as transformers does.
     """
     encoder = model.encoder
     if valid is not None:

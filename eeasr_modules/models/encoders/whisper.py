@@ -47,7 +47,7 @@ class SupervisedEncoder(HuggingFaceEncoder):
     def decoder_states(self, hidden: torch.Tensor, wav: torch.Tensor) -> tuple[torch.Tensor, float]:
         """What the checkpoint's own decoder hears of one utterance, and what making it cost beside the walk.
 
-        `hidden` (frames, dim): after the last layer, without padding.
+        `hidden` (frames, dim): after the last layer, without padding. `wav` (samples,): the utterance.
 
         Returns
         -------

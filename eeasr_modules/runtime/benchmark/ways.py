@@ -152,7 +152,7 @@ def _leaving_run(engine: Engine, kind: type[LiveBatch]):
 
 
 def greedy(engine: Engine, hidden: torch.Tensor, n_frames: torch.Tensor, *, exit_index: int) -> list[str]:
-    """Transcripts of one exit's head, with nothing beside them."""
+    """Transcripts of one exit's head, with nothing beside them; `hidden` (batch, frames, dim), `n_frames` (batch,)."""
     if engine.model.reach:
         raise ValueError("the benchmark reads one exit at a time, but this model averages the states of several")
     log_probs = engine.model.heads[exit_index](hidden, n_frames)
@@ -217,7 +217,8 @@ def peer_ways(
     shape (batch, frames, tokens).
 
     `engine`: in float32 on a CPU, of an encoder that has a stock forward. `wavs` (batch, samples): the only shape that
-    the ways take. `int8`: also in 8 bits; making the graph takes several times the model's memory.
+    the ways take. `n_samples` (batch,): valid ones. `int8`: also in 8 bits; making the graph takes several times the
+    model's memory.
     """
     lines = missing_peers()
     there = [peer for peer in PACKAGES if not any(line.startswith(peer) for line in lines)]
