@@ -97,6 +97,9 @@ def accelerate(
 ) -> Accelerated:
     """Teach a CTC model to leave early from recordings alone, and certify how many words that changes.
 
+    ValueError, FileNotFoundError, in one sentence: no CTC head, too few speakers, heads that cannot be trained apart,
+    another run in the folder.
+
     Arguments
     ---------
     checkpoint : str

@@ -63,7 +63,10 @@ def _edges(values: np.ndarray, weights: np.ndarray, *, max_bins: int) -> np.ndar
 
 @dataclass(frozen=True, eq=False)
 class Trees:
-    """A sum of small regression trees."""
+    """A sum of small regression trees.
+
+    ValueError when a tree has more than 16 leaves, arrays differ in shape, or children do not make a tree.
+    """
 
     # int (n_trees, n_nodes), which feature a node compares; -1 at leaves (and beyond the tree's last node)
     feature: np.ndarray

@@ -41,7 +41,10 @@ CHARS_PER_S = 15.5
 
 @dataclass(frozen=True, eq=False)
 class ExitTable:
-    """Transcripts, edit counts, signals and costs of every utterance at every exit. Checked on construction."""
+    """Transcripts, edit counts, signals and costs of every utterance at every exit. Checked on construction.
+
+    ValueError when a shape, a number, a name or a label is not as said here.
+    """
 
     utt_ids: np.ndarray  # (n_utterances,), unique names
     speakers: np.ndarray  # (n_utterances,), who speaks; "" where unknown

@@ -37,7 +37,7 @@ LEAST_OF_A_KIND = 20  # right words, and wrong ones, at every exit
 
 @dataclass(frozen=True, eq=False)
 class ConfidenceMap:
-    """From confidences to probabilities that words are right."""
+    """From confidences to probabilities that words are right. ValueError when shapes do not fit."""
 
     exit_layers: tuple[int, ...]  # the model's exits
     weights: np.ndarray  # (n_exits, n_features), of `FEATURES`, per exit

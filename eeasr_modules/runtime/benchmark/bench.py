@@ -63,7 +63,7 @@ class Result:
 
 
 def bench_policies(asr: EarlyExitASR, text: str | None, *, budget: float | None) -> list[Policy]:
-    """Policies to time, with their numbers.
+    """Policies to time, with their numbers. ValueError as of `choose_policy`.
 
     `text`: policies with commas between them; None for the model's own first one, none where it has only one exit.
     """

@@ -50,7 +50,8 @@ def entries_of(dataset: str | Path, split: str, *, audio_folder: str | Path) -> 
 
     `dataset`: a listing (.csv, .tsv, .jsonl), or a folder: of splits as training on own data takes them, an
     audiofolder, or what `datasets` saved or streams (which needs that package; a .parquet alone does as well).
-    `audio_folder`: where audio goes that lies within tables; their manifest names files.
+    `audio_folder`: where audio goes that lies within tables; their manifest names files. FileNotFoundError, ValueError:
+    one sentence on a set that is missing, empty or not understood.
     """
     alone = [Path(dataset, name) for name in ("", "metadata.csv", "metadata.jsonl", "state.json")]
     source = next((path for path in alone if path.is_file()), None) or find_split(dataset, split)
